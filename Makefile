@@ -1,0 +1,59 @@
+# Everything runs from .venv, which is made on the first call and again when its inputs change.
+#   make PYTHON=/path/to/python3.12 demo   chooses the interpreter .venv is made with.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Other names to try, unless the caller chose one.
+OTHERS := $(if $(filter file,$(origin PYTHON)),python3.13 python3.12 python3.11)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test slow lint wheel clean
+
+demo: $(READY)
+	@$(BIN)/python -m pushforward demo
+
+test: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+slow: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "slow and not gpu"
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy -p pushforward
+
+# build/ is removed first: setuptools would ship what an earlier build left in it.
+wheel: $(READY)
+	@rm -rf build
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first and alone: it is the large download, and nothing else may choose its build.
+$(READY): pyproject.toml constraints.txt
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	    old='import sys; sys.exit(sys.version_info < (3, 11))'; \
+	    found=; \
+	    for python in "$(PYTHON)" $(OTHERS); do \
+	        if "$$python" -c "$$old" >/dev/null 2>&1; then found="$$python"; break; fi; \
+	    done; \
+	    if [ -z "$$found" ]; then \
+	        echo "Pushforward needs Python 3.11 or newer; '$(PYTHON)' is" \
+	            "$$("$(PYTHON)" --version 2>&1 || echo missing)." \
+	            "Name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "Making $(VENV) with $$found ($$("$$found" --version))"; \
+	    "$$found" -m venv --clear $(VENV); \
+	fi
+	@echo "Installing torch and the other dependencies into $(VENV); the first time takes minutes"
+	@$(BIN)/python -m pip install -q --upgrade pip
+	@$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
+	@$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,1 @@
+"""Inference algorithms, each a program whose randomness goes through the effects."""

@@ -1,0 +1,167 @@
+"""The particle filter: any program with a ``scan``, run with resampling between its steps.
+
+A particle suspended at the scan is (choices before it, carry).  To advance it, the program is run
+again from the start with those choices given, up to the scan, of which one step is run; so a step
+may use anything that was chosen before, and resampling moves all of it together.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from ..ppl import scan, vmap
+from ..ppl.combinators import Loop
+from ..ppl.effects import Message, is_latent
+from ..ppl.errors import ProgramError, located
+from ..ppl.handlers import Handler, Proposing, Untracing, Weighing
+from ..ppl.program import Callback, Program, program_name
+from .population import Population
+from .resampling import Scheme, resample, systematic
+
+
+class _Suspended(BaseException):
+    """Leaves the program at its scan."""
+
+
+class _AtScan(Handler):
+    """Handles the first loop of the program by ``on_loop``, which may suspend the program."""
+
+    def __init__(self, replayed: dict[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self.replayed, self.met = replayed, False
+
+    def _process_message(self, msg: Message) -> None:
+        if self.met:
+            return
+        if msg["type"] == "loop" and msg["infer"]["loop"].has_outputs:
+            self.met = True
+            self.on_loop(msg, msg["infer"]["loop"])
+        elif msg["type"] in ("call", "loop"):
+            # the scan may lie inside, and leaving an effect that is denoted on its own would be
+            # seen by the first of its paths only: so it is run in place
+            msg["stop"] = True
+        elif self.replayed is not None and msg["type"] == "sample":
+            # before the scan everything happened already, and was scored when it did
+            if is_latent(msg):
+                msg["value"], msg["is_observed"] = self.replayed[msg["name"]], True
+            if msg["is_observed"]:
+                msg["type"], msg["infer"]["absorber"], msg["done"] = "absorbed", self, True
+
+    def on_loop(self, msg: Message, loop: Loop) -> None:
+        raise NotImplementedError
+
+
+class _Stop(_AtScan):
+    """Suspends at the scan with its initial carry."""
+
+    def on_loop(self, msg: Message, loop: Loop) -> None:
+        self.carry, self.length = msg["args"][0], loop.length
+        raise _Suspended
+
+
+class _Advance(_AtScan):
+    """Runs step t of the scan from a carry, and suspends again."""
+
+    def __init__(self, replayed: dict[str, Tensor], carry: Any, t: int) -> None:
+        super().__init__(replayed)
+        self.carry, self.t = carry, t
+
+    def on_loop(self, msg: Message, loop: Loop) -> None:
+        self.carry, self.output = loop.advance(self.t, self.carry, msg["args"][1])
+        raise _Suspended
+
+
+class _Finish(_AtScan):
+    """Gives the scan its result and lets the program run on."""
+
+    def __init__(self, replayed: dict[str, Tensor], carry: Any, outputs: Any) -> None:
+        super().__init__(replayed)
+        self.result = (carry, outputs)
+
+    def on_loop(self, msg: Message, loop: Loop) -> None:
+        msg["value"], msg["done"], msg["stop"] = self.result, True, True
+
+
+def particle_filter(
+    model: Callback, particles: int, scheme: Scheme = systematic, ess: float = 1.0
+) -> Program:
+    """Sequential Monte Carlo for a program with a ``scan``; it returns a ``Population``.
+
+    Invariant: E[sum_i w_i delta_{x_i}] is the model's measure, for every number of particles.
+
+    Args:
+        model: a program; its first scan is run with resampling before each step but the first.
+        particles: how many.
+        scheme: ``multinomial``, ``systematic``, ``stratified``, or a user's own.
+        ess: resample when the effective sample size falls below this fraction (1: always).
+    """
+
+    def start(*args: Any) -> tuple[Any, int, Tensor]:
+        with Untracing(), Weighing() as weight, Proposing() as before, _Stop() as at:
+            try:
+                model(*args)
+            except _Suspended:
+                return (before.choices, at.carry), at.length, torch.as_tensor(weight.log_weight)
+        raise ProgramError(
+            located(
+                f"{program_name(model)} has no scan(...) to resample between",
+                hint="use importance(...), or write its loop over time with scan",
+            )
+        )
+
+    def advance(particle: Any, t: int, *args: Any) -> tuple[Any, Any, Tensor]:
+        choices, carry = particle
+        advancing = _Advance(choices, carry, t)
+        with suppress(_Suspended), Untracing(), Weighing() as weight, advancing as at:
+            model(*args)
+        return (choices, at.carry), at.output, torch.as_tensor(weight.log_weight)
+
+    def finish(particle: Any, outputs: Any, *args: Any) -> tuple[Any, Tensor]:
+        choices, carry = particle
+        with Untracing(), Weighing() as weight, _Finish(choices, carry, outputs):
+            value = model(*args)
+        return value, torch.as_tensor(weight.log_weight)
+
+    def run(*args: Any) -> Population:
+        constants = (None,) * len(args)
+        state, lengths, log_weights = vmap(start, constants, particles)(*args)
+        population = Population(state, log_weights)  # n times too heavy until the end: no rounding
+
+        def step(population: Population, t: Tensor) -> tuple[Population, Any]:
+            ancestors = torch.arange(particles)
+            if int(t) > 0 and float(population.effective_size()) <= ess * particles:
+                population, ancestors = resampled(population)
+            particle, output, log_weights = vmap(advance, (0, None, *constants), particles)(
+                population.values, int(t), *args
+            )
+            population = Population(particle, population.log_weights + log_weights)
+            return population, None if output is None else (output, ancestors)
+
+        population, history = scan(step)(population, torch.arange(int(lengths[0])))
+        outputs = None if history is None else ancestry(*history)
+        values, log_weights = vmap(finish, (0, 0, *constants), particles)(
+            population.values, outputs, *args
+        )
+        return Population(values, population.log_weights + log_weights - math.log(particles))
+
+    resampled = Program(lambda population: resample(population, scheme))
+    run.__name__ = run.__qualname__ = f"particle_filter({particles})"
+    return Program(run)
+
+
+def ancestry(outputs: Any, ancestors: Tensor) -> Any:
+    """The outputs [steps, particles, ...] along each final particle's line, particles first."""
+    steps, particles = ancestors.shape
+    line, lines = torch.arange(particles), []
+    for t in reversed(range(steps)):
+        lines.append(line)
+        line = ancestors[t][line]
+    index = torch.stack(lines[::-1])
+    rows = torch.arange(steps)[:, None]
+    return tree_map(lambda x: x[rows, index].movedim(0, 1), outputs)

@@ -1,0 +1,294 @@
+"""Warm-up and sampling: step size by dual averaging, a diagonal metric from windows, the driver.
+
+Hoffman and Gelman, arXiv 1111.4246, section 3.2; the windows are those of the Stan reference manual
+("HMC algorithm parameters").  Everything adapted is shared by all chains and learnt from all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from ...ppl import iterate
+from ...ppl.errors import InitializationError, located
+from .hamiltonian import Kernel, Parameters, Potential, State, leapfrog, refresh
+from .hmc import acceptance
+
+TARGET = 0.8
+
+# ---------------------------------------------------------------------------------------- step size
+
+
+class DualAveraging(NamedTuple):
+    """The search for the step size at which the mean acceptance is the target; all scalars.
+
+    ``log_step`` is the next to try, ``log_average`` what the tried ones average to.
+    """
+
+    tried: int
+    centre: Tensor
+    error: Tensor
+    log_step: Tensor
+    log_average: Tensor
+
+
+def averaging_init(step_size: Tensor) -> DualAveraging:
+    """Start from a step size, and shrink towards ten times as much."""
+    log_step, zero = step_size.log(), torch.zeros_like(step_size)
+    return DualAveraging(0, log_step + math.log(10.0), zero, log_step, zero)
+
+
+def averaging_update(
+    state: DualAveraging,
+    acceptance_rate: Tensor,
+    target: float = TARGET,
+    *,
+    gamma: float = 0.05,
+    t0: float = 10.0,
+    kappa: float = 0.75,
+) -> DualAveraging:
+    """Learn from one transition's acceptance [chains], averaged over chains."""
+    count = state.tried + 1
+    weight = 1.0 / (count + t0)
+    error = (1.0 - weight) * state.error + weight * (target - acceptance_rate.mean())
+    log_step = state.centre - math.sqrt(count) / gamma * error
+    decay = count**-kappa
+    log_average = decay * log_step + (1.0 - decay) * state.log_average
+    return DualAveraging(count, state.centre, error, log_step, log_average)
+
+
+class _Search(NamedTuple):
+    step_size: Tensor
+    crossed: Tensor
+
+
+def find_step_size(state: State, potential: Potential, parameters: Parameters) -> Tensor:
+    """Double or halve the step size until the acceptance of one leapfrog crosses the target."""
+
+    def accepts(step_size: Tensor) -> Tensor:
+        before = refresh(state)
+        scale = Parameters(step_size, parameters.inverse_mass).scale
+        return acceptance(before, leapfrog(before, potential, scale)).mean() > TARGET
+
+    small = accepts(parameters.step_size)
+    factor = torch.where(small, 2.0, 0.5)
+
+    def step(search: _Search) -> _Search:
+        step_size = search.step_size * factor
+        return _Search(step_size, accepts(step_size) != small)
+
+    search = iterate(step, 50, until=lambda search: search.crossed)
+    start = _Search(parameters.step_size, torch.zeros_like(small))
+    return cast(_Search, search(start)).step_size
+
+
+# ------------------------------------------------------------------------------------------- metric
+
+
+class Moments(NamedTuple):
+    """Number seen, mean [d] and summed squared deviations [d] of points (Welford 1962)."""
+
+    seen: int
+    mean: Tensor
+    squares: Tensor
+
+
+def moments_init(like: Tensor) -> Moments:
+    """No points of the dimension of ``like`` [..., d]."""
+    zero = like.new_zeros(like.shape[-1])
+    return Moments(0, zero, zero)
+
+
+def moments_update(moments: Moments, points: Tensor) -> Moments:
+    """Add points [chains, d]."""
+    n, k = moments.seen, len(points)
+    centre = points.mean(0)
+    shift = centre - moments.mean
+    squares = moments.squares + ((points - centre) ** 2).sum(0) + shift**2 * (n * k / (n + k))
+    return Moments(n + k, moments.mean + shift * (k / (n + k)), squares)
+
+
+def inverse_mass(moments: Moments) -> Tensor:
+    """The variances [d], shrunk as in Stan towards 0.001 as if five more points had said so."""
+    n = moments.seen
+    return (moments.squares / (n - 1)) * (n / (n + 5.0)) + 1e-3 * (5.0 / (n + 5.0))
+
+
+def windows(warmup: int) -> list[tuple[int, int]]:
+    """The windows [start, end) of warm-up after each of which the metric is estimated anew.
+
+    75 steps come before them and 50 after; each is twice as long as the last, from 25, and the last
+    takes what is left.  Short warm-ups are divided 15 : 75 : 10, and below 20 there is no window.
+    """
+    if warmup < 20:
+        return []
+    start, stop, size = 75, warmup - 50, 25
+    if start + size > stop:
+        start, stop = int(0.15 * warmup), warmup - int(0.1 * warmup)
+        size = stop - start
+    found = []
+    while start < stop:
+        end = start + size if start + 3 * size <= stop else stop
+        found.append((start, end))
+        start, size = end, 2 * size
+    return found
+
+
+# ------------------------------------------------------------------------------------------ warm-up
+
+
+class Adaptation(NamedTuple):
+    """What warm-up has learnt so far."""
+
+    averaging: DualAveraging
+    moments: Moments
+    inverse_mass: Tensor
+
+    @property
+    def trial(self) -> Parameters:
+        """The parameters of the next transition of warm-up."""
+        return Parameters(self.averaging.log_step.exp(), self.inverse_mass)
+
+    @property
+    def result(self) -> Parameters:
+        """The parameters to sample with."""
+        return Parameters(self.averaging.log_average.exp(), self.inverse_mass)
+
+
+def adaptation_init(state: State, potential: Potential, parameters: Parameters) -> Adaptation:
+    """Start from given parameters, the step size as a first guess."""
+    step_size = find_step_size(state, potential, parameters)
+    return Adaptation(
+        averaging_init(step_size), moments_init(state.position), parameters.inverse_mass
+    )
+
+
+def adaptation_update(
+    adaptation: Adaptation,
+    state: State,
+    potential: Potential,
+    acceptance_rate: Tensor,
+    t: int,
+    schedule: list[tuple[int, int]],
+    target: float = TARGET,
+) -> Adaptation:
+    """Learn from step ``t`` of warm-up, with ``schedule`` the windows."""
+    averaging = averaging_update(adaptation.averaging, acceptance_rate, target)
+    adaptation = adaptation._replace(averaging=averaging)
+    for start, end in schedule:
+        if start <= t < end:
+            moments = moments_update(adaptation.moments, state.position)
+            adaptation = adaptation._replace(moments=moments)
+        if t == end - 1:
+            learnt = Parameters(averaging.log_step.exp(), inverse_mass(adaptation.moments))
+            adaptation = adaptation_init(state, potential, learnt)
+    return adaptation
+
+
+# ------------------------------------------------------------------------------------------- driver
+
+# (transitions done, transitions in all, info of the last, its parameters)
+Callback = Callable[[int, int, Any, Parameters], None]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a run drew: draws [chains, draws, d] and stats [chains, draws] under ArviZ's names.
+
+    ``state`` and ``parameters`` let a run be continued.  ``interrupted``: it was stopped early, and
+    holds the draws made until then.
+    """
+
+    draws: Tensor
+    stats: dict[str, Tensor]
+    state: State
+    parameters: Parameters
+    interrupted: bool
+
+
+def sample(
+    kernel: Kernel,
+    potential: Potential,
+    u0: Tensor,
+    warmup: int,
+    draws: int,
+    *,
+    parameters: Parameters | None = None,
+    target: float = TARGET,
+    progress: Callback | None = None,
+) -> Samples:
+    """Run warm-up and sampling from u0 [chains, d].
+
+    Args:
+        parameters: where adaptation starts, or what to sample with if ``warmup`` is 0; step size 1
+            and unit metric unless given.
+        target: the mean acceptance that warm-up aims at.
+        progress: called after each transition.
+
+    Errors:
+        InitializationError: the density or its gradient is not finite at some chain's start.
+    """
+    if not 0.0 < target < 1.0:
+        raise ValueError(f"sample: target must lie between 0 and 1, not {target}")
+    state = kernel.init(u0, potential)
+    _require_finite(state)
+    if parameters is None:
+        parameters = Parameters(u0.new_ones(()), u0.new_ones(u0.shape[-1]))
+    schedule = windows(warmup)
+    positions: list[Tensor] = []
+    records: list[dict[str, Tensor]] = []
+    interrupted = False
+    try:
+        if warmup:
+            adaptation = adaptation_init(state, potential, parameters)
+        for t in range(warmup + draws):
+            if t < warmup:
+                parameters = adaptation.trial
+            state, info = kernel.step(state, potential, parameters)
+            if t < warmup:
+                adaptation = adaptation_update(
+                    adaptation, state, potential, info.acceptance_rate, t, schedule, target
+                )
+                parameters = adaptation.result
+            else:
+                records.append({**info._asdict(), "lp": state.log_density})
+                positions.append(state.position)
+            if progress is not None:
+                progress(t + 1, warmup + draws, info, parameters)
+    except KeyboardInterrupt:
+        interrupted = True
+    return _gathered(state, parameters, positions, records, interrupted)
+
+
+def _gathered(
+    state: State,
+    parameters: Parameters,
+    positions: list[Tensor],
+    records: list[dict[str, Tensor]],
+    interrupted: bool,
+) -> Samples:
+    """The draws so far; a draw whose record was cut off by the interruption is left out."""
+    count = min(len(positions), len(records))
+    chains, d = state.position.shape
+    if count == 0:
+        return Samples(state.position.new_empty((chains, 0, d)), {}, state, parameters, interrupted)
+    stats = {name: torch.stack([r[name] for r in records[:count]], 1) for name in records[0]}
+    stats["step_size"] = parameters.step_size.expand(chains)[:, None].expand(chains, count)
+    return Samples(torch.stack(positions[:count], 1), stats, state, parameters, interrupted)
+
+
+def _require_finite(state: State) -> None:
+    finite = state.log_density.isfinite() & state.gradient.isfinite().all(-1)
+    if not bool(finite.all()):
+        bad = [i for i, good in enumerate(finite.tolist()) if not good]
+        raise InitializationError(
+            located(
+                f"the log density or its gradient is not finite at the start of chains {bad}",
+                hint="start elsewhere: inference.start finds finite starting points",
+            )
+        )

@@ -1,0 +1,125 @@
+"""Hamiltonian dynamics on a flat unconstrained space: phase points, momenta, leapfrog.
+
+The metric is the identity in our coordinates of momentum: with inverse metric S^2 (diagonal) we
+keep w = S p ~ Normal(0, I) in place of the momentum p, so that dz = S w dt and dw = S grad log pi
+dt.  Kinetic energy and U-turns are then plain inner products, and S only scales the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ...ppl import draw
+
+# positions [chains, d] -> (log densities [chains], gradients [chains, d])
+Potential = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+# An energy error of this much is a divergence.
+DIVERGENCE = 1000.0
+
+# Stands for the log weight -inf, and for none at all: exp is zero, and sums with it stay finite.
+IMPOSSIBLE = -1e30
+
+Fields = TypeVar("Fields", bound=tuple[Any, ...])
+
+
+class State(NamedTuple):
+    """Where the chains are: position [chains, d], log_density [chains], gradient [chains, d]."""
+
+    position: Tensor
+    log_density: Tensor
+    gradient: Tensor
+
+
+class Parameters(NamedTuple):
+    """Of a kernel: step_size, scalar or [chains], and the diagonal inverse_mass [d]."""
+
+    step_size: Tensor
+    inverse_mass: Tensor
+
+    @property
+    def scale(self) -> Tensor:
+        """The step along each coordinate for unit momentum: [d] or [chains, d]."""
+        return self.step_size[..., None] * self.inverse_mass.sqrt()
+
+
+class Phase(NamedTuple):
+    """Points of phase space; log_weight [chains] is log pi(z) - |w|^2 / 2, minus the energy."""
+
+    position: Tensor
+    momentum: Tensor
+    gradient: Tensor
+    log_density: Tensor
+    log_weight: Tensor
+
+    @property
+    def state(self) -> State:
+        """The phase point without its momentum."""
+        return State(self.position, self.log_density, self.gradient)
+
+
+class Kernel(NamedTuple):
+    """A Markov kernel: init(position, potential) and step(state, potential, parameters).
+
+    ``step`` returns (state, info); info is a named tuple of tensors [chains] under ArviZ's names,
+    ``acceptance_rate`` and ``diverging`` among them.
+    """
+
+    init: Callable[[Tensor, Potential], State]
+    step: Callable[[State, Potential, Parameters], tuple[State, Any]]
+
+
+def init(position: Tensor, potential: Potential) -> State:
+    """The state of chains at ``position`` [chains, d]."""
+    return State(position, *potential(position))
+
+
+def energy_weight(log_density: Tensor, momentum: Tensor) -> Tensor:
+    """log pi(z) - |w|^2 / 2; NaN and infinities, which no density may have, are ``IMPOSSIBLE``."""
+    log_weight = torch.add(log_density, (momentum * momentum).sum(-1), alpha=-0.5)
+    return log_weight.nan_to_num(IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE)
+
+
+def with_momentum(state: State, momentum: Tensor) -> Phase:
+    """The phase point of a state and a momentum [chains, d]."""
+    position, log_density, gradient = state
+    log_weight = energy_weight(log_density, momentum)
+    return Phase(position, momentum, gradient, log_density, log_weight)
+
+
+def refresh(state: State) -> Phase:
+    """The state with a new momentum, standard normal in our coordinates."""
+    zero, one = state.position.new_zeros(()), state.position.new_ones(())
+    momentum = draw(dist.Normal(zero, one, validate_args=False), state.position.shape)
+    return with_momentum(state, momentum)
+
+
+def leapfrog(phase: Phase, potential: Potential, scale: Tensor) -> Phase:
+    """One leapfrog: half a kick, a drift, half a kick.
+
+    It preserves volume, and flipping the momentum conjugates it with its inverse, which is the step
+    of ``-scale``.
+    """
+    momentum = torch.addcmul(phase.momentum, scale, phase.gradient, value=0.5)
+    position = torch.addcmul(phase.position, scale, momentum)
+    log_density, gradient = potential(position)
+    momentum = torch.addcmul(momentum, scale, gradient, value=0.5)
+    log_weight = energy_weight(log_density, momentum)
+    return Phase(position, momentum, gradient, log_density, log_weight)
+
+
+def coin(probability: Tensor) -> Tensor:
+    """Independent booleans of the given probabilities."""
+    return draw(dist.Bernoulli(probability, validate_args=False)) == 1
+
+
+def select(mask: Tensor, yes: Fields, no: Fields) -> Fields:
+    """Per chain, ``yes`` where the mask [chains] holds and ``no`` elsewhere; tuples of tensors."""
+    column = mask.unsqueeze(-1)
+    pairs = zip(yes, no, strict=True)
+    return type(yes)(*(torch.where(mask if a.ndim == 1 else column, a, b) for a, b in pairs))

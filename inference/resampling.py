@@ -1,0 +1,51 @@
+"""Resampling schemes, as distributions over vectors of ancestors.
+
+Each satisfies the one equation that validity needs: index i is drawn n w_i times in expectation.
+Their laws are finite, so the exact evaluator enumerates them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from ..ppl import draw
+from ..ppl.ancestors import Strata, Systematic
+from .population import Population, uniform_log_weights
+
+Scheme = Callable[[Tensor], Tensor]
+
+
+def multinomial(log_weights: Tensor) -> Tensor:
+    """n independent ancestors, each i with probability w_i."""
+    return draw(dist.Categorical(logits=log_weights), (len(log_weights),), label="ancestors")
+
+
+def systematic(log_weights: Tensor) -> Tensor:
+    """The ancestors at the n points (u + j) / n of the cumulated weights, for one uniform u."""
+    return draw(Systematic(log_weights), label="ancestors")
+
+
+def stratified(log_weights: Tensor) -> Tensor:
+    """The ancestors at the points (u_j + j) / n of the cumulated weights, u_j independent."""
+    n = len(log_weights)
+    return draw(Strata(log_weights), label="ancestors").reshape(n)
+
+
+def resample(population: Population, scheme: Scheme = systematic) -> tuple[Population, Tensor]:
+    """Draw n ancestors; the particles get equal weights with the same total.
+
+    Invariant: the expected measure of the result is that of the population.  A population of total
+    weight zero is returned as it is.
+    """
+    n, total = len(population.log_weights), population.log_evidence()
+    if float(total) == -math.inf:
+        return population, torch.arange(n)
+    ancestors = scheme(population.log_weights - total)
+    values = tree_map(lambda x: x[ancestors], population.values)
+    return Population(values, uniform_log_weights(n, total)), ancestors

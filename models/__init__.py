@@ -1,0 +1,1 @@
+"""Ready models and estimators, written as programs of the language."""

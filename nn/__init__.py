@@ -1,0 +1,1 @@
+"""Layers and optimisers: plain torch, usable without the rest."""

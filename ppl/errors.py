@@ -1,0 +1,89 @@
+"""Errors of user programs: what is wrong, where it is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_LIBRARY = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_EXAMPLES = os.path.join(_LIBRARY, "examples") + os.sep
+_FOREIGN = ("/torch/", "/pyro/", "/functorch/", "/contextlib.py", "/functools.py", "<")
+
+
+def user_line() -> str:
+    """The innermost stack frame outside this library, torch and Pyro, as ``file:line``."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = os.path.abspath(frame.f_code.co_filename)
+        ours = path.startswith(_LIBRARY) and not path.startswith(_EXAMPLES)
+        if not ours and not any(part in frame.f_code.co_filename for part in _FOREIGN):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return "unknown line"
+
+
+def located(what: str, *, site: str | None = None, hint: str = "", line: str | None = None) -> str:
+    """Join the three parts of a message: what, where, what to do."""
+    where = f"at site '{site}' " if site else ""
+    text = f"{what} ({where}{line or user_line()})"
+    return f"{text}. {hint}" if hint else text
+
+
+class PushforwardError(Exception):
+    """Base of all errors that this library raises about programs and their data."""
+
+
+class ProgramError(PushforwardError, ValueError):
+    """A program or its data are not what the operation needs."""
+
+
+class DuplicateNameError(ProgramError):
+    """Two sites on one path of a program share a name."""
+
+
+class DataError(ProgramError):
+    """Data do not fit the program: unknown name, wrong shape, value outside the support, NaN."""
+
+
+class SupportError(DataError):
+    """A value lies outside the support of its distribution."""
+
+
+class BranchError(PushforwardError, TypeError):
+    """Python control flow depends on a random value where that cannot be captured."""
+
+
+class ImpureProgramError(ProgramError):
+    """A program behaves differently when it is run again with the same choices."""
+
+
+class NoDensityError(ProgramError):
+    """The program has anonymous randomness, so its traces have no exact density."""
+
+
+class UnsupportedDistributionError(PushforwardError, TypeError):
+    """A distribution cannot take part in the interpretation that met it."""
+
+
+class InfiniteSupportError(UnsupportedDistributionError):
+    """A distribution has no finite support and no quadrature rule was asked for."""
+
+
+class BudgetError(PushforwardError, RuntimeError):
+    """An exact evaluation would need more paths than allowed."""
+
+
+class MassError(ProgramError):
+    """A measure cannot be normalised."""
+
+
+class ZeroMassError(MassError):
+    """Every path of the program has weight zero."""
+
+
+class InfiniteMassError(MassError):
+    """The total mass of the program is infinite."""
+
+
+class InitializationError(ProgramError):
+    """No starting point with a finite log density and gradient was found."""

@@ -1,0 +1,213 @@
+"""Handlers of the language: each consumes a message, relabels it, or lets it pass outward.
+
+A handler may consume a choice only by replacing it with a recorded value; a score it may turn into
+its own state.  A consumed message keeps travelling as ``absorbed``, so that the scale, mask and
+plates of every enclosing handler still reach it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pyro.poutine.broadcast_messenger import BroadcastMessenger
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from .effects import (
+    Message,
+    is_deterministic,
+    is_draw,
+    is_latent,
+    is_subsample,
+    scaled_log_prob,
+)
+from .errors import DataError, located
+from .validate import check_data
+
+
+class Handler(Messenger):  # type: ignore[misc]
+    """A handler whose state is an explicit value, so that an evaluator may merge below it.
+
+    ``lane_wise``: it treats a message of one lane as it would treat that lane of a batched message.
+    """
+
+    lane_wise = True
+
+    def state(self) -> Any:
+        return ()
+
+    def restore(self, state: Any) -> None:
+        del state
+
+
+class Step(Messenger):  # type: ignore[misc]
+    """Marks the sites of one step of a loop: ``z`` becomes ``z[t]``."""
+
+    def __init__(self, t: int) -> None:
+        super().__init__()
+        self.t = t
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] != "sample" or is_draw(msg):
+            return
+        base, index = _split(msg["name"])
+        msg["name"] = base + "".join(f"[{i}]" for i in (self.t, *index))
+
+
+def _split(name: str) -> tuple[str, tuple[int, ...]]:
+    """``z[3][1]`` -> ``("z", (3, 1))``."""
+    match = re.fullmatch(r"(.*?)((?:\[\d+\])*)", name)
+    assert match is not None
+    return match[1], tuple(int(i) for i in re.findall(r"\[(\d+)\]", match[2]))
+
+
+class Lane(Messenger):  # type: ignore[misc]
+    """Marks the sites of one lane that is run on its own, for handlers that hold data for all."""
+
+    def __init__(self, i: int) -> None:
+        super().__init__()
+        self.i = i
+
+    def _process_message(self, msg: Message) -> None:
+        msg["infer"]["lanes_index"] = (self.i, *msg["infer"].get("lanes_index", ()))
+
+
+class Taken(Messenger):  # type: ignore[misc]
+    """Masks the observations and factors of a branch that is not taken."""
+
+    def __init__(self, pred: Tensor) -> None:
+        super().__init__()
+        self.pred = pred
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] in ("sample", "absorbed") and msg["is_observed"]:
+            msg["mask"] = self.pred if msg["mask"] is None else self.pred & msg["mask"]
+
+
+class Weighing(Handler):
+    """Absorbs the scores inside it, and of the latents that are given, into a log weight."""
+
+    def __init__(self, given: dict[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self.given = given or {}
+
+    def __enter__(self) -> Any:
+        self.log_weight: Tensor | float = 0.0
+        self.used: frozenset[str] = frozenset()
+        return super().__enter__()
+
+    def state(self) -> Any:
+        return self.log_weight, sorted(self.used)
+
+    def restore(self, state: Any) -> None:
+        self.log_weight, self.used = state[0], frozenset(state[1])
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] != "sample" or is_subsample(msg):
+            return
+        if is_latent(msg) and msg["name"] in self.given:
+            check_data(msg["name"], msg["fn"], self.given[msg["name"]])
+            self.used |= {msg["name"]}
+            msg["value"], msg["is_observed"] = self.given[msg["name"]], True
+        if msg["is_observed"]:
+            msg["type"], msg["infer"]["absorber"] = "absorbed", self
+        elif is_latent(msg):
+            msg["infer"]["weighed"] = (*msg["infer"].get("weighed", ()), self)
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if msg["type"] == "absorbed" and msg["infer"]["absorber"] is self:
+            if not is_deterministic(msg):
+                self.log_weight = self.log_weight + scaled_log_prob(plated(msg))
+        elif self in msg["infer"].get("weighed", ()) and not is_one(msg["scale"]):
+            # the site was drawn with its own density p, but stands for p ** scale
+            log_prob = scaled_log_prob(msg) - scaled_log_prob({**msg, "scale": 1.0})
+            self.log_weight = self.log_weight + log_prob
+
+
+class Proposing(Handler):
+    """Records the latents inside it with their log density; they pass outward as they are."""
+
+    def __enter__(self) -> Any:
+        self.choices: dict[str, Tensor] = {}
+        self.log_density: Tensor | float = 0.0
+        return super().__enter__()
+
+    def state(self) -> Any:
+        return dict(self.choices), self.log_density
+
+    def restore(self, state: Any) -> None:
+        self.choices, self.log_density = dict(state[0]), state[1]
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] == "sample" and is_latent(msg):
+            msg["infer"]["proposer"] = self
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if msg["type"] == "sample" and msg["infer"].get("proposer") is self:
+            self.choices[msg["name"]] = msg["value"]
+            self.log_density = self.log_density + scaled_log_prob(msg)
+
+
+def plated(msg: Message) -> Message:
+    """An absorbed message with its distribution broadcast to the plates it stands in."""
+    expanded = {**msg, "type": "sample", "done": False}
+    BroadcastMessenger._pyro_sample(expanded)  # type: ignore[arg-type]
+    return expanded
+
+
+def is_one(scale: Any) -> bool:
+    """Whether a scale is the plain number one (a tensor scale is never assumed to be)."""
+    return not isinstance(scale, Tensor) and scale == 1
+
+
+class Untracing(Handler):
+    """Turns named latents into anonymous draws."""
+
+    def _process_message(self, msg: Message) -> None:
+        if is_latent(msg):
+            msg["infer"]["draw"] = msg["infer"]["_do_not_trace"] = True
+
+
+class Conditioning(Handler):
+    """Turns the latents that data name into observations."""
+
+    def __init__(self, data: dict[str, Any], seen: set[str]) -> None:
+        super().__init__()
+        self.data, self.seen = data, seen
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] != "sample" or is_draw(msg) or msg["name"] is None:
+            return
+        name: str = msg["name"]
+        index: tuple[int, ...] = ()
+        if name not in self.data:
+            name, index = _split(name)
+            if name not in self.data or not index:
+                return
+        self.seen.add(name)
+        value = self.data[name]
+        for i in (*msg["infer"].get("lanes_index", ()), *index):
+            value = value[i]
+        if msg["is_observed"]:
+            raise DataError(
+                located(
+                    "data for a site that the program already observes",
+                    site=msg["name"],
+                    hint="remove one of the two observations",
+                )
+            )
+        check_data(msg["name"], msg["fn"], value)
+        msg["value"], msg["is_observed"] = value, True
+
+
+class Scoping(Handler):
+    """Prefixes the names of the sites inside it."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self.prefix = prefix
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] in ("sample", "param") and not is_draw(msg) and msg["name"] is not None:
+            msg["name"] = f"{self.prefix}/{msg['name']}"

@@ -1,0 +1,191 @@
+"""Simulate, assess, generate: the meanings of a program as sampler and as density."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from .effects import (
+    Message,
+    is_deterministic,
+    is_draw,
+    is_subsample,
+    log_density,
+    scaled_log_prob,
+)
+from .errors import DataError, DuplicateNameError, NoDensityError, located
+from .validate import check_data, check_values
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One run of a program.
+
+    ``choices``: the latents by name; ``observed`` and ``derived``: observations and deterministic
+    sites; ``log_density``: of everything that was chosen and observed; ``value``: the result.
+    """
+
+    choices: dict[str, Tensor]
+    observed: dict[str, Tensor]
+    derived: dict[str, Tensor]
+    log_density: Tensor
+    value: Any
+    log_probs: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+
+class Recorder(Messenger):  # type: ignore[misc]
+    """Runs a program with some of its latents given, and records it.
+
+    ``log_density`` sums every scored site, ``log_weight`` those that were given or observed.
+    """
+
+    def __init__(self, given: dict[str, Tensor], *, density: bool, validate: bool = True) -> None:
+        super().__init__()
+        self.given, self.density, self.validate = given, density, validate
+
+    def __enter__(self) -> Recorder:
+        self.sites: dict[str, str] = {}
+        self.values: dict[str, Tensor] = {}
+        self.log_probs: dict[str, Tensor] = {}
+        self.log_density: Tensor | float = 0.0
+        self.log_weight: Tensor | float = 0.0
+        self.log_latents: Tensor | float = 0.0
+        super().__enter__()
+        return self
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] != "sample":
+            return
+        if is_draw(msg) and self.density:
+            raise NoDensityError(
+                located(
+                    "a program with anonymous randomness (draw) has no exact density",
+                    hint="name the choice with sample(...) if it is part of the model",
+                )
+            )
+        if is_draw(msg) or is_subsample(msg):
+            return
+        name = msg["name"]
+        if name in self.sites:
+            raise DuplicateNameError(
+                located(
+                    "the name is used twice on one path", site=name, hint="rename one of the sites"
+                )
+            )
+        if is_deterministic(msg):
+            self.sites[name] = "derived"
+        elif msg["is_observed"]:
+            self.sites[name] = "auxiliary" if msg["infer"].get("is_auxiliary") else "observed"
+            if self.validate and self.sites[name] == "observed":
+                check_values(name, msg["fn"], msg["value"])
+        else:
+            self.sites[name] = "latent"
+            if name in self.given:
+                if self.validate:
+                    check_data(name, msg["fn"], self.given[name])
+                msg["value"] = self.given[name]
+                msg["infer"]["given"] = True
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if msg["type"] != "sample" or is_draw(msg) or is_subsample(msg):
+            return
+        name = msg["name"]
+        self.values[name] = msg["value"]
+        if self.sites[name] == "derived":
+            return
+        log_prob = log_density(msg["fn"], msg["value"])
+        self.log_probs[name] = log_prob
+        total = scaled_log_prob(msg, log_prob)
+        self.log_density = self.log_density + total
+        if self.sites[name] == "latent":
+            self.log_latents = self.log_latents + total
+        if self.sites[name] != "latent" or msg["infer"].get("given"):
+            self.log_weight = self.log_weight + total
+
+    def of(self, kind: str) -> dict[str, Tensor]:
+        return {name: self.values[name] for name, k in self.sites.items() if k == kind}
+
+    def trace(self, value: Any) -> Trace:
+        return Trace(
+            choices=self.of("latent"),
+            observed=self.of("observed"),
+            derived=self.of("derived"),
+            log_density=torch.as_tensor(self.log_density),
+            value=value,
+            log_probs={n: lp for n, lp in self.log_probs.items() if self.sites[n] == "observed"},
+        )
+
+
+@contextmanager
+def no_validation() -> Iterator[None]:
+    """Within, Pyro and torch do not validate arguments: values may be lanes, traced or abstract."""
+    before = torch.distributions.Distribution._validate_args
+    with pyro.validation_enabled(False):
+        torch.distributions.Distribution.set_default_validate_args(False)
+        try:
+            yield
+        finally:
+            torch.distributions.Distribution.set_default_validate_args(before)
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Within, randomness comes from ``seed``; torch's global random state is left alone."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def simulate(p: Callable[..., Any], *args: Any, seed: int | None = None) -> Trace:
+    """Run a program and record its choices."""
+    with seeded(seed), torch.no_grad(), Recorder({}, density=False) as recorder:
+        value = p(*args)
+    return recorder.trace(value)
+
+
+def assess(p: Callable[..., Any], choices: dict[str, Tensor], *args: Any) -> tuple[Tensor, Any]:
+    """The log density of a program at ``choices`` (all of its latents), and its result there.
+
+    Errors:
+        DataError: a latent is missing, or a choice names no site.
+        NoDensityError: the program draws anonymously.
+    """
+    with Recorder(choices, density=True) as recorder:
+        value = p(*args)
+    latents = recorder.of("latent")
+    missing, unused = latents.keys() - choices.keys(), choices.keys() - latents.keys()
+    if missing or unused:
+        problem = (
+            f"no value for {sorted(missing)}" if missing else f"no site called {sorted(unused)}"
+        )
+        raise DataError(
+            located(f"assess: {problem}", hint=f"the latent sites are {sorted(latents)}")
+        )
+    return torch.as_tensor(recorder.log_density), value
+
+
+def generate(
+    p: Callable[..., Any], constraints: dict[str, Tensor], *args: Any, seed: int | None = None
+) -> tuple[Trace, Tensor]:
+    """Run a program with some latents given; the log weight scores those and the observations."""
+    with seeded(seed), torch.no_grad(), Recorder(constraints, density=False) as recorder:
+        value = p(*args)
+    unused = constraints.keys() - recorder.of("latent").keys()
+    if unused:
+        raise DataError(
+            located(
+                f"generate: no site called {sorted(unused)}",
+                hint=f"the latent sites are {sorted(recorder.of('latent'))}",
+            )
+        )
+    return recorder.trace(value), torch.as_tensor(recorder.log_weight)

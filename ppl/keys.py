@@ -1,0 +1,100 @@
+"""Canonical keys: two values with equal keys are the same state of a program.
+
+Finite spaces are keyed by their exact bits.  Floating values are rounded to ``DIGITS`` decimals
+before they are compared, so that sums taken in another order still merge; reports of exact
+evaluations state this quantum.  Functions are keyed by their code and what they close over, since a
+step function that is defined anew on each run of a program is still the same step.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.distributions.distribution import Distribution
+from torch import Tensor
+from torch.distributions.utils import lazy_property
+
+_BY_IDENTITY = (torch.nn.Module, types.ModuleType, types.BuiltinFunctionType)
+
+DIGITS = 13
+QUANTUM = 10.0**-DIGITS
+
+_ATOMS = (bool, int, str, bytes, type(None), torch.dtype, torch.device, torch.Size, type)
+
+
+class Keys:
+    """Builds keys, and keeps alive every object that could only be keyed by identity."""
+
+    def __init__(self) -> None:
+        self._alive: dict[int, Any] = {}
+        self._open: list[int] = []
+
+    def __call__(self, value: Any) -> Hashable:
+        if isinstance(value, _ATOMS):
+            return (type(value), value)
+        if isinstance(value, Tensor):
+            return _tensor_key(value)
+        if isinstance(value, float):
+            return round(value, DIGITS) + 0.0
+        if isinstance(value, np.ndarray):
+            return _tensor_key(torch.as_tensor(value))
+        if id(value) in self._open:  # a function may close over itself
+            return ("cycle", len(self._open) - self._open.index(id(value)))
+        self._open.append(id(value))
+        try:
+            return self._structure(value)
+        finally:
+            self._open.pop()
+
+    def _structure(self, value: Any) -> Hashable:
+        if isinstance(value, Bookkeeping):
+            return type(value)
+        if isinstance(value, list | tuple):
+            return (type(value), *map(self, value))
+        if isinstance(value, dict):
+            return (dict, *((key, self(item)) for key, item in value.items()))
+        if isinstance(value, types.FunctionType):
+            cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
+            return (
+                value.__code__,
+                self(cells),
+                self(value.__defaults__),
+                self(value.__kwdefaults__),
+            )
+        if isinstance(value, types.MethodType):
+            return (self(value.__func__), self(value.__self__))
+        if isinstance(value, functools.partial):
+            return (self(value.func), self(value.args), self(value.keywords))
+        if isinstance(value, Distribution):
+            return (type(value), self(_fields(value)))
+        if hasattr(value, "__dict__") and not isinstance(value, _BY_IDENTITY):
+            fields = {k: v for k, v in vars(value).items() if not k.startswith("__")}
+            return (type(value), self(fields))
+        self._alive[id(value)] = value
+        return (type(value), id(value))
+
+
+class Bookkeeping(set[str]):
+    """A set that a program fills while it runs, and that no result depends on."""
+
+
+def _fields(distribution: Any) -> dict[str, Any]:
+    """What a distribution was made of, without what it has cached since."""
+    kind, fields = type(distribution), vars(distribution)
+    made = {
+        k: v for k, v in fields.items() if not isinstance(getattr(kind, k, None), lazy_property)
+    }
+    made["by_logits"] = "_param" in fields and fields["_param"] is fields.get("logits")
+    return made
+
+
+def _tensor_key(value: Tensor) -> Hashable:
+    array = value.detach().cpu().resolve_conj().numpy()
+    if array.dtype.kind in "fc":
+        array = np.round(array, DIGITS) + 0.0
+    return (array.shape, array.dtype.str, array.tobytes())

@@ -1,0 +1,54 @@
+"""Programs: Python functions that perform effects."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .effects import emit
+
+Callback = Callable[..., Any]
+
+
+class Program:
+    """A probabilistic program.
+
+    A program is a function that performs effects.  Called inside another program it is one effect,
+    so that an interpretation may treat the call as a unit (exactly, equal outcomes merge).
+    Without anonymous randomness it is also a Pyro model.
+    """
+
+    def __init__(self, fn: Callback) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.fn, "__qualname__", type(self.fn).__name__))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return emit("call", functools.partial(self.fn, **kwargs), args, infer={"program": self.fn})
+
+    def __repr__(self) -> str:
+        return f"<program {self.name}>"
+
+    def type(self, *args: Any, **kwargs: Any) -> Any:
+        """The type of this program for these arguments, inferred without sampling."""
+        from .abstract import program_type
+
+        return program_type(self, *args, **kwargs)
+
+
+def program(fn: Callback) -> Program:
+    """Make a function (or the ``forward`` of a module) a program."""
+    return fn if isinstance(fn, Program) else Program(fn)
+
+
+def program_name(fn: Callback) -> str:
+    """A name for messages: of a program, a function or a module."""
+    if isinstance(fn, torch.nn.Module):
+        return type(fn).__name__
+    return str(getattr(fn, "__qualname__", None) or getattr(fn, "name", type(fn).__name__))

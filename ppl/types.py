@@ -1,0 +1,349 @@
+"""Types: spaces of values, trace types and program types, and how they print and compare."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro import distributions as dist
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.distributions.constraints import Constraint
+from torch.distributions.constraints import MixtureSameFamilyConstraint as _OfMixture
+from torch.distributions.transforms import Transform
+
+from .errors import BranchError, InfiniteSupportError, UnsupportedDistributionError, located
+from .unconstrain import bijection, bound_values
+
+# A number, one number per element, or None where it depends on a random value (printed `?`).
+Parameter = int | float | tuple[float, ...] | None
+
+# Supports whose events are vectors or square matrices: kind and number of event dimensions.
+_SIZED: dict[type[Constraint], tuple[str, int]] = {
+    type(constraints.simplex): ("Simplex", 1),
+    type(constraints.ordered_vector): ("Ordered", 1),
+    type(constraints.positive_ordered_vector): ("PositiveOrdered", 1),
+    type(constraints.sphere): ("Sphere", 1),
+    type(constraints.one_hot): ("OneHot", 1),
+    constraints.multinomial: ("Multinomial", 1),
+    type(constraints.corr_cholesky): ("CorrCholesky", 2),
+    type(constraints.corr_matrix): ("CorrMatrix", 2),
+    type(constraints.lower_cholesky): ("LowerCholesky", 2),
+    type(constraints.softplus_lower_cholesky): ("LowerCholesky", 2),
+    type(constraints.unit_lower_cholesky): ("UnitLowerCholesky", 2),
+    type(constraints.positive_definite): ("PositiveDefinite", 2),
+    type(constraints.positive_semidefinite): ("PositiveDefinite", 2),
+}
+_EVENT_DIMS = dict(_SIZED.values())
+# Supports of scalars.  End points have no mass under a density, so open and closed are one space.
+_SCALAR: dict[type[Constraint], str] = {
+    type(constraints.real): "Real",
+    type(constraints.positive): "GreaterThan",
+    type(constraints.nonnegative): "GreaterThan",
+    type(constraints.softplus_positive): "GreaterThan",
+    constraints.less_than: "LessThan",
+    constraints.interval: "Interval",
+    constraints.half_open_interval: "Interval",
+    type(constraints.boolean): "Bool",
+    type(constraints.integer): "Int",
+    constraints.integer_interval: "IntInterval",
+    type(constraints.nonnegative_integer): "IntAtLeast",
+}
+_SPECIAL: dict[tuple[str, tuple[Parameter, ...]], str] = {
+    ("GreaterThan", (0,)): "Positive",
+    ("Interval", (0, 1)): "UnitInterval",
+    ("IntAtLeast", (0,)): "Nat",
+}
+_DISCRETE = {"Bool", "Int", "IntInterval", "IntAtLeast", "Nat", "Fin", "OneHot", "Multinomial"}
+_CIRCULAR = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
+_TURN = constraints.interval(-torch.pi, torch.pi)  # type: ignore[no-untyped-call]
+_WRAPPERS = (torch.distributions.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)
+
+
+@dataclass(frozen=True, repr=False)
+class Space:
+    """The set of values of one site: a kind with its parameters, repeated over a tensor.
+
+    ``shape`` is that of the whole tensor (batch + event), ``constraint`` the support of one event.
+    Spaces are equal if kind, parameters and shape are.
+    """
+
+    kind: str
+    parameters: tuple[Parameter, ...] = ()
+    shape: tuple[int, ...] = ()
+    constraint: Constraint = field(default=constraints.dependent, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The space of one event, without the batch shape: ``Real``, ``Interval(0, 2)``."""
+        inside = ", ".join(map(_printed, self.parameters))
+        return f"{self.kind}({inside})" if inside else self.kind
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The shape of ``shape`` that repeats one event."""
+        return self.shape[: len(self.shape) - _EVENT_DIMS.get(self.kind, 0)]
+
+    def __repr__(self) -> str:
+        return self.name + (str(list(self.batch_shape)) if self.batch_shape else "")
+
+    @property
+    def smooth(self) -> bool:
+        """Whether values are real numbers, which may be differentiated but not branched on."""
+        return self.kind not in _DISCRETE
+
+    @property
+    def finite(self) -> bool:
+        """Whether ``enumerate`` can list the values of one event."""
+        listed = self.kind in {"Bool", "Fin", "IntInterval", "OneHot", "Multinomial"}
+        return listed and all(isinstance(p, int) for p in self.parameters)
+
+    def enumerate(self) -> Tensor:
+        """The values of one event in canonical order, as integers of shape [n, *event shape].
+
+        Errors:
+            InfiniteSupportError: the space is not finite, or differs between elements.
+        """
+        if not self.finite:
+            raise InfiniteSupportError(located(f"{self.name} cannot be enumerated"))
+        sizes = [p for p in self.parameters if isinstance(p, int)]
+        match self.kind:
+            case "OneHot":
+                return torch.eye(*sizes, dtype=torch.int64)
+            case "Multinomial":
+                return _compositions(*sizes)
+            case "IntInterval":
+                return torch.arange(sizes[0], sizes[1] + 1)
+        return torch.arange(*(sizes or [2]))
+
+    def contains(self, value: Any) -> Tensor | bool:
+        """Whether each event of ``value`` lies in the space (a bool for a Python number).
+
+        Errors:
+            UnsupportedDistributionError: the support is unknown or depends on a random value.
+        """
+        if None in self.parameters or isinstance(self.constraint, type(constraints.dependent)):
+            raise UnsupportedDistributionError(located(f"what lies in {self.name} is not known"))
+        tensor, event = _tensor(value), self.shape[len(self.batch_shape) :]
+        if tensor.shape[tensor.ndim - len(event) :] != event:
+            return False
+        inside: Tensor = self.constraint.check(tensor)  # type: ignore[no-untyped-call]
+        if self.kind == "Multinomial":  # torch only checks that the counts do not exceed the total
+            inside = inside & (tensor.sum(-1) == self.parameters[0])
+        return inside if isinstance(value, Tensor) else bool(inside.all())
+
+    def bijection(self) -> Transform:
+        """The bijection from unconstrained coordinates of one event (see ``ppl.unconstrain``)."""
+        return bijection(self.constraint)
+
+    def key(self, value: Any) -> tuple[tuple[int, ...], bytes]:
+        """A hashable form, equal for equal values: exact bits, whatever the dtype and device."""
+        tensor = _tensor(value).detach().cpu()
+        wide = tensor.to(torch.float64) + 0.0 if self.smooth else tensor.to(torch.int64)
+        return tuple(tensor.shape), wide.numpy().tobytes()
+
+
+def _tensor(value: Any) -> Tensor:
+    """The value itself, or Python numbers without loss of precision."""
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+
+
+def _printed(parameter: Parameter) -> str:
+    if parameter is None:
+        return "?"
+    if isinstance(parameter, tuple):
+        shown = ", ".join(f"{p:g}" for p in parameter[:4])
+        return f"[{shown}{', ...' if len(parameter) > 4 else ''}]"
+    return str(parameter) if isinstance(parameter, int) else f"{parameter:g}"
+
+
+def _compositions(n: int, k: int) -> Tensor:
+    """All vectors of ``k`` counts with sum ``n`` in lexicographic order, [count, k]."""
+    bars = itertools.combinations(range(n + k - 1), k - 1)
+    edges = torch.tensor([(-1, *bar, n + k - 1) for bar in bars])
+    return edges.diff(dim=-1) - 1
+
+
+def space_of(distribution: Any) -> Space:
+    """The space of the values of a distribution, with shape batch + event, without sampling."""
+    shape = tuple(distribution.batch_shape + distribution.event_shape)
+    core = distribution
+    while isinstance(core, _WRAPPERS):
+        core = core.base_dist
+    if isinstance(core, dist.Unit):
+        return Space("Unit", (), shape[:-1])
+    if isinstance(core, _CIRCULAR):  # their stated support is the whole line, not one turn
+        return Space("Circle", (), shape, _TURN)
+    try:
+        support = distribution.support or constraints.dependent
+    except (NotImplementedError, AttributeError, BranchError):
+        support = constraints.dependent
+    return _space_of_support(support, shape)
+
+
+def _space_of_support(support: Constraint, shape: tuple[int, ...]) -> Space:
+    mixed = False
+    while isinstance(support, constraints.independent | _OfMixture):
+        mixed |= isinstance(support, _OfMixture)
+        support = support.base_constraint
+    bounds = [vars(support)[n] for n in ("lower_bound", "upper_bound") if n in vars(support)]
+    kind, event_dims = _SIZED.get(type(support), (_SCALAR.get(type(support), "Unknown"), 0))
+    parameters = tuple(_parameter(bound, kind) for bound in bounds)
+    if any(isinstance(bound, Tensor) for bound in bounds):
+        entries = [bound_values(bound) or [] for bound in bounds]
+        if all(len(set(numbers)) == 1 for numbers in entries):
+            support = type(support)(*(numbers[0] for numbers in entries))
+        elif mixed:  # the supports of the components differ
+            return Space("Unknown", (), shape)
+    if kind == "IntInterval" and isinstance(parameters[1], int) and parameters[0] == 0:
+        kind, parameters = "Fin", (parameters[1] + 1,)
+    elif (kind, parameters) in _SPECIAL:
+        kind, parameters = _SPECIAL[kind, parameters], ()
+    sizes = shape[-1:] if event_dims else ()
+    return Space(kind, parameters + sizes, shape, support)
+
+
+def _parameter(bound: Any, kind: str) -> Parameter:
+    """A bound in canonical form: exact integers for discrete kinds, else six digits."""
+    entries = bound_values(bound)
+    if not entries:
+        return None
+    numbers = [int(x) if kind in _DISCRETE else float(f"{x:.6g}") for x in entries]
+    return numbers[0] if len(set(numbers)) == 1 else tuple(numbers)
+
+
+@dataclass(frozen=True, repr=False)
+class Product:
+    """The type of a tuple or list of values."""
+
+    parts: tuple[Value, ...]
+
+    def __repr__(self) -> str:
+        return f"({', '.join(map(str, self.parts))}{',' if len(self.parts) == 1 else ''})"
+
+
+@dataclass(frozen=True, repr=False)
+class Record:
+    """The type of a dict of values."""
+
+    fields: tuple[tuple[str, Value], ...]
+
+    def __repr__(self) -> str:
+        return f"{{{', '.join(f'{name}: {value}' for name, value in self.fields)}}}"
+
+
+Value = Space | Product | Record
+
+
+def space_of_value(value: Any) -> Value:
+    """The type of a value: by dtype and shape only, so every floating tensor is ``Real[shape]``."""
+    if value is None:
+        return Space("Unit")
+    if isinstance(value, tuple | list):
+        return Product(tuple(map(space_of_value, value)))
+    if isinstance(value, Mapping):
+        return Record(tuple((str(name), space_of_value(part)) for name, part in value.items()))
+    if not isinstance(value, Tensor | bool | int | float):
+        return Space("Unknown")
+    tensor = torch.as_tensor(value)
+    shape = tuple(tensor.shape)
+    if tensor.is_floating_point():
+        return Space("Real", (), shape, constraints.real)
+    if tensor.dtype == torch.bool:
+        return Space("Bool", (), shape, constraints.boolean)
+    return Space("Unknown" if tensor.is_complex() else "Int", (), shape, constraints.integer)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One named site: its space, whether it is observed, its plates, and where it is written."""
+
+    space: Space
+    observed: bool = False
+    plates: tuple[str, ...] = ()
+    line: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class TraceType:
+    """An ordered record of named sites."""
+
+    sites: Mapping[str, Site]
+
+    @property
+    def latents(self) -> dict[str, Site]:
+        """The sites that are not observed."""
+        return {name: site for name, site in self.sites.items() if not site.observed}
+
+    def __repr__(self) -> str:
+        marks = {name: " observed" if site.observed else "" for name, site in self.sites.items()}
+        entries = {name: (str(site.space), marks[name]) for name, site in self.sites.items()}
+        while (grouped := _grouped(entries)) != entries:
+            entries = grouped
+        return f"{{{', '.join(f'{name}: {text}{mark}' for name, (text, mark) in entries.items())}}}"
+
+
+def _grouped(entries: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Replace equal entries ``z[0] .. z[n-1]`` by one entry ``z`` of the n-th power."""
+    families: dict[str, list[str]] = {}
+    for name in entries:
+        if match := re.fullmatch(r"(.+)\[\d+\]", name):
+            families.setdefault(match[1], []).append(name)
+    renamed: dict[str, tuple[str, tuple[str, str]]] = {}
+    dropped: set[str] = set()
+    for base, names in families.items():
+        complete = names == [f"{base}[{i}]" for i in range(len(names))]
+        if complete and base not in entries and len({entries[name] for name in names}) == 1:
+            text, mark = entries[names[0]]
+            power = (f"({text})" if "^" in text else text) + f"^{len(names)}"
+            renamed[names[0]] = base, (power, mark)
+            dropped.update(names[1:])
+    kept = (item for item in entries.items() if item[0] not in dropped)
+    return dict(renamed.get(name, (name, entry)) for name, entry in kept)
+
+
+@dataclass(frozen=True, repr=False)
+class ProgramType:
+    """Arguments, trace type and result: ``P`` (probability) if unscored, else ``M`` (measure)."""
+
+    arguments: tuple[Value, ...]
+    trace: TraceType
+    result: Value
+    probability: bool
+
+    def __repr__(self) -> str:
+        return f"{self.trace} -> {'P' if self.probability else 'M'} {self.result}"
+
+
+def unify(guide: TraceType, model: TraceType) -> list[str]:
+    """What keeps the latents of a guide from being those of a model; empty if nothing does."""
+    ours, theirs = guide.latents, model.latents
+    found = [
+        f"the guide does not propose '{name}', which the model samples as {site.space}{_at(site)}"
+        for name, site in theirs.items()
+        if name not in ours
+    ]
+    for name, site in ours.items():
+        if name not in theirs:
+            verb = "observes" if name in model.sites else "does not sample"
+            close = difflib.get_close_matches(name, theirs.keys() - ours.keys(), 1)
+            meant = f"; did you mean '{close[0]}'?" if close else ""
+            found.append(f"the guide proposes '{name}', which the model {verb}{_at(site)}{meant}")
+            continue
+        proposed, wanted = site.space, theirs[name].space
+        start, where = f"at '{name}' the guide proposes", "where the model wants"
+        if proposed.name != wanted.name:
+            found.append(f"{start} {proposed.name} {where} {wanted.name}{_at(site)}")
+        if proposed.shape != wanted.shape:
+            shapes = f"shape {list(proposed.shape)} {where} {list(wanted.shape)}"
+            found.append(f"{start} {shapes}{_at(site)}")
+    return found
+
+
+def _at(site: Site) -> str:
+    return f" ({site.line})" if site.line else ""

@@ -1,0 +1,3 @@
+"""The errors that this library raises about programs and their data."""
+
+from .ppl.errors import *  # noqa: F403

@@ -1,0 +1,8 @@
+"""The judge: exact and numerical denotations of programs, and checks of algorithms against them."""
+
+from . import check
+from .denote import denote
+from .measure import Measure
+from .report import CheckFailed, Report
+
+__all__ = ["CheckFailed", "Measure", "Report", "check", "denote"]

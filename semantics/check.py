@@ -1,0 +1,176 @@
+"""Checks of inference algorithms against the measure that the model denotes.
+
+Each compares unnormalised measures: normalising first would hide a wrong evidence.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ppl.errors import ProgramError, located
+from ..ppl.program import program_name
+from .denote import BUDGET, denote
+from .measure import Measure, readable
+from .report import Report, decide
+
+__all__ = ["invariant", "reversible", "unbiased", "valid"]
+
+TOLERANCE = 1e-10
+_SOURCE = "for float64 rounding"
+
+Program = Callable[..., Any]
+
+
+def meaning(output: Any) -> Iterator[tuple[Any, float]]:
+    """The measure that one output of an algorithm stands for, as (value, log weight) pairs.
+
+    An output is anything with a ``meaning()`` (a ``Population``), or a pair (value, log weight).
+    """
+    if hasattr(output, "meaning"):
+        yield from output.meaning()
+    elif isinstance(output, tuple) and len(output) == 2:
+        yield output[0], float(output[1])
+    else:
+        raise ProgramError(
+            located(
+                f"the algorithm returns a {type(output).__name__}, which has no meaning()",
+                hint="return a Population or a pair (value, log weight)",
+            )
+        )
+
+
+def valid(
+    algorithm: Program,
+    model: Program,
+    *args: Any,
+    tolerance: float = TOLERANCE,
+    budget: int = BUDGET,
+    quadrature: int | None = None,
+) -> Report:
+    """Whether the expected output measure of an algorithm is the model's unnormalised measure.
+
+    Both get the same ``args``.  With ``quadrature`` the tolerance grows by the estimated error.
+    """
+    start = time.perf_counter()
+    truth = denote(model, *args, budget=budget, quadrature=quadrature)
+    outputs = denote(algorithm, *args, budget=budget, quadrature=quadrature)
+    expected = outputs.bind(meaning)
+    deviation, where = expected.deviation(truth)
+    counterexample = ""
+    if where is not None:
+        counterexample = (
+            f"the value {readable(where)} has mass {_mass(truth, where):.10g} under the model, "
+            f"and {_mass(expected, where):.10g} in expectation under the algorithm "
+            f"(total {truth.mass():.10g} against {expected.mass():.10g})"
+        )
+    error = truth.error + outputs.error
+    return decide(
+        f"{program_name(algorithm)} is valid for {program_name(model)}",
+        deviation,
+        tolerance + error,
+        _SOURCE if not error else "with the quadrature error",
+        counterexample,
+        time.perf_counter() - start,
+        outputs.notes,
+    )
+
+
+def invariant(
+    kernel: Program, target: Program, *args: Any, tolerance: float = TOLERANCE, budget: int = BUDGET
+) -> Report:
+    """Whether a Markov kernel (a program from state to state) keeps the measure of ``target``."""
+    start = time.perf_counter()
+    before = denote(target, *args, budget=budget)
+    after = before.bind(lambda state: denote(kernel, state, budget=budget).atoms)
+    deviation, where = after.deviation(before)
+    counterexample = ""
+    if where is not None:
+        counterexample = (
+            f"the state {readable(where)} has mass {_mass(before, where):.10g} before the step "
+            f"and {_mass(after, where):.10g} after it"
+        )
+    return decide(
+        f"{program_name(kernel)} leaves {program_name(target)} invariant",
+        deviation,
+        tolerance,
+        _SOURCE,
+        counterexample,
+        time.perf_counter() - start,
+    )
+
+
+def reversible(
+    kernel: Program, target: Program, *args: Any, tolerance: float = TOLERANCE, budget: int = BUDGET
+) -> Report:
+    """Whether mass flows as much from x to y as back: stronger than invariance."""
+    start = time.perf_counter()
+    before = denote(target, *args, budget=budget)
+    flow = Measure.of(
+        ((x, y), wx + wy)
+        for x, wx in before.atoms
+        for y, wy in denote(kernel, x, budget=budget).atoms
+    )
+    back = flow.map(lambda pair: (pair[1], pair[0]))
+    deviation, where = flow.deviation(back)
+    counterexample = ""
+    if where is not None:
+        there, home = readable(where)
+        counterexample = (
+            f"the flow from {there} to {home} is {_mass(flow, where):.10g}, "
+            f"and {_mass(back, where):.10g} the other way"
+        )
+    return decide(
+        f"{program_name(kernel)} is reversible for {program_name(target)}",
+        deviation,
+        tolerance,
+        _SOURCE,
+        counterexample,
+        time.perf_counter() - start,
+    )
+
+
+def unbiased(
+    estimator: Program,
+    objective: Callable[[Tensor], Tensor],
+    at: Tensor,
+    *,
+    quadrature: int | None = 32,
+    tolerance: float = 1e-8,
+    budget: int = BUDGET,
+) -> Report:
+    """Whether the expected value of a gradient estimator is the gradient of the objective.
+
+    Args:
+        estimator: a program from parameters [d] to a gradient estimate [d]; its noise is
+            enumerated, and integrated by ``quadrature`` nodes where it is continuous.
+        objective: the exact objective, differentiable by torch.
+        at: the parameters [d].
+    """
+    start = time.perf_counter()
+    parameters = at.detach().clone().requires_grad_()
+    (exact,) = torch.autograd.grad(objective(parameters), parameters)
+    law = denote(estimator, at, quadrature=quadrature, budget=budget)
+    mean = law.expect()
+    variance = law.expect(lambda g: (g - mean) ** 2)
+    gap = (mean - exact).abs()
+    worst = int(gap.argmax())
+    return decide(
+        f"{program_name(estimator)} is an unbiased gradient estimator",
+        float(gap.max()),
+        tolerance,
+        "for the quadrature",
+        f"coordinate {worst}: expectation {float(mean.flatten()[worst]):.10g}, "
+        f"gradient {float(exact.flatten()[worst]):.10g}",
+        time.perf_counter() - start,
+        (f"exact variance {[round(v, 6) for v in variance.flatten().tolist()]}",),
+    )
+
+
+def _mass(measure: Measure, value: Any) -> float:
+    wanted = readable(value)
+    return sum(weight for v, weight in measure.items() if readable(v) == wanted)

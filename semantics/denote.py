@@ -1,0 +1,96 @@
+"""The measure that a program denotes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..ppl.capture import LogDensity
+from ..ppl.errors import (
+    BranchError,
+    DataError,
+    NoDensityError,
+    UnsupportedDistributionError,
+    located,
+)
+from ..ppl.interpret import Recorder, no_validation
+from .exact import Evaluator
+from .measure import Measure
+from .quadrature import integrate
+
+BUDGET = 200_000
+
+
+def denote(
+    p: Callable[..., Any],
+    *args: Any,
+    of: str = "value",
+    quadrature: int | None = None,
+    budget: int = BUDGET,
+    merge: bool = True,
+) -> Measure:
+    """The unnormalised measure of ``p(*args)``, by enumeration of its choices.
+
+    Args:
+        of: ``"value"`` for the measure on results, ``"trace"`` for the one on the latents.
+        quadrature: nodes for each continuous choice.  A program whose choices are all continuous
+            and always the same is integrated at all nodes at once, about its mode; any other is run
+            once for each path.  The error is estimated by halving the nodes.
+        budget: the most paths, states or joint outcomes allowed.
+        merge: False enumerates whole paths one by one: slow, and a test of the merging.
+
+    Errors:
+        InfiniteSupportError: a choice has infinite support and no quadrature was asked for.
+        BudgetError: more than ``budget`` paths.
+        ImpureProgramError: the program behaves differently when run again.
+        DataError: data for a site that no path meets.
+    """
+    if of not in ("value", "trace"):
+        raise ValueError(f"denote: of must be 'value' or 'trace', not {of!r}")
+    if quadrature is not None and (density := _static_density(p, args)) is not None:
+        return integrate(density, quadrature, of, budget)
+    target = p if of == "value" else _choices_of(p)
+    measure, approximate = _evaluate(target, args, quadrature, budget, merge)
+    if quadrature is None or not approximate:
+        return measure
+    coarse, _ = _evaluate(target, args, max(2, quadrature // 2), budget, merge)
+    return Measure(measure.atoms, abs(measure.mass() - coarse.mass()), measure.notes)
+
+
+def _evaluate(
+    p: Callable[..., Any], args: tuple[Any, ...], quadrature: int | None, budget: int, merge: bool
+) -> tuple[Measure, bool]:
+    evaluator = Evaluator(budget=budget, quadrature=quadrature, merge=merge)
+    with torch.no_grad(), no_validation(), evaluator:
+        outcomes = evaluator.run(lambda: p(*args))
+    for conditioning in evaluator.data.values():
+        missing = sorted(set(conditioning.data) - conditioning.seen)
+        if missing:
+            raise DataError(
+                located(
+                    f"data for a site that does not exist: {', '.join(map(repr, missing))}",
+                    hint="no path of the program meets it; check the spelling",
+                )
+            )
+    pairs = ((outcome.value, outcome.log_weight) for outcome in outcomes)
+    return Measure.of(pairs, notes=evaluator.notes), evaluator.approximate
+
+
+def _static_density(p: Callable[..., Any], args: tuple[Any, ...]) -> LogDensity | None:
+    """The density of a program whose choices are all continuous and always the same, else None."""
+    try:
+        density = LogDensity(p, *args)
+    except (BranchError, NoDensityError, UnsupportedDistributionError):
+        return None
+    return density if density.layout.size > 0 else None
+
+
+def _choices_of(p: Callable[..., Any]) -> Callable[..., Any]:
+    def choices(*args: Any) -> Any:
+        with Recorder({}, density=True, validate=False) as recorder:
+            p(*args)
+        return recorder.of("latent")
+
+    return choices

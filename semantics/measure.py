@@ -1,0 +1,134 @@
+"""Finite measures: what a program denotes when its choices are enumerated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ppl.errors import InfiniteMassError, ZeroMassError, located
+from ..ppl.keys import Keys
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An unnormalised measure with finitely many atoms.
+
+    ``atoms`` holds (value, log weight), one per distinct value.  ``error`` bounds nothing by
+    itself: it is the estimated absolute error of the mass, zero where all was enumerated.
+    ``notes`` tell how the measure was computed.
+    """
+
+    atoms: tuple[tuple[Any, float], ...]
+    error: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(
+        weighted: Iterable[tuple[Any, float]], error: float = 0.0, notes: Iterable[str] = ()
+    ) -> Measure:
+        """Merge equal values and drop those of weight zero."""
+        key, merged = Keys(), dict[Hashable, tuple[Any, list[float]]]()
+        for value, log_weight in weighted:
+            if log_weight > -math.inf:
+                merged.setdefault(key(value), (value, []))[1].append(log_weight)
+        atoms = tuple((value, logsumexp(logs)) for value, logs in merged.values())
+        return Measure(atoms, error, tuple(notes))
+
+    def items(self) -> Iterator[tuple[Any, float]]:
+        """The atoms as (value, weight)."""
+        return ((value, math.exp(log_weight)) for value, log_weight in self.atoms)
+
+    def log_mass(self) -> float:
+        """The log of the total mass: the log evidence of a conditioned program."""
+        return logsumexp([log_weight for _, log_weight in self.atoms])
+
+    def mass(self) -> float:
+        """The total mass: the evidence of a conditioned program."""
+        return math.exp(self.log_mass())
+
+    def expect(self, f: Callable[[Any], Any] = lambda value: value) -> Any:
+        """The integral of f, which may return numbers or tensors."""
+        terms = [torch.as_tensor(f(v), dtype=torch.float64) * w for v, w in self.items()]
+        return torch.stack(terms).sum(0) if terms else torch.zeros((), dtype=torch.float64)
+
+    def pmf(self) -> dict[Any, float]:
+        """Weights by value, with tensors written as numbers and tuples."""
+        return {readable(value): weight for value, weight in self.items()}
+
+    def map(self, f: Callable[[Any], Any]) -> Measure:
+        """The pushforward along f."""
+        return Measure.of(((f(v), lw) for v, lw in self.atoms), self.error, self.notes)
+
+    def bind(self, f: Callable[[Any], Iterable[tuple[Any, float]]]) -> Measure:
+        """The mixture of the measures f(value), given as (value, log weight) pairs."""
+        pairs = ((y, lw + ly) for x, lw in self.atoms for y, ly in f(x))
+        return Measure.of(pairs, self.error, self.notes)
+
+    def normalize(self) -> Measure:
+        """The probability measure proportional to this one.
+
+        Errors:
+            ZeroMassError: no value has positive weight.
+            InfiniteMassError: the mass is infinite.
+        """
+        log_mass = self.log_mass()
+        if log_mass == -math.inf:
+            raise ZeroMassError(
+                located("the measure is zero: nothing to normalise", hint="every path scores zero")
+            )
+        if not math.isfinite(log_mass):
+            raise InfiniteMassError(located(f"the measure has mass {math.exp(log_mass)}"))
+        return Measure(tuple((v, lw - log_mass) for v, lw in self.atoms), self.error, self.notes)
+
+    def deviation(self, other: Measure) -> tuple[float, Any]:
+        """The largest absolute difference of weights, and the value where it occurs."""
+        key = Keys()
+        mine = {key(v): (v, math.exp(lw)) for v, lw in self.atoms}
+        theirs = {key(v): (v, math.exp(lw)) for v, lw in other.atoms}
+        worst, where = 0.0, None
+        for k in mine.keys() | theirs.keys():
+            value = (mine.get(k) or theirs[k])[0]
+            gap = abs(mine.get(k, (None, 0.0))[1] - theirs.get(k, (None, 0.0))[1])
+            if gap > worst or math.isnan(gap):
+                worst, where = gap, value
+        return worst, where
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+    def __repr__(self) -> str:
+        shown = sorted(self.pmf().items(), key=lambda item: -item[1])[:8]
+        rows = [f"  {value!s:<24} {weight:.6g}" for value, weight in shown]
+        if len(self) > len(shown):
+            rows.append(f"  ... {len(self) - len(shown)} more")
+        error = f", error about {self.error:.1g}" if self.error else ""
+        return "\n".join([f"Measure of mass {self.mass():.6g} on {len(self)} values{error}", *rows])
+
+
+def logsumexp(logs: list[float]) -> float:
+    """The log of the sum of exponentials, summed exactly after scaling."""
+    top = max(logs, default=-math.inf)
+    if not math.isfinite(top):
+        return top
+    return top + math.log(math.fsum(math.exp(x - top) for x in logs))
+
+
+def readable(value: Any) -> Any:
+    """A value as plain hashable Python: tensors become numbers and tuples."""
+    if isinstance(value, Tensor):
+        plain = value.tolist()
+        return _frozen(plain)
+    if isinstance(value, dict):
+        return tuple((name, readable(item)) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(readable(item) for item in value)
+    return value
+
+
+def _frozen(plain: Any) -> Any:
+    return tuple(map(_frozen, plain)) if isinstance(plain, list) else plain

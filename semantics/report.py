@@ -1,0 +1,72 @@
+"""What a check found: pass, fail or unknown, by how much, and the smallest failing case."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Verdict = Literal["pass", "fail", "unknown"]
+
+
+class CheckFailed(AssertionError):
+    """A check did not pass; the message holds its counterexample."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of one check.
+
+    ``deviation`` is the largest absolute difference found, ``tolerance`` what was allowed and
+    ``source`` where that comes from; ``counterexample`` tells a failing case in words.
+    """
+
+    subject: str
+    verdict: Verdict
+    deviation: float
+    tolerance: float
+    source: str
+    counterexample: str = ""
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def require(self) -> Report:
+        """Return the report if the check passed; raise ``CheckFailed`` otherwise."""
+        if self.verdict != "pass":
+            raise CheckFailed(str(self))
+        return self
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.verdict.upper()}: {self.subject} "
+            f"(deviation {self.deviation:.2g}, tolerance {self.tolerance:.2g} {self.source}; "
+            f"{self.seconds:.2f} s)"
+        ]
+        if self.counterexample:
+            lines.append(f"  counterexample: {self.counterexample}")
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        colour = {"pass": "#2a7", "fail": "#c33", "unknown": "#c90"}[self.verdict]
+        style = f"border-left:4px solid {colour};padding-left:8px"
+        return f'<pre style="{style}">{html.escape(str(self))}</pre>'
+
+
+def decide(
+    subject: str,
+    deviation: float,
+    tolerance: float,
+    source: str,
+    counterexample: Any,
+    seconds: float,
+    notes: tuple[str, ...] = (),
+) -> Report:
+    """Pass if the deviation is within tolerance; a NaN deviation fails."""
+    if deviation <= tolerance:
+        return Report(subject, "pass", deviation, tolerance, source, "", seconds, notes)
+    return Report(
+        subject, "fail", deviation, tolerance, source, str(counterexample), seconds, notes
+    )
