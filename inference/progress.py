@@ -40,7 +40,10 @@ class Progress:
 
     def advance(self, steps: int = 1, **figures: Any) -> None:
         """Count steps and show figures beside the bar."""
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        shown = "  ".join(
+            f"{name} {value if isinstance(value, str) else format(value, '.4g')}"
+            for name, value in figures.items()
+        )
         self._bar.update(self._task, advance=steps, figures=shown)
 
     def say(self, message: str) -> None:

@@ -21,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from .abstract import abstract_run, dependence
 from .errors import DataError, ProgramError, located
+from .handlers import Sealed
 from .interpret import Recorder, no_validation
 from .program import Callback, program_name
 from .unconstrain import Layout
@@ -79,7 +80,8 @@ class LogDensity:
 
     def _run_for_value(self, values: dict[str, Tensor]) -> tuple[Recorder, Any]:
         given = {**values, **self.discrete}
-        with no_validation(), Recorder(given, density=True, validate=False) as recorder:
+        recording = Recorder(given, density=True, validate=False)
+        with no_validation(), Sealed(), recording as recorder:
             value = self.program(*self.args, **self.kwargs)
         return recorder, value
 
@@ -96,6 +98,10 @@ class LogDensity:
             n: lp for n, lp in recorder.log_probs.items() if recorder.sites[n] == "observed"
         }
         return values, recorder.of("derived"), observed
+
+    def record(self, u: Tensor) -> Recorder:
+        """One run of the program at ``u`` [d]: its sites, their values and dimensions."""
+        return self._run(self.layout.unpack(u)[0])
 
     def prior_and_likelihood(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The log density of the latents (Jacobian included) and that of the data, at [d]."""

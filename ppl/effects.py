@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .errors import NoDensityError, located
+from .validate import possible
 
 # A message of Pyro's runtime: a mutable mapping, with our own types and entries beside Pyro's.
 Message: TypeAlias = Any
@@ -159,6 +160,10 @@ class Repeated(dist.TorchDistribution):  # type: ignore[misc]
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         return dist.ExpandedDistribution(self, batch_shape)
 
+    def expanded(self) -> Any:
+        """The same law as one distribution of the base's own family."""
+        return self.base.expand(self.batch_shape)
+
 
 class Subsets(dist.TorchDistribution):  # type: ignore[misc]
     """``size`` choose ``k`` indices in random order, independently for each batch element."""
@@ -229,7 +234,9 @@ def log_density(distribution: Any, value: Tensor) -> Tensor:
         index, p = torch.broadcast_tensors(value.long()[..., None], distribution.probs)
         chosen: Tensor = p.gather(-1, index[..., :1])[..., 0]
         return chosen.log()
-    return cast(Tensor, distribution.log_prob(value))
+    log_prob: Tensor = distribution.log_prob(value)
+    inside = possible(distribution, value)
+    return log_prob if inside is None else log_prob.masked_fill(~inside, -math.inf)
 
 
 def scaled_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:

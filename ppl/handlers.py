@@ -41,6 +41,13 @@ class Handler(Messenger):  # type: ignore[misc]
         del state
 
 
+class Sealed(Messenger):  # type: ignore[misc]
+    """Lets no message out: what runs inside is a function of its inputs, and no effect."""
+
+    def _process_message(self, msg: Message) -> None:
+        msg["stop"] = True
+
+
 class Step(Messenger):  # type: ignore[misc]
     """Marks the sites of one step of a loop: ``z`` becomes ``z[t]``."""
 

@@ -21,6 +21,7 @@ from .effects import (
     scaled_log_prob,
 )
 from .errors import DataError, DuplicateNameError, NoDensityError, located
+from .handlers import Sealed
 from .validate import check_data, check_values
 
 
@@ -54,6 +55,7 @@ class Recorder(Messenger):  # type: ignore[misc]
         self.sites: dict[str, str] = {}
         self.values: dict[str, Tensor] = {}
         self.log_probs: dict[str, Tensor] = {}
+        self.dims: dict[str, list[str]] = {}
         self.log_density: Tensor | float = 0.0
         self.log_weight: Tensor | float = 0.0
         self.log_latents: Tensor | float = 0.0
@@ -73,6 +75,8 @@ class Recorder(Messenger):  # type: ignore[misc]
         if is_draw(msg) or is_subsample(msg):
             return
         name = msg["name"]
+        # handlers outside may relabel the message before it comes back
+        msg["infer"].setdefault("recorded", {})[id(self)] = name
         if name in self.sites:
             raise DuplicateNameError(
                 located(
@@ -94,10 +98,11 @@ class Recorder(Messenger):  # type: ignore[misc]
                 msg["infer"]["given"] = True
 
     def _postprocess_message(self, msg: Message) -> None:
-        if msg["type"] != "sample" or is_draw(msg) or is_subsample(msg):
+        name = msg["infer"].get("recorded", {}).get(id(self)) if msg["infer"] else None
+        if name is None:
             return
-        name = msg["name"]
         self.values[name] = msg["value"]
+        self.dims[name] = dimensions(msg)
         if self.sites[name] == "derived":
             return
         log_prob = log_density(msg["fn"], msg["value"])
@@ -121,6 +126,21 @@ class Recorder(Messenger):  # type: ignore[misc]
             value=value,
             log_probs={n: lp for n, lp in self.log_probs.items() if self.sites[n] == "observed"},
         )
+
+
+def dimensions(msg: Message) -> list[str]:
+    """The plate of each dimension of a site's value, "" where it has none."""
+    value, event = msg["value"], len(getattr(msg["fn"], "event_shape", ()))
+    if not isinstance(value, Tensor):
+        return []
+    if is_deterministic(msg) and event == value.ndim:
+        event = 0  # Pyro takes the whole of a derived value for its event
+    names = [""] * value.ndim
+    for frame in msg["cond_indep_stack"]:
+        at = value.ndim - event + (frame.dim or 0)
+        if frame.dim is not None and at >= 0 and value.shape[at] == frame.size:
+            names[at] = frame.name
+    return names
 
 
 @contextmanager
@@ -160,7 +180,7 @@ def assess(p: Callable[..., Any], choices: dict[str, Tensor], *args: Any) -> tup
         DataError: a latent is missing, or a choice names no site.
         NoDensityError: the program draws anonymously.
     """
-    with Recorder(choices, density=True) as recorder:
+    with Sealed(), Recorder(choices, density=True) as recorder:
         value = p(*args)
     latents = recorder.of("latent")
     missing, unused = latents.keys() - choices.keys(), choices.keys() - latents.keys()

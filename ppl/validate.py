@@ -37,8 +37,12 @@ def check_data(name: str, distribution: Any, value: Any) -> None:
     check_values(name, distribution, value)
 
 
-def check_values(name: str, distribution: Any, value: Any) -> None:
-    """Raise on NaN and on values outside the support."""
+def check_values(name: str, distribution: Any, value: Any, *, fixed: bool = False) -> None:
+    """Raise on NaN and on values outside the support.
+
+    Where the support has tensors for bounds they may depend on a random choice, and a value outside
+    has probability zero on this path (see ``possible``); it is an error only if they are ``fixed``.
+    """
     if is_lane(value) or not isinstance(value, Tensor) or get_proxy_mode() is not None:
         return
     if value.is_floating_point() and bool(torch.isnan(value).any()):
@@ -50,18 +54,47 @@ def check_values(name: str, distribution: Any, value: Any) -> None:
                 hint="drop them, mask the site, or sample the missing entries",
             )
         )
-    try:
-        support = distribution.support
-        inside = support.check(value) if support is not None else None
-    except (NotImplementedError, AttributeError, RuntimeError, ValueError):
+    support = _support(distribution)
+    if support is None or (_has_tensor_bounds(support) and not fixed):
         return
-    if inside is not None and not is_lane(inside) and not bool(inside.all()):
-        worst = value[~inside.expand(value.shape[: inside.ndim])] if inside.ndim else value
-        shown = worst.flatten()[:1].tolist() if isinstance(worst, Tensor) else worst
-        raise SupportError(
-            located(
-                f"observed value {shown[0] if shown else value} is outside the support {support}",
-                site=name,
-                hint=f"{type(distribution).__name__} gives it no mass",
-            )
+    inside = _inside(support, value)
+    if inside is None or bool(inside.all()):
+        return
+    worst = value[~inside.expand(value.shape[: inside.ndim])] if inside.ndim else value
+    raise SupportError(
+        located(
+            f"observed value {worst.flatten()[0].item():g} is outside the support {support}",
+            site=name,
+            hint=f"{type(distribution).__name__} gives it no mass",
         )
+    )
+
+
+def possible(distribution: Any, value: Tensor) -> Tensor | None:
+    """Which events lie in a support whose bounds are tensors; None where that is not asked."""
+    support = _support(distribution)
+    if is_lane(value) or support is None or not _has_tensor_bounds(support):
+        return None
+    return None if get_proxy_mode() is not None else _inside(support, value)
+
+
+def _support(distribution: Any) -> Any:
+    try:
+        return distribution.support
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def _has_tensor_bounds(support: Any) -> bool:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return any(isinstance(bound, Tensor) for bound in vars(support).values())
+
+
+def _inside(support: Any, value: Tensor) -> Tensor | None:
+    """Which events lie in a support; None where that cannot be told: it is unknown, or random."""
+    try:
+        inside: Tensor = support.check(value)
+        return None if is_lane(inside) or type(inside) is not Tensor else inside
+    except (NotImplementedError, RuntimeError, ValueError):
+        return None

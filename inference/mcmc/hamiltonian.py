@@ -72,6 +72,7 @@ class Kernel(NamedTuple):
 
     init: Callable[[Tensor, Potential], State]
     step: Callable[[State, Potential, Parameters], tuple[State, Any]]
+    name: str = "kernel"
 
 
 def init(position: Tensor, potential: Potential) -> State:

@@ -67,4 +67,4 @@ def hmc(leapfrogs: int = 16) -> Kernel:
     """The HMC kernel with this many leapfrogs in each transition."""
     if leapfrogs < 1:
         raise ValueError(f"hmc: leapfrogs must be at least 1, not {leapfrogs}")
-    return Kernel(init, partial(step, leapfrogs=leapfrogs))
+    return Kernel(init, partial(step, leapfrogs=leapfrogs), "HMC")

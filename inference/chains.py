@@ -1,0 +1,120 @@
+"""The driver of Markov chain Monte Carlo: many chains of one kernel on a program."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ppl.capture import LogDensity, Potential
+from ..ppl.errors import DataError, located
+from ..ppl.interpret import seeded
+from ..ppl.program import Callback
+from .mcmc import Kernel, Parameters, Samples, nuts, sample
+from .progress import Progress
+from .results import Fit, fit_from_vectors
+from .start import starting_points
+
+
+@dataclass(frozen=True)
+class MCMC:
+    """Run a kernel from random starts: warm-up, then draws.
+
+    Args:
+        kernel: ``nuts()`` or ``hmc(leapfrogs)``.
+        chains: run together, one row each of the tensors that the kernel moves.
+        draws: of each chain after warm-up.
+        warmup: transitions that adapt step size and diagonal metric, and are thrown away.
+        target: the mean acceptance that warm-up aims at.
+        compiled: compile the log density with Inductor.
+        progress: show a progress bar.
+    """
+
+    kernel: Kernel = field(default_factory=nuts)
+    chains: int = 4
+    draws: int = 1000
+    warmup: int = 1000
+    target: float = 0.8
+    compiled: bool = True
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.chains < 1 or self.draws < 1 or self.warmup < 0:
+            raise ValueError("MCMC needs at least one chain and one draw, and warmup >= 0")
+
+    def run(self, p: Callback, *args: Any, seed: int = 0, resume: Fit | None = None) -> Fit:
+        """Draw from the posterior of ``p(*args)``.
+
+        ``resume`` goes on from an earlier fit of the same program: from its last states, with its
+        step size and metric and no warm-up; the result holds the draws of both.
+
+        Errors:
+            InitializationError: no start has a finite log density and gradient.
+            UnsupportedDistributionError: a latent is discrete.
+            BranchError: Python control flow depends on a random value.
+        """
+        start = time.perf_counter()
+        warmup = 0 if resume else self.warmup
+        with seeded(seed), Progress(warmup + self.draws, "MCMC", self.progress) as progress:
+            density = LogDensity(p, *args)
+            u0, parameters = self._start(density, resume)
+            potential = Potential(density, u0, compiled=self.compiled, notify=progress.say)
+
+            def report(done: int, total: int, info: Any, parameters: Parameters) -> None:
+                phase = "warmup" if done <= warmup else "draws"
+                progress.advance(phase=phase, step=float(parameters.step_size.mean()))
+
+            samples = sample(
+                self.kernel,
+                potential,
+                u0,
+                warmup,
+                self.draws,
+                parameters=parameters,
+                target=self.target,
+                progress=report,
+            )
+            fit = fit_from_vectors(
+                density,
+                samples.draws,
+                method=f"MCMC ({self.kernel.name})",
+                stats=samples.stats,
+                state=_state(samples),
+                seed=seed,
+                seconds=time.perf_counter() - start,
+                interrupted=samples.interrupted,
+            )
+        return joined(resume, fit) if resume else fit
+
+    def _start(self, density: LogDensity, resume: Fit | None) -> tuple[Tensor, Parameters | None]:
+        if resume is None:
+            return starting_points(density, self.chains), None
+        state = resume.state
+        if "position" not in state or state["position"].shape[1:] != (density.layout.size,):
+            raise DataError(
+                located("the fit to resume is not of this program, or not by MCMC", hint="run anew")
+            )
+        return state["position"], Parameters(state["step_size"], state["inverse_mass"])
+
+
+def _state(samples: Samples) -> dict[str, Tensor]:
+    return {"position": samples.state.position, **samples.parameters._asdict()}
+
+
+def joined(first: Fit, second: Fit) -> Fit:
+    """Two fits of the same chains, one after the other."""
+
+    def append(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: torch.cat([a[name], b[name]], 1) for name in b if name in a}
+
+    return replace(
+        second,
+        draws=append(first.draws, second.draws),
+        stats=append(first.stats, second.stats),
+        log_likelihood=append(first.log_likelihood, second.log_likelihood),
+        seconds=first.seconds + second.seconds,
+        notes=tuple(dict.fromkeys((*first.notes, *second.notes))),
+    )
