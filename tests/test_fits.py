@@ -170,7 +170,7 @@ def test_a_discrete_latent_is_refused_by_name() -> None:
     def mixture() -> None:
         sample("z", dist.Bernoulli(0.5))
 
-    with pytest.raises(UnsupportedDistributionError, match="'z'.*enumerate or marginalise"):
+    with pytest.raises(UnsupportedDistributionError, match=r"'z'.*enumerate or marginalise"):
         MCMC(**QUIET).run(mixture)
 
 
@@ -180,7 +180,7 @@ def test_nan_at_the_start_names_the_site() -> None:
         x = sample("x", dist.Normal(0.0, 1.0))
         sample("y", dist.Normal(x, torch.sqrt(-x.abs())))
 
-    with pytest.raises(InitializationError, match="NaN.*'y'"):
+    with pytest.raises(InitializationError, match=r"NaN.*'y'"):
         MCMC(**QUIET).run(condition(broken, {"y": 0.5}))
 
 
