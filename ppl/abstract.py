@@ -167,7 +167,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
             self.scored = True
             if msg["infer"].get("is_auxiliary"):
                 return
-            check_values(name, fn, concrete(msg["value"]))
+            check_values(name, fn, concrete(msg["value"]), fixed=True)
         else:
             msg["value"] = abstract(placeholder(fn), self.parents[name] | {name})
             self.dtypes[name] = msg["value"].dtype
@@ -274,15 +274,6 @@ def abstract_run(p: Callback, *args: Any, **kwargs: Any) -> tuple[AbstractRun, A
             raise BranchError(
                 located(f"{program_name(p)} recurses without end on abstract choices")
             ) from error
-        except RuntimeError as error:
-            if "data-dependent control flow" in str(error) or "vmap: It looks like" in str(error):
-                raise BranchError(
-                    located(
-                        "Python looks at a random value inside vmap",
-                        hint="use cond(...) or torch.where",
-                    )
-                ) from error
-            raise
         finally:
             for tensor in _WRITTEN:
                 tensor.__class__ = Tensor

@@ -22,10 +22,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .effects import Message, Subsets, is_subsample, stack
-from .errors import ProgramError, located
+from .errors import BranchError, ProgramError, located, raising_line
 from .families import batch, flatten
+from .interpret import no_validation
 
 _INSIDE = ("vmap", "loop", "call", "cond")
+# what torch says where a lane is used as one known value
+_LOOKED = ("data-dependent control flow", "calling .item() on a Tensor", "have storage")
 
 
 def run_batched(
@@ -47,16 +50,27 @@ def run_batched(
         inner = list(leaves)
         for i, tensor in zip(lane_leaves, tensors, strict=True):
             inner[i] = tensor
-        with Boundary(token, size):
+        with no_validation(), Boundary(token, size):
             result = fn(*tree_unflatten(inner, args_spec))
         outputs, result_spec = tree_flatten(result)
         empty = [i for i, output in enumerate(outputs) if output is None]
         return tuple(_as_output(output) for output in outputs if output is not None)
 
     token = torch.zeros(size)
-    outputs: list[Tensor | None] = list(
-        torch.func.vmap(lane)(token, *(leaves[i] for i in lane_leaves))
-    )
+    try:
+        outputs: list[Tensor | None] = list(
+            torch.func.vmap(lane)(token, *(leaves[i] for i in lane_leaves))
+        )
+    except RuntimeError as error:
+        if not any(text in str(error) for text in _LOOKED):
+            raise
+        raise BranchError(
+            located(
+                "Python looks at a value that differs by lane",
+                line=raising_line(error),
+                hint="use cond(...) or torch.where in place of if, float() or indexing by it",
+            )
+        ) from error
     for i in empty:
         outputs.insert(i, None)
     return tree_unflatten(outputs, result_spec)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+from types import FrameType
 
 _LIBRARY = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _EXAMPLES = os.path.join(_LIBRARY, "examples") + os.sep
@@ -12,14 +14,28 @@ _FOREIGN = ("/torch/", "/pyro/", "/functorch/", "/contextlib.py", "/functools.py
 
 def user_line() -> str:
     """The innermost stack frame outside this library, torch and Pyro, as ``file:line``."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        path = os.path.abspath(frame.f_code.co_filename)
-        ours = path.startswith(_LIBRARY) and not path.startswith(_EXAMPLES)
-        if not ours and not any(part in frame.f_code.co_filename for part in _FOREIGN):
+        if _is_user(frame):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return "unknown line"
+
+
+def raising_line(error: BaseException) -> str:
+    """The innermost line outside this library, torch and Pyro that ``error`` passed through."""
+    lines = [
+        f"{frame.f_code.co_filename}:{number}"
+        for frame, number in traceback.walk_tb(error.__traceback__)
+        if _is_user(frame)
+    ]
+    return lines[-1] if lines else "unknown line"
+
+
+def _is_user(frame: FrameType) -> bool:
+    path = os.path.abspath(frame.f_code.co_filename)
+    ours = path.startswith(_LIBRARY) and not path.startswith(_EXAMPLES)
+    return not ours and not any(part in frame.f_code.co_filename for part in _FOREIGN)
 
 
 def located(what: str, *, site: str | None = None, hint: str = "", line: str | None = None) -> str:
