@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 
 from ..ppl import vmap
 from ..ppl.abstract import abstract_run
+from ..ppl.data import as_arguments
 from ..ppl.effects import Message, is_deterministic, is_draw
 from ..ppl.errors import DataError, located
 from ..ppl.handlers import Sealed, Untracing
@@ -73,7 +74,7 @@ def predict(
     Errors:
         DataError: a latent of the fit does not fit the program, or is not in it.
     """
-    names = _given(fit, given)
+    names, args = _given(fit, given), as_arguments(args)
     run, _ = abstract_run(p, *args)
     sampled = [name for name, site in run.sites.items() if not site.observed]
     if unknown := [name for name in names if name not in sampled]:
@@ -141,7 +142,7 @@ def log_likelihood(fit: Fit, p: Callback, *args: Any) -> dict[str, Tensor]:
 
     def one(values: dict[str, Tensor]) -> dict[str, Tensor]:
         with no_validation(), Sealed(), Recorder(values, density=True, validate=False) as recorder:
-            p(*args)
+            p(*as_arguments(args))
         return {name: recorder.log_probs[name] for name in recorder.of("observed")}
 
     draws = {name: fit[name] for name in fit.latents}

@@ -111,13 +111,15 @@ class Fit:
         for name in sites or ():
             self[name]
         quantiles = {name: partial(np.quantile, q=q) for name, q in _QUANTILES.items()}
-        table: pandas.DataFrame = arviz.summary(
-            _halved(self).to_arviz(),
-            var_names=list(sites) if sites else None,
-            hdi_prob=0.9,
-            stat_funcs=quantiles,
-            round_to="none",
-        )
+        with warnings.catch_warnings():  # NaN stands for what a constant or too short chain lacks
+            warnings.simplefilter("ignore", RuntimeWarning)
+            table: pandas.DataFrame = arviz.summary(
+                _halved(self).to_arviz(),
+                var_names=list(sites) if sites else None,
+                hdi_prob=0.9,
+                stat_funcs=quantiles,
+                round_to="none",
+            )
         first = ["mean", "sd", *_QUANTILES]
         return table[first + [c for c in table.columns if c not in first and "hdi" not in c]]
 

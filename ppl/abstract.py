@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .combinators import Conditioned
+from .data import as_arguments
 from .effects import Message, is_deterministic, is_draw, is_subsample
 from .errors import (
     BranchError,
@@ -289,6 +290,7 @@ def program_type(p: Callback, *args: Any, **kwargs: Any) -> ProgramType:
         BranchError: Python control flow depends on a random value.
         DuplicateNameError, DataError, ProgramError: names, data or parameters are wrong.
     """
+    args = as_arguments(args)
     run, value = abstract_run(p, *args, **kwargs)
     arguments = tuple(space_of_value(concrete(arg)) for arg in args)
     trace = TraceType(run.sites)

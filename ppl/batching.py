@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .effects import Message, Subsets, is_subsample, stack
-from .errors import BranchError, ProgramError, located, raising_line
+from .errors import BranchError, ProgramError, located, raising_line, sampling
 from .families import batch, flatten
 from .interpret import no_validation
 
@@ -58,9 +58,10 @@ def run_batched(
 
     token = torch.zeros(size)
     try:
-        outputs: list[Tensor | None] = list(
-            torch.func.vmap(lane)(token, *(leaves[i] for i in lane_leaves))
-        )
+        with sampling():
+            outputs: list[Tensor | None] = list(
+                torch.func.vmap(lane)(token, *(leaves[i] for i in lane_leaves))
+            )
     except RuntimeError as error:
         if not any(text in str(error) for text in _LOOKED):
             raise

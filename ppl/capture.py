@@ -7,10 +7,12 @@ compiled by Inductor where there is a compiler.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -20,6 +22,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .abstract import abstract_run, dependence
+from .data import as_arguments
 from .errors import DataError, ProgramError, located
 from .handlers import Sealed
 from .interpret import Recorder, no_validation
@@ -27,6 +30,8 @@ from .program import Callback, program_name
 from .unconstrain import Layout
 
 Notify = Callable[[str], None]
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pushforward"
 
 
 class LogDensity:
@@ -39,6 +44,7 @@ class LogDensity:
     def __init__(
         self, p: Callback, *args: Any, discrete: dict[str, Tensor] | None = None, **kwargs: Any
     ) -> None:
+        args = as_arguments(args)
         run, _ = abstract_run(p, *args, **kwargs)
         if run.draws:
             from .errors import NoDensityError
@@ -143,12 +149,14 @@ def compile_graph(
 ) -> Callable[..., Any]:
     """Compile a captured graph with Inductor, or return it as it is where that is impossible.
 
-    Inductor keeps its results on disk, so that a model compiles once per machine.
+    Inductor keeps its results on disk (in ``~/.cache/pushforward``, unless the environment's
+    ``TORCHINDUCTOR_CACHE_DIR`` says otherwise), so that a model compiles once per machine.
     """
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         if notify:
             notify("no C++ compiler found: running the uncompiled graph")
         return graph
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
     import torch._inductor as inductor
 
     start = time.perf_counter()

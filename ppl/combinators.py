@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .batching import run_batched
+from .data import as_data
 from .effects import emit
 from .errors import DataError, ProgramError, located
 from .handlers import Conditioning, Scoping, Step, Taken, Untracing, Weighing
@@ -204,7 +205,24 @@ class Branches:
             yes = self.on_true(*args)
         with Taken(~pred):
             no = self.on_false(*args)
-        return tree_map(lambda a, b: torch.where(pred, a, b), yes, no)
+        return _select(pred, yes, no)
+
+
+def _select(pred: Tensor, yes: Any, no: Any) -> Any:
+    """Lane by lane, the result of the branch that is taken."""
+
+    def one(a: Any, b: Any) -> Any:
+        return None if a is None and b is None else torch.where(pred, a, b)
+
+    try:
+        return tree_map(one, yes, no)
+    except (TypeError, ValueError) as error:
+        raise ProgramError(
+            located(
+                f"the branches of cond return different structures: {error}",
+                hint="return trees of tensors of one structure from both",
+            )
+        ) from error
 
 
 def cond(pred: Tensor | bool, on_true: Callback, on_false: Callback) -> Program:
@@ -274,16 +292,6 @@ class Conditioned(_Derived):
                     hint=f"the sites of {program_name(self.base)} are {', '.join(names) or 'none'}",
                 )
             )
-
-
-def as_data(name: str, value: Any) -> Tensor:
-    """One promotion rule for data: tensors as they are, everything else by ``torch.as_tensor``."""
-    try:
-        return value if isinstance(value, Tensor) else torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(
-            located(f"data for '{name}' are not numeric: {error}", site=name)
-        ) from error
 
 
 def condition(p: Callback, data: dict[str, Any]) -> Conditioned:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _LIBRARY = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -79,6 +81,21 @@ class NoDensityError(ProgramError):
 
 class UnsupportedDistributionError(PushforwardError, TypeError):
     """A distribution cannot take part in the interpretation that met it."""
+
+
+@contextmanager
+def sampling() -> Iterator[None]:
+    """Within, a distribution that cannot be sampled is a named error."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise UnsupportedDistributionError(
+            located(
+                str(error) or "a distribution cannot be sampled",
+                line=raising_line(error),
+                hint="an improper prior has no draws: use MCMC or SVI, or a proper prior",
+            )
+        ) from error
 
 
 class InfiniteSupportError(UnsupportedDistributionError):

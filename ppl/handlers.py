@@ -12,6 +12,7 @@ from typing import Any
 
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _DIM_ALLOCATOR
 from torch import Tensor
 
 from .effects import (
@@ -42,7 +43,15 @@ class Handler(Messenger):  # type: ignore[misc]
 
 
 class Sealed(Messenger):  # type: ignore[misc]
-    """Lets no message out: what runs inside is a function of its inputs, and no effect."""
+    """Lets no message out and no plate in: what runs inside is a function, and no effect."""
+
+    def __enter__(self) -> Any:
+        self.plates, _DIM_ALLOCATOR._stack = _DIM_ALLOCATOR._stack, []
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> Any:
+        _DIM_ALLOCATOR._stack = self.plates
+        return super().__exit__(*error)
 
     def _process_message(self, msg: Message) -> None:
         msg["stop"] = True

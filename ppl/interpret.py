@@ -12,6 +12,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from .data import as_arguments
 from .effects import (
     Message,
     is_deterministic,
@@ -20,7 +21,7 @@ from .effects import (
     log_density,
     scaled_log_prob,
 )
-from .errors import DataError, DuplicateNameError, NoDensityError, located
+from .errors import DataError, DuplicateNameError, NoDensityError, located, sampling
 from .handlers import Sealed
 from .validate import check_data, check_values
 
@@ -168,8 +169,8 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 def simulate(p: Callable[..., Any], *args: Any, seed: int | None = None) -> Trace:
     """Run a program and record its choices."""
-    with seeded(seed), torch.no_grad(), Recorder({}, density=False) as recorder:
-        value = p(*args)
+    with sampling(), seeded(seed), torch.no_grad(), Recorder({}, density=False) as recorder:
+        value = p(*as_arguments(args))
     return recorder.trace(value)
 
 
@@ -181,7 +182,7 @@ def assess(p: Callable[..., Any], choices: dict[str, Tensor], *args: Any) -> tup
         NoDensityError: the program draws anonymously.
     """
     with Sealed(), Recorder(choices, density=True) as recorder:
-        value = p(*args)
+        value = p(*as_arguments(args))
     latents = recorder.of("latent")
     missing, unused = latents.keys() - choices.keys(), choices.keys() - latents.keys()
     if missing or unused:
@@ -198,8 +199,9 @@ def generate(
     p: Callable[..., Any], constraints: dict[str, Tensor], *args: Any, seed: int | None = None
 ) -> tuple[Trace, Tensor]:
     """Run a program with some latents given; the log weight scores those and the observations."""
-    with seeded(seed), torch.no_grad(), Recorder(constraints, density=False) as recorder:
-        value = p(*args)
+    recording = Recorder(constraints, density=False)
+    with sampling(), seeded(seed), torch.no_grad(), recording as recorder:
+        value = p(*as_arguments(args))
     unused = constraints.keys() - recorder.of("latent").keys()
     if unused:
         raise DataError(

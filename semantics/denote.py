@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..ppl.capture import LogDensity
+from ..ppl.data import as_arguments
 from ..ppl.errors import (
     BranchError,
     DataError,
@@ -49,6 +50,7 @@ def denote(
     """
     if of not in ("value", "trace"):
         raise ValueError(f"denote: of must be 'value' or 'trace', not {of!r}")
+    args = as_arguments(args)
     if quadrature is not None and (density := _static_density(p, args)) is not None:
         return integrate(density, quadrature, of, budget)
     target = p if of == "value" else _choices_of(p)

@@ -10,7 +10,7 @@ found can be missed: this is an estimate, not a bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -68,13 +68,26 @@ def integrate(density: LogDensity, nodes: int, of: str, budget: int) -> Measure:
     coarse = (index % 2 == 0).all(1)
     halved = float(weights[coarse].sum()) * 2 ** len(centre)
     scale_back = math.exp(log_cell + float(log_peak))
-    leaves, spec = tree_flatten(torch.func.vmap(outcome)(u[keep]))
     logs = (log_density[keep] + log_cell).tolist()
-    atoms = tuple(
-        (tree_unflatten([leaf[i] for leaf in leaves], spec), log_weight)
-        for i, log_weight in enumerate(logs)
-    )
+    atoms = tuple(zip(_values(outcome, u[keep]), logs, strict=True))
     return Measure(atoms, abs(total - halved) * scale_back, ("quadrature about the mode",))
+
+
+def _values(outcome: Callable[[Tensor], Any], u: Tensor) -> Iterator[Any]:
+    """The value of ``outcome`` at each row of u [n, d]."""
+    spec: Any = None
+    present: list[bool] = []
+
+    def at(row: Tensor) -> tuple[Tensor, ...]:
+        nonlocal spec, present
+        leaves, spec = tree_flatten(outcome(row))
+        present = [leaf is not None for leaf in leaves]
+        return tuple(torch.as_tensor(leaf) for leaf in leaves if leaf is not None)
+
+    columns = torch.func.vmap(at)(u)
+    for i in range(len(u)):
+        row = iter(columns)
+        yield tree_unflatten([next(row)[i] if kept else None for kept in present], spec)
 
 
 def _laplace(density: LogDensity, steps: int = 200) -> tuple[Tensor, Tensor, Tensor]:
