@@ -69,8 +69,8 @@ def integrate(density: LogDensity, nodes: int, of: str, budget: int) -> Measure:
     halved = float(weights[coarse].sum()) * 2 ** len(centre)
     scale_back = math.exp(log_cell + float(log_peak))
     logs = (log_density[keep] + log_cell).tolist()
-    atoms = tuple(zip(_values(outcome, u[keep]), logs, strict=True))
-    return Measure(atoms, abs(total - halved) * scale_back, ("quadrature about the mode",))
+    atoms = zip(_values(outcome, u[keep]), logs, strict=True)
+    return Measure.of(atoms, abs(total - halved) * scale_back, ("quadrature about the mode",))
 
 
 def _values(outcome: Callable[[Tensor], Any], u: Tensor) -> Iterator[Any]:
