@@ -2,6 +2,7 @@
 
 from pyro import distributions as dist
 
+from .inference import predict
 from .ppl import (
     Program,
     assess,
@@ -39,6 +40,7 @@ __all__ = [
     "iterate",
     "observe",
     "plate",
+    "predict",
     "program",
     "sample",
     "scan",

@@ -2,110 +2,180 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import inspect
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import torch
 import typer
 from rich.console import Console
+from torch import Tensor
 
+from .ppl.abstract import abstract_run
 from .ppl.combinators import Conditioned, condition
-from .ppl.errors import PushforwardError
+from .ppl.errors import BranchError, DataError, PushforwardError
 from .ppl.program import program
+from .semantics import CheckFailed, Report
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="Probabilistic programs whose inference algorithms are checked, exactly.",
+    epilog="Exit status: 0 if all is well, 1 if a check fails, 2 for an error.",
 )
-console = Console()
+console, errors = Console(), Console(stderr=True)
 
-Target = Annotated[str, typer.Argument(help="FILE.py:name of a program, algorithm or check")]
+Target = Annotated[str, typer.Argument(help="FILE.py:name of a program", show_default=False)]
 Data = Annotated[
     Path | None,
-    typer.Option(help='JSON: {"args": {...by name}, "data": {site: values}}; or flat site: values'),
+    typer.Option(
+        help='JSON file: {"args": {argument: value}, "data": {site: value}}, or only {site: value}'
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="seed of all randomness")]
 
 
 class UsageError(PushforwardError):
-    """The command line names something that is not there."""
+    """The command line, or a file that it names, is not what the command needs."""
+
+
+def say(text: str, style: str | None = None, to: Console = console) -> None:
+    """Print text as it is: no markup, and no line breaks of our own."""
+    to.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+# -------------------------------------------------------------------------------- files of the user
 
 
 def load(target: str) -> Any:
     """The object that ``FILE.py:name`` names."""
     path, colon, name = target.rpartition(":")
-    if not colon:
+    if not colon or not name:
         raise UsageError(f"write FILE.py:name, not {target!r}")
     file = Path(path)
     if not file.is_file():
         raise UsageError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
+    spec = importlib.util.spec_from_file_location(f"_file_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.path.insert(0, str(file.parent.resolve()))
+    spec.loader.exec_module(module)
     if not hasattr(module, name):
-        public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise UsageError(
-            f"{path} has no {name!r}; it has {', '.join(public) or 'nothing callable'}"
-        )
+        own = [n for n, v in vars(module).items() if callable(v) and _is_own(v, spec.name)]
+        raise UsageError(f"{path} has no {name!r}; it has {', '.join(own) or 'no function'}")
     return getattr(module, name)
 
 
+def _is_own(value: Any, module: str) -> bool:
+    return getattr(value, "__module__", None) == module
+
+
+def load_program(target: str) -> Any:
+    """The program that ``FILE.py:name`` names."""
+    p = load(target)
+    if inspect.isclass(p) or not callable(p):
+        what = "a class" if inspect.isclass(p) else f"of type {type(p).__name__}"
+        raise UsageError(f"{target} is {what}, not a program")
+    return p
+
+
 def read_data(path: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments by name and data by site, as tensors."""
+    """Arguments by name and data by site, as JSON has them."""
     if path is None:
         return {}, {}
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold a JSON object")
-    split = content if content.keys() <= {"args", "data"} else {"data": content}
-    return _tensors(split.get("args", {})), _tensors(split.get("data", {}))
+        raise UsageError(f"{path} must hold a JSON object, not a {type(content).__name__}")
+    parts = {name for name in ("args", "data") if isinstance(content.get(name), dict)}
+    if not parts:
+        return {}, content
+    if others := content.keys() - parts:
+        raise UsageError(f'{path}: {sorted(others)} beside "args" and "data"')
+    return content.get("args", {}), content.get("data", {})
 
 
-def _tensors(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: torch.tensor(value, dtype=torch.get_default_dtype() if _has_float(value) else None)
-        if isinstance(value, list | float)
-        else value
-        for name, value in values.items()
-    }
+def as_argument(name: str, value: Any) -> Any:
+    """A JSON value as an argument: lists and floats become tensors, the rest stays as it is.
+
+    A list that holds a float has the default dtype; one of integers keeps them (they may be
+    indices).
+    """
+    if isinstance(value, dict):
+        return {key: as_argument(f"{name}.{key}", item) for key, item in value.items()}
+    return as_tensor(name, value) if isinstance(value, list | float) else value
+
+
+def as_tensor(name: str, value: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers as a tensor: exact where they are integers, else of ``dtype`` or the default."""
+    try:
+        exact = torch.tensor(value, dtype=torch.float64 if _has_float(value) else None)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"{name} must be a number or a rectangular list of numbers: {error}"
+        ) from error
+    if exact.is_floating_point():
+        wanted = dtype if dtype is not None and dtype.is_floating_point else None
+        return exact.to(wanted or torch.get_default_dtype())
+    return exact.to(dtype) if dtype is not None else exact
 
 
 def _has_float(value: Any) -> bool:
     if isinstance(value, list):
-        return any(map(_has_float, value))
+        return not value or any(map(_has_float, value))
     return isinstance(value, float)
 
 
-def conditioned(target: str, data: Path | None) -> tuple[Any, tuple[Any, ...]]:
-    """A program from a file, with arguments and data from JSON."""
-    import inspect
-
-    p = load(target)
-    arguments, observed = read_data(data)
-    signature = inspect.signature(p)
-    unknown = arguments.keys() - signature.parameters.keys()
-    if unknown:
-        raise UsageError(f"{target} takes no argument {', '.join(sorted(unknown))}: {signature}")
+def as_data(p: Any, args: tuple[Any, ...], data: dict[str, Any]) -> dict[str, Tensor]:
+    """JSON data by site, in the dtype of what the site samples."""
     try:
-        args = signature.bind(**arguments).args
+        dtypes = abstract_run(p, *args)[0].dtypes if data else {}
+    except (BranchError, DataError):
+        dtypes = {}
+    return {
+        name: as_tensor(name, value, dtypes.get(name, dtypes.get(f"{name}[0]")))
+        for name, value in data.items()
+    }
+
+
+def conditioned(target: str, path: Path | None) -> tuple[Any, tuple[Any, ...]]:
+    """A program from a file, with arguments and data from JSON."""
+    p = load_program(target)
+    arguments, data = read_data(path)
+    signature = inspect.signature(p.forward if isinstance(p, torch.nn.Module) else p)
+    values = {name: as_argument(name, value) for name, value in arguments.items()}
+    try:
+        bound = signature.bind(**values)
     except TypeError as error:
-        raise UsageError(f'{target}{signature}: {error}; give it under "args" in --data') from error
-    return (condition(p, observed) if observed else p), args
+        raise UsageError(
+            f'{target}{signature}: {error}; give arguments under "args" in the file of --data'
+        ) from error
+    if bound.kwargs:
+        p = functools.partial(p, **bound.kwargs)
+    return condition(p, as_data(p, bound.args, data)) if data else p, bound.args
+
+
+# ----------------------------------------------------------------------------------------- commands
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+) -> None:
+    """Probabilistic programs whose inference algorithms are checked, exactly."""
+    del debug  # main looks for it, so that it may stand anywhere
 
 
 @app.command("type")
@@ -113,7 +183,7 @@ def show_type(target: Target, data: Data = None) -> None:
     """Print the type of a program, inferred without sampling."""
     p, args = conditioned(target, data)
     base = p if isinstance(p, Conditioned) else program(p)
-    console.print(str(base.type(*args)), markup=False, highlight=False)
+    say(str(base.type(*args)))
 
 
 @app.command()
@@ -122,46 +192,86 @@ def infer(
     data: Data = None,
     method: Annotated[str, typer.Option(help="nuts, smc, svi or exact")] = "nuts",
     seed: Seed = 0,
-    draws: Annotated[int, typer.Option(help="draws for each chain, or particles")] = 1000,
-    chains: Annotated[int, typer.Option(help="chains of nuts")] = 4,
-    save: Annotated[Path | None, typer.Option(help="write the result here")] = None,
+    draws: Annotated[
+        int, typer.Option(min=1, help="draws of each chain, or particles of each island")
+    ] = 1000,
+    chains: Annotated[int, typer.Option(min=1, help="chains of nuts, or islands of smc")] = 4,
+    warmup: Annotated[int, typer.Option(min=0, help="warm-up transitions of nuts")] = 1000,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="compile the log density")
+    ] = True,
+    save: Annotated[
+        Path | None, typer.Option(help="write the result here, for Fit.load in Python")
+    ] = None,
 ) -> None:
-    """Run inference on a program and print the posterior."""
-    from .inference import MCMC, SMC, SVI, nuts
-    from .semantics import denote
+    """Run inference on a program and print the posterior.
 
+    The method exact enumerates a finite program, and prints the measure on
+    what it returns, or on its choices if it returns nothing.
+    """
+    from .inference import MCMC, SMC, SVI, nuts
+
+    if method not in ("nuts", "smc", "svi", "exact"):
+        raise UsageError(f"--method must be nuts, smc, svi or exact, not {method!r}")
+    if save is not None and method == "exact":
+        raise UsageError("--save is for nuts, smc and svi: exact prints all that it finds")
+    if save is not None and not save.absolute().parent.is_dir():
+        raise UsageError(f"--save: there is no folder {save.parent}")
     p, args = conditioned(target, data)
     if method == "exact":
-        console.print(repr(denote(p, *args)), markup=False)
+        say(exact(p, args))
         return
-    methods = {
-        "nuts": lambda: MCMC(nuts(), chains=chains, draws=draws),
-        "smc": lambda: SMC(particles=draws),
-        "svi": lambda: SVI(draws=draws),
-    }
-    if method not in methods:
-        raise UsageError(f"--method must be nuts, smc, svi or exact, not {method!r}")
-    fit = methods[method]().run(p, *args, seed=seed)
-    console.print(repr(fit), markup=False)
-    console.print(fit.summary().to_string(), markup=False, highlight=False)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # threads slow small graphs down
+    if method == "nuts":
+        driver: Any = MCMC(nuts(), chains, draws, warmup, compiled=compiled)
+    elif method == "smc":
+        driver = SMC(draws, chains, compiled=compiled)
+    else:
+        driver = SVI(draws=draws, compiled=compiled)
+    fit = driver.run(p, *args, seed=seed)
+    say(repr(fit))
+    say(fit.summary().to_string(float_format="{:.4g}".format))
+    for warning in fit.warnings():
+        say(f"warning: {warning}", "yellow")
     if save is not None:
         fit.save(save)
-        console.print(f"saved to {save}")
+        say(f"saved to {save}")
+
+
+def exact(p: Any, args: tuple[Any, ...]) -> str:
+    """The measure of a finite program and, where its mass is not 1, the posterior."""
+    from .semantics import denote
+
+    measure = denote(p, *args)
+    if measure.pmf().keys() == {None}:
+        measure = denote(p, *args, of="trace")
+    if abs(measure.mass() - 1.0) < 1e-6:
+        return repr(measure)
+    return f"{measure!r}\nnormalised:\n{measure.normalize()!r}"
 
 
 @app.command()
-def check(target: Target) -> None:
-    """Run a check: a function in the file that returns a Report, or a list of them.
-
-    Exits with 0 if all pass, and 1 otherwise.
-    """
-    outcome = load(target)
-    reports = outcome() if callable(outcome) else outcome
-    reports = reports if isinstance(reports, list | tuple) else [reports]
+def check(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="FILE.py:name of a function that returns a Report or a list of them",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Run checks and print their reports; the exit status is 1 unless all of them pass."""
+    found = load(target)
+    if callable(found):
+        found = found()
+    reports = found if isinstance(found, list | tuple) else [found]
     for report in reports:
-        if not hasattr(report, "verdict"):
+        if not isinstance(report, Report):
             raise UsageError(f"{target} gives a {type(report).__name__}, not a Report")
-        console.print(str(report), markup=False, highlight=False)
+        say(str(report), "green" if report.verdict == "pass" else "red")
+    if not reports:
+        raise UsageError(f"{target} gives no report")
     if any(report.verdict != "pass" for report in reports):
         raise typer.Exit(1)
 
@@ -176,17 +286,36 @@ def demo(
     raise typer.Exit(0 if run(out, seed, console) else 1)
 
 
-def main() -> None:
+# ------------------------------------------------------------------------------------------- errors
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; mistakes are told in words, and with ``--debug`` by traceback."""
-    debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=arguments, prog_name="pushforward")
-    except PushforwardError as error:
+        app(args=[a for a in given if a != "--debug"], prog_name="pushforward")
+    except Exception as error:
+        debug = "--debug" in given
         if debug:
             traceback.print_exc()
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False)
+        if isinstance(error, CheckFailed):
+            say(str(error), "red")
+            sys.exit(1)
+        say(f"error: {in_words(error, debug)}", "red", errors)
         sys.exit(2)
+    sys.exit(0)
+
+
+def in_words(error: Exception, debug: bool = False) -> str:
+    """What went wrong, and for errors that are not ours the line of the user's file."""
+    if isinstance(error, PushforwardError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    files = {getattr(m, "__file__", None) for n, m in sys.modules.items() if n.startswith("_file_")}
+    lines = [f"{frame.filename}:{frame.lineno}" for frame in frames if frame.filename in files]
+    where = f" ({lines[-1]})" if lines else ""
+    more = "" if debug else "\n--debug shows the traceback"
+    return f"{type(error).__name__}: {error}{where}{more}"
 
 
 if __name__ == "__main__":
