@@ -49,6 +49,8 @@ def tempered(
         before, beta = power[0], power[1]
         log_weights = population.log_weights + (beta - before) * log_likelihood(population.values)
         population = Population(population.values, log_weights)
+        if float(population.log_evidence()) == -math.inf:
+            return population, None  # nothing is left to move
         if float(population.effective_size()) <= ess * particles:
             population = resampled(population)
         return Population(moved(population.values, beta), population.log_weights), None

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .batching import run_batched
-from .data import as_data
+from .data import as_data, has_dtype
 from .effects import emit
 from .errors import DataError, ProgramError, located
 from .handlers import Conditioning, Scoping, Step, Taken, Untracing, Weighing
@@ -272,9 +272,10 @@ class Conditioned(_Derived):
         self.data = {name: as_data(name, value) for name, value in data.items()}
         self.seen = seen = Bookkeeping()
         tensors = self.data
+        exact = {name for name, value in data.items() if has_dtype(value)}
 
         def conditioned(*args: Any, **kwargs: Any) -> Any:
-            with Conditioning(tensors, seen):
+            with Conditioning(tensors, exact, seen):
                 return p(*args, **kwargs)
 
         super().__init__(conditioned)

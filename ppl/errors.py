@@ -11,7 +11,15 @@ from types import FrameType
 
 _LIBRARY = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _EXAMPLES = os.path.join(_LIBRARY, "examples") + os.sep
-_FOREIGN = ("/torch/", "/pyro/", "/functorch/", "/contextlib.py", "/functools.py", "<")
+_FOREIGN = (
+    "/site-packages/",
+    "/torch/",
+    "/pyro/",
+    "/functorch/",
+    "/contextlib.py",
+    "/functools.py",
+    "<",
+)
 
 
 def user_line() -> str:
@@ -36,7 +44,9 @@ def raising_line(error: BaseException) -> str:
 
 def _is_user(frame: FrameType) -> bool:
     path = os.path.abspath(frame.f_code.co_filename)
-    ours = path.startswith(_LIBRARY) and not path.startswith(_EXAMPLES)
+    if path.startswith(_EXAMPLES):
+        return True
+    ours = path.startswith(_LIBRARY)
     return not ours and not any(part in frame.f_code.co_filename for part in _FOREIGN)
 
 
@@ -94,6 +104,23 @@ def sampling() -> Iterator[None]:
                 str(error) or "a distribution cannot be sampled",
                 line=raising_line(error),
                 hint="an improper prior has no draws: use MCMC or SVI, or a proper prior",
+            )
+        ) from error
+
+
+@contextmanager
+def checked() -> Iterator[None]:
+    """Within, what torch finds wrong with the parameters of a distribution is an error of ours."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, PushforwardError) or not str(error).startswith("Expected parameter"):
+            raise
+        raise ProgramError(
+            located(
+                " ".join(str(error).replace("Expected", "expected", 1).split()),
+                line=raising_line(error),
+                hint="check the arguments of the distribution",
             )
         ) from error
 

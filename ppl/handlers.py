@@ -15,6 +15,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _DIM_ALLOCATOR
 from torch import Tensor
 
+from .data import fitted
 from .effects import (
     Message,
     is_deterministic,
@@ -188,9 +189,9 @@ class Untracing(Handler):
 class Conditioning(Handler):
     """Turns the latents that data name into observations."""
 
-    def __init__(self, data: dict[str, Any], seen: set[str]) -> None:
+    def __init__(self, data: dict[str, Tensor], exact: set[str], seen: set[str]) -> None:
         super().__init__()
-        self.data, self.seen = data, seen
+        self.data, self.exact, self.seen = data, exact, seen
 
     def _process_message(self, msg: Message) -> None:
         if msg["type"] != "sample" or is_draw(msg) or msg["name"] is None:
@@ -213,6 +214,7 @@ class Conditioning(Handler):
                     hint="remove one of the two observations",
                 )
             )
+        value = fitted(value, msg["fn"], exact=name in self.exact)
         check_data(msg["name"], msg["fn"], value)
         msg["value"], msg["is_observed"] = value, True
 

@@ -338,7 +338,7 @@ def _failed_error(
         failure = f"the log density is {value.item():g}"
     culprit = f"{blame(u)}; " if blame else ""
     what = f"no starting point {where}: {failure}; {culprit}last tried {_point(layout, u)}"
-    hint = "check that data and scales fit the model, or give starting values"
+    hint = "check that data and scales fit the model, and that the prior allows such data"
     return InitializationError(located(what, hint=hint))
 
 

@@ -23,7 +23,7 @@ from .report import Report, decide
 __all__ = ["invariant", "involution", "orbit", "reversible", "unbiased", "valid"]
 
 TOLERANCE = 1e-10
-_SOURCE = "for float64 rounding"
+ROUNDINGS = 64  # of log weights, along one path
 
 Program = Callable[..., Any]
 
@@ -44,6 +44,19 @@ def meaning(output: Any) -> Iterator[tuple[Any, float]]:
                 hint="return a Population or a pair (value, log weight)",
             )
         )
+
+
+def allowance(tolerance: float, *measures: Measure) -> tuple[float, str]:
+    """The tolerance for comparing measures, and where it comes from.
+
+    It grows by their quadrature errors, and covers the rounding of log weights in their dtype.
+    """
+    error = sum(measure.error for measure in measures)
+    rounding = max(ROUNDINGS * measure.resolution * measure.mass() for measure in measures)
+    if rounding > tolerance:
+        hint = "use float64 parameters for 1e-10"
+        return rounding + error, f"for the rounding of its coarsest dtype: {hint}"
+    return tolerance + error, "with the quadrature error" if error else "for float64 rounding"
 
 
 def valid(
@@ -70,12 +83,10 @@ def valid(
             f"and {_mass(expected, where):.10g} in expectation under the algorithm "
             f"(total {truth.mass():.10g} against {expected.mass():.10g})"
         )
-    error = truth.error + outputs.error
     return decide(
         f"{program_name(algorithm)} is valid for {program_name(model)}",
         deviation,
-        tolerance + error,
-        _SOURCE if not error else "with the quadrature error",
+        *allowance(tolerance, truth, outputs),
         counterexample,
         time.perf_counter() - start,
         outputs.notes,
@@ -99,8 +110,7 @@ def invariant(
     return decide(
         f"{program_name(kernel)} leaves {program_name(target)} invariant",
         deviation,
-        tolerance,
-        _SOURCE,
+        *allowance(tolerance, before),
         counterexample,
         time.perf_counter() - start,
     )
@@ -129,8 +139,7 @@ def reversible(
     return decide(
         f"{program_name(kernel)} is reversible for {program_name(target)}",
         deviation,
-        tolerance,
-        _SOURCE,
+        *allowance(tolerance, before),
         counterexample,
         time.perf_counter() - start,
     )

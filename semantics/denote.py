@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def denote(
     if quadrature is None or not approximate:
         return measure
     coarse, _ = _evaluate(target, args, max(2, quadrature // 2), budget, merge)
-    return Measure(measure.atoms, abs(measure.mass() - coarse.mass()), measure.notes)
+    return replace(measure, error=abs(measure.mass() - coarse.mass()))
 
 
 def _evaluate(
@@ -77,7 +78,8 @@ def _evaluate(
                 )
             )
     pairs = ((outcome.value, outcome.log_weight) for outcome in outcomes)
-    return Measure.of(pairs, notes=evaluator.notes), evaluator.approximate
+    measure = Measure.of(pairs, notes=evaluator.notes)
+    return replace(measure, resolution=evaluator.resolution), evaluator.approximate
 
 
 def _static_density(p: Callable[..., Any], args: tuple[Any, ...]) -> LogDensity | None:

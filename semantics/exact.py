@@ -21,6 +21,7 @@ import pyro.poutine as poutine
 import torch
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.messenger import Messenger
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ..ppl.combinators import Lanes, Loop, stack_outputs
@@ -37,7 +38,7 @@ from ..ppl.handlers import Conditioning, Handler, Lane, Step, Taken, Untracing, 
 from ..ppl.keys import Keys
 from ..ppl.support import finite_support, quadrature_rule
 from ..ppl.validate import check_values
-from .measure import logsumexp
+from .measure import EPSILON, logsumexp
 
 _PURE = (
     Lane,
@@ -87,7 +88,7 @@ class Evaluator(Messenger):  # type: ignore[misc]
     def __init__(self, *, budget: int, quadrature: int | None, merge: bool) -> None:
         super().__init__()
         self.budget, self.quadrature, self.merge = budget, quadrature, merge
-        self.paths, self.approximate = 0, False
+        self.paths, self.approximate, self.resolution = 0, False, EPSILON
         self.notes: dict[str, None] = {}
         self._key = Keys()
         self._memo: dict[Hashable, list[Outcome]] = {}
@@ -241,7 +242,9 @@ class Evaluator(Messenger):  # type: ignore[misc]
             return
         if not msg["infer"].get("is_auxiliary"):
             check_values(msg["name"], msg["fn"], msg["value"])
-        log_weight = float(scaled_log_prob(msg))
+        log_prob = scaled_log_prob(msg)
+        self._see(log_prob)
+        log_weight = float(log_prob)
         if math.isnan(log_weight):
             raise ProgramError(located("the log density is NaN", site=msg["name"]))
         if log_weight == math.inf:
@@ -250,6 +253,10 @@ class Evaluator(Messenger):  # type: ignore[misc]
         self._choose(
             identity, lambda: [Outcome(None, (), log_weight)] if log_weight > -math.inf else []
         )
+
+    def _see(self, log_prob: Tensor) -> None:
+        if log_prob.is_floating_point():
+            self.resolution = max(self.resolution, torch.finfo(log_prob.dtype).eps)
 
     def _enumerate(self, msg: Message) -> list[Outcome]:
         """The outcomes of a choice; a latent in a scaled context stands for density ** scale."""
@@ -262,6 +269,7 @@ class Evaluator(Messenger):  # type: ignore[misc]
             values, log_probs = finite_support(fn, limit=self.budget)
             if not is_subsample(msg):
                 log_probs = log_density(fn, values)
+        self._see(log_probs)
         flat = log_probs.reshape(len(values), -1).sum(1)
         if not is_draw(msg) and not is_subsample(msg) and not is_one(msg["scale"]):
             exponent = [

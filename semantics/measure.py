@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from ..ppl.errors import InfiniteMassError, ZeroMassError, located
 from ..ppl.keys import Keys
 
+EPSILON = torch.finfo(torch.float64).eps
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -20,12 +22,14 @@ class Measure:
 
     ``atoms`` holds (value, log weight), one per distinct value.  ``error`` bounds nothing by
     itself: it is the estimated absolute error of the mass, zero where all was enumerated.
-    ``notes`` tell how the measure was computed.
+    ``notes`` tell how the measure was computed, and ``resolution`` is the rounding unit of the
+    coarsest numbers that took part.
     """
 
     atoms: tuple[tuple[Any, float], ...]
     error: float = 0.0
     notes: tuple[str, ...] = ()
+    resolution: float = EPSILON
 
     @staticmethod
     def of(
@@ -62,12 +66,12 @@ class Measure:
 
     def map(self, f: Callable[[Any], Any]) -> Measure:
         """The pushforward along f."""
-        return Measure.of(((f(v), lw) for v, lw in self.atoms), self.error, self.notes)
+        return self._with((f(v), lw) for v, lw in self.atoms)
 
     def bind(self, f: Callable[[Any], Iterable[tuple[Any, float]]]) -> Measure:
         """The mixture of the measures f(value), given as (value, log weight) pairs."""
         pairs = ((y, lw + ly) for x, lw in self.atoms for y, ly in f(x))
-        return Measure.of(pairs, self.error, self.notes)
+        return self._with(pairs)
 
     def normalize(self) -> Measure:
         """The probability measure proportional to this one.
@@ -83,7 +87,10 @@ class Measure:
             )
         if not math.isfinite(log_mass):
             raise InfiniteMassError(located(f"the measure has mass {math.exp(log_mass)}"))
-        return Measure(tuple((v, lw - log_mass) for v, lw in self.atoms), self.error, self.notes)
+        return replace(self, atoms=tuple((v, lw - log_mass) for v, lw in self.atoms))
+
+    def _with(self, weighted: Iterable[tuple[Any, float]]) -> Measure:
+        return replace(self, atoms=Measure.of(weighted).atoms)
 
     def deviation(self, other: Measure) -> tuple[float, Any]:
         """The largest absolute difference of weights, and the value where it occurs."""

@@ -321,3 +321,59 @@ def test_python_control_flow_in_lanes_is_named_with_its_line() -> None:
     line = looking.__code__.co_firstlineno + 1
     with pytest.raises(BranchError, match=rf"test_language.py:{line}\).*use cond"):
         simulate(lambda: vmap(looking)(f([1.0, 2.0])))
+
+
+# ------------------------------------------------------------------------------------------- dtypes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_plain_data_take_the_dtype_of_the_parameters_and_lose_nothing(dtype: torch.dtype) -> None:
+    @program
+    def model() -> None:
+        x = sample("x", dist.Normal(torch.zeros((), dtype=dtype), 1.0))
+        sample("k", dist.Bernoulli(torch.sigmoid(x)))
+
+    trace = simulate(condition(model, {"x": 0.1, "k": True}))
+    assert trace.observed["x"].dtype == trace.observed["k"].dtype == dtype
+    assert trace.log_density.dtype == dtype
+    assert float(trace.observed["x"]) == float(torch.tensor(0.1, dtype=dtype))
+
+
+def test_arrays_keep_their_precision() -> None:
+    import numpy as np
+
+    @program
+    def model() -> None:
+        sample("x", dist.Normal(0.0, 1.0))
+
+    trace = simulate(condition(model, {"x": np.float64(0.1)}))
+    assert float(trace.observed["x"]) == 0.1
+    assert trace.log_density.dtype == torch.float64
+
+
+def test_counts_and_categories_fit_their_sites() -> None:
+    @program
+    def model() -> None:
+        sample("z", dist.Categorical(f([0.5, 0.5])))
+        sample("n", dist.Poisson(f(2.0)))
+
+    trace = simulate(condition(model, {"z": 1, "n": torch.tensor(3)}))
+    assert trace.observed["z"].dtype == torch.int64
+    assert trace.observed["n"].dtype == torch.float64
+
+
+def test_a_float32_model_is_judged_by_float32_rounding() -> None:
+    from pushforward.inference import importance
+    from pushforward.semantics import check
+
+    @program
+    def model() -> Tensor:
+        x = sample("x", dist.Bernoulli(0.3))
+        observe("y", dist.Bernoulli(0.1 + 0.7 * x), torch.tensor(1.0))
+        return x
+
+    report = check.valid(importance(model, 2, lambda: sample("x", dist.Bernoulli(0.7))), model)
+    assert report.verdict == "pass"
+    assert "float64" in report.source and 1e-7 < report.tolerance < 1e-5
+    wrong = check.valid(importance(model, 2, lambda: sample("x", dist.Bernoulli(0.0))), model)
+    assert wrong.verdict == "fail"
