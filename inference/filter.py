@@ -102,6 +102,9 @@ def particle_filter(
         ess: resample when the effective sample size falls below this fraction (1: always).
     """
 
+    if particles < 1:
+        raise ValueError("particle_filter needs at least one particle")
+
     def start(*args: Any) -> tuple[Any, int, Tensor]:
         with Untracing(), Weighing() as weight, Proposing() as before, _Stop() as at:
             try:
@@ -133,35 +136,49 @@ def particle_filter(
         state, lengths, log_weights = vmap(start, constants, particles)(*args)
         population = Population(state, log_weights)  # n times too heavy until the end: no rounding
 
-        def step(population: Population, t: Tensor) -> tuple[Population, Any]:
-            ancestors = torch.arange(particles)
-            if int(t) > 0 and float(population.effective_size()) <= ess * particles:
-                population, ancestors = resampled(population)
+        def step(state: tuple[Population, bool], t: Tensor) -> tuple[Any, Any]:
+            population, recording = state
+            ancestors = None
+            if int(t) > 0 and (ess >= 1.0 or _uneven(population, ess)):
+                population, ancestors = resampled(population, recording)
             particle, output, log_weights = vmap(advance, (0, None, *constants), particles)(
                 population.values, int(t), *args
             )
             population = Population(particle, population.log_weights + log_weights)
-            return population, None if output is None else (output, ancestors)
+            if output is None:
+                return (population, False), None
+            if ancestors is None:
+                ancestors = torch.arange(particles, device=log_weights.device)
+            return (population, True), (output, ancestors)
 
-        population, history = scan(step)(population, torch.arange(int(lengths[0])))
+        (population, _), history = scan(step)((population, False), torch.arange(int(lengths[0])))
         outputs = None if history is None else ancestry(*history)
         values, log_weights = vmap(finish, (0, 0, *constants), particles)(
             population.values, outputs, *args
         )
-        return Population(values, population.log_weights + log_weights - math.log(particles))
+        log_weights = population.log_weights + log_weights - math.log(particles)
+        return Population(values, log_weights).require_weights()
 
-    resampled = Program(lambda population: resample(population, scheme))
+    @Program
+    def resampled(population: Population, recording: bool) -> tuple[Population, Tensor | None]:
+        population, ancestors = resample(population, scheme)
+        return population, ancestors if recording else None  # without outputs nobody asks for them
+
     run.__name__ = run.__qualname__ = f"particle_filter({particles})"
     return Program(run)
+
+
+def _uneven(population: Population, ess: float) -> bool:
+    return float(population.effective_size().detach()) <= ess * len(population.log_weights)
 
 
 def ancestry(outputs: Any, ancestors: Tensor) -> Any:
     """The outputs [steps, particles, ...] along each final particle's line, particles first."""
     steps, particles = ancestors.shape
-    line, lines = torch.arange(particles), []
+    line, lines = torch.arange(particles, device=ancestors.device), []
     for t in reversed(range(steps)):
         lines.append(line)
         line = ancestors[t][line]
     index = torch.stack(lines[::-1])
-    rows = torch.arange(steps)[:, None]
-    return tree_map(lambda x: x[rows, index].movedim(0, 1), outputs)
+    rows = torch.arange(steps, device=ancestors.device)[:, None]
+    return tree_map(lambda x: None if x is None else x[rows, index].movedim(0, 1), outputs)

@@ -26,6 +26,9 @@ def importance(model: Callback, particles: int, guide: Callback | None = None) -
             The others, or all of them without a guide, are proposed from the model itself.
     """
 
+    if particles < 1:
+        raise ValueError("importance needs at least one particle")
+
     def particle(*args: Any) -> tuple[Any, Tensor]:
         with Untracing():
             with Proposing() as proposal:
@@ -45,7 +48,7 @@ def importance(model: Callback, particles: int, guide: Callback | None = None) -
 
     def run(*args: Any) -> Population:
         values, log_weights = vmap(particle, (None,) * len(args), particles)(*args)
-        return Population(values, log_weights - math.log(particles))
+        return Population(values, log_weights - math.log(particles)).require_weights()
 
     run.__name__ = run.__qualname__ = f"importance({particles})"
     return Program(run)

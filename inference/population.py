@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ..ppl.errors import ProgramError, located
+from ..ppl.validate import is_lane
+
 
 class Population(NamedTuple):
     """Particles with log weights.
@@ -27,6 +30,18 @@ class Population(NamedTuple):
         """The atoms (value, log weight) of the measure."""
         for i, log_weight in enumerate(self.log_weights.tolist()):
             yield tree_map(lambda x: x[i], self.values), log_weight  # noqa: B023
+
+    def require_weights(self) -> Population:
+        """This population; a ``ProgramError`` if a log weight is NaN or infinite."""
+        bad = torch.isnan(self.log_weights) | (self.log_weights == math.inf)
+        if not is_lane(bad) and bool(bad.any()):
+            raise ProgramError(
+                located(
+                    f"{int(bad.sum())} of {len(bad)} particles have log weight NaN or infinity",
+                    hint="a site has parameters out of range there, or a density without bound",
+                )
+            )
+        return self
 
     def log_evidence(self) -> Tensor:
         """The log of the total weight; its exponential is an unbiased estimate of the mass."""

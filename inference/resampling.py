@@ -1,7 +1,8 @@
 """Resampling schemes, as distributions over vectors of ancestors.
 
 Each satisfies the one equation that validity needs: index i is drawn n w_i times in expectation.
-Their laws are finite, so the exact evaluator enumerates them.
+Their laws are finite, so the exact evaluator enumerates them.  The order of the ancestors means
+nothing; where it is free they come sorted, which is faster to gather, and merges equal outcomes.
 """
 
 from __future__ import annotations
@@ -9,21 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ..ppl import draw
-from ..ppl.ancestors import Strata, Systematic
+from ..ppl.ancestors import MultinomialAncestors, Strata, Systematic
+from ..ppl.validate import is_lane
 from .population import Population, uniform_log_weights
 
 Scheme = Callable[[Tensor], Tensor]
 
 
 def multinomial(log_weights: Tensor) -> Tensor:
-    """n independent ancestors, each i with probability w_i."""
-    return draw(dist.Categorical(logits=log_weights), (len(log_weights),), label="ancestors")
+    """n independent ancestors, each i with probability w_i, in increasing order."""
+    return draw(MultinomialAncestors(log_weights), label="ancestors")
 
 
 def systematic(log_weights: Tensor) -> Tensor:
@@ -41,11 +42,16 @@ def resample(population: Population, scheme: Scheme = systematic) -> tuple[Popul
     """Draw n ancestors; the particles get equal weights with the same total.
 
     Invariant: the expected measure of the result is that of the population.  A population of total
-    weight zero is returned as it is.
+    weight zero is returned as it is (in lanes, with other values of weight zero).
     """
     n, total = len(population.log_weights), population.log_evidence()
-    if float(total) == -math.inf:
-        return population, torch.arange(n)
-    ancestors = scheme(population.log_weights - total)
-    values = tree_map(lambda x: x[ancestors], population.values)
+    log_weights = (population.log_weights - total).detach()
+    if is_lane(total):  # one of many populations: a dead one draws too, and stays dead
+        log_weights = torch.where(total == -math.inf, 0.0, log_weights)
+    elif (known := float(total.detach())) == -math.inf:
+        return population, torch.arange(n, device=total.device)
+    elif not math.isfinite(known):
+        population.require_weights()
+    ancestors = scheme(log_weights)
+    values = tree_map(lambda x: x.index_select(0, ancestors), population.values)
     return Population(values, uniform_log_weights(n, total)), ancestors
