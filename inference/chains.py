@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ppl.capture import LogDensity, Potential
+from ..ppl.compiling import Potential
+from ..ppl.density import LogDensity
 from ..ppl.errors import DataError, located
 from ..ppl.interpret import seeded
 from ..ppl.program import Callback

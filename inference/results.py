@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ..ppl.capture import LogDensity
+from ..ppl.density import LogDensity
 from ..ppl.errors import DataError, located
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..ppl import vmap
-from ..ppl.capture import LogDensity, Potential
+from ..ppl.compiling import Potential
+from ..ppl.density import LogDensity
 from ..ppl.errors import ZeroMassError, located
 from ..ppl.handlers import Proposing, Untracing, Weighing
 from ..ppl.interpret import seeded

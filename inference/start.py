@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..ppl import draw
-from ..ppl.capture import LogDensity
+from ..ppl.density import LogDensity
 from ..ppl.unconstrain import initial
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..ppl import draw
-from ..ppl.capture import LogDensity, Potential
+from ..ppl.compiling import Potential
+from ..ppl.density import LogDensity
 from ..ppl.errors import ProgramError, located
 from ..ppl.interpret import seeded
 from ..ppl.program import Callback

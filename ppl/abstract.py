@@ -18,21 +18,23 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .combinators import Conditioned
-from .data import as_arguments
+from .data import as_arguments, value_dtype
 from .effects import Message, is_deterministic, is_draw, is_subsample
 from .errors import (
     BranchError,
     DuplicateNameError,
+    ImpureProgramError,
     ProgramError,
     UnsupportedDistributionError,
     located,
     user_line,
 )
+from .families import flatten, rebuild
 from .interpret import no_validation
 from .program import Callback, program_name
 from .types import ProgramType, Site, TraceType, space_of, space_of_value
 from .unconstrain import bijection
-from .validate import check_values
+from .validate import check_shape, check_values
 
 _LOOKS = {
     getattr(Tensor, name)
@@ -69,6 +71,8 @@ class Abstract(Tensor):
                     hint="use cond(...) or torch.where; replay interpretations can still run it",
                 )
             )
+        if _in_place(func) and depends:
+            _require_own(args[0])
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **kwargs)
         if func is torch.broadcast_tensors:  # each result depends on its own argument only
@@ -112,7 +116,27 @@ def _written(target: Tensor, depends: frozenset[str]) -> Tensor:
     return target
 
 
+def _require_own(target: Any) -> None:
+    """Raise before a placeholder would overwrite the data of an argument."""
+    if isinstance(target, Tensor) and _storage(target) in _ARGUMENTS - {0}:
+        raise ImpureProgramError(
+            located(
+                "a random value is written in place into an argument of the program",
+                hint="write into a copy: y = y.clone()",
+            )
+        )
+
+
+def _storage(tensor: Tensor) -> int:
+    """The address of the data of a tensor; 0 if it has none (lanes, meta and empty tensors)."""
+    try:
+        return int(concrete(tensor).untyped_storage().data_ptr())
+    except (RuntimeError, NotImplementedError):
+        return 0
+
+
 _WRITTEN: list[Tensor] = []
+_ARGUMENTS: set[int] = set()  # the storages of the arguments of the program that is run
 
 
 def dependence(tree: Any) -> frozenset[str]:
@@ -127,14 +151,22 @@ def concrete(tree: Any) -> Any:
 
 
 class AbstractRun(Messenger):  # type: ignore[misc]
-    """Collects the sites of a program while it runs on abstract choices."""
+    """Collects the sites of a program while it runs on abstract choices.
+
+    ``subsampled``: plates that draw their indices: how many, and where; the run takes the first.
+    ``parameters``: the state of Pyro's parameter store after the run; the store is as it was.
+    ``writes``: whether a random value is written in place into a tensor.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.sites: dict[str, Site] = {}
         self.parents: dict[str, frozenset[str]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
-        self.scored, self.draws = False, 0
+        self.subsampled: dict[str, tuple[str, str]] = {}
+        self.parameters: Any = {"params": {}, "constraints": {}}
+        self.scored, self.draws, self.writes = False, 0, False
+        self.draw_line: str | None = None
 
     def _process_message(self, msg: Message) -> None:
         if msg["type"] == "sample":
@@ -147,9 +179,11 @@ class AbstractRun(Messenger):  # type: ignore[misc]
     def _sample(self, msg: Message) -> None:
         name, fn = msg["name"], msg["fn"]
         if is_subsample(msg):
+            self._subsample(msg)
             return
         if is_draw(msg):
             self.draws += 1
+            self.draw_line = self.draw_line or user_line()
             msg["value"] = abstract(placeholder(fn), depends_on(fn) | {name})
             return
         if name in self.sites:
@@ -168,12 +202,21 @@ class AbstractRun(Messenger):  # type: ignore[misc]
             self.scored = True
             if msg["infer"].get("is_auxiliary"):
                 return
+            check_shape(name, fn, msg["value"])
             check_values(name, fn, concrete(msg["value"]), fixed=True)
         else:
             msg["value"] = abstract(placeholder(fn), self.parents[name] | {name})
             self.dtypes[name] = msg["value"].dtype
         plates = tuple(frame.name for frame in msg["cond_indep_stack"])
         self.sites[name] = Site(space_of(fn), bool(msg["is_observed"]), plates, user_line())
+
+    def _subsample(self, msg: Message) -> None:
+        fn = msg["fn"]
+        size = getattr(fn, "subsample_size", getattr(fn, "k", None))
+        if msg["value"] is None and size is not None and size < fn.size:
+            self.subsampled[msg["name"]] = f"{size} of {fn.size} indices", user_line()
+            indices = torch.arange(size, device=getattr(fn, "device", None))
+            msg["value"] = indices.expand(*getattr(fn, "batch_shape", ()), size)
 
     def _through_lanes(self, run: Callback) -> Callback:
         """Lanes run on plain placeholders; their results depend on every site inside them."""
@@ -211,8 +254,11 @@ def depends_on(distribution: Any) -> frozenset[str]:
 
 def placeholder(distribution: Any) -> Tensor:
     """A value of the right shape and dtype inside the support, without sampling."""
+    if depends_on(distribution):  # a support may move with the choices: take that of placeholders
+        leaves, spec = flatten(distribution)
+        distribution = rebuild(spec, concrete(leaves))
     shape = distribution.batch_shape + distribution.event_shape
-    dtype = _dtype(distribution)
+    dtype = value_dtype(distribution)
     if getattr(distribution, "has_enumerate_support", False):
         first: Tensor = concrete(distribution.enumerate_support(expand=False))[0]
         return first.expand(shape).clone()
@@ -230,17 +276,6 @@ def placeholder(distribution: Any) -> Tensor:
     return value.expand(shape).clone()
 
 
-def _dtype(distribution: Any) -> torch.dtype:
-    pending = [distribution]
-    while pending:
-        for value in vars(pending.pop()).values():
-            if isinstance(value, Tensor) and value.is_floating_point():
-                return value.dtype
-            if isinstance(value, torch.distributions.Distribution):
-                pending.append(value)
-    return torch.get_default_dtype()
-
-
 def _check_parameters(name: str, distribution: Any) -> None:
     """Parameters that are known must satisfy their constraints (validation is off elsewhere)."""
     for parameter, constraint in getattr(distribution, "arg_constraints", {}).items():
@@ -248,15 +283,17 @@ def _check_parameters(name: str, distribution: Any) -> None:
         if not isinstance(value, Tensor) or isinstance(value, Abstract):
             continue
         try:
-            valid = bool(torch.as_tensor(constraint.check(value)).all())
+            valid = torch.as_tensor(constraint.check(value))
         except (RuntimeError, NotImplementedError, TypeError):
             continue
-        if not valid:
+        if not dependence(valid) and not bool(valid.all()):
+            worst = value[~valid.expand(value.shape[: valid.ndim])].flatten()[:3].tolist()
             raise ProgramError(
                 located(
-                    f"parameter {parameter} of {type(distribution).__name__} violates {constraint}",
+                    f"parameter {parameter} of {type(distribution).__name__} violates {constraint}:"
+                    f" it is {worst[0] if len(worst) == 1 else worst}",
                     site=name,
-                    hint=f"it is {value.flatten()[:3].tolist()}",
+                    hint="check the arguments of the distribution",
                 )
             )
     if isinstance(getattr(distribution, "base_dist", None), torch.distributions.Distribution):
@@ -265,10 +302,13 @@ def _check_parameters(name: str, distribution: Any) -> None:
 
 def abstract_run(p: Callback, *args: Any, **kwargs: Any) -> tuple[AbstractRun, Any]:
     """Run a program on abstract choices; return what it did and its abstract result."""
-    run = AbstractRun()
+    run, store = AbstractRun(), pyro.get_param_store()
+    outer = [*_WRITTEN], {*_ARGUMENTS}  # of the run that this one is part of
     _WRITTEN.clear()
+    _ARGUMENTS.update(_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor))
     devices = range(torch.cuda.device_count())
-    with no_validation(), torch.random.fork_rng(devices), pyro.get_param_store().scope(), run:
+    parameters = store.scope(store.get_state())
+    with no_validation(), torch.random.fork_rng(devices), parameters as state, run:
         try:
             value = p(*args, **kwargs)
         except RecursionError as error:
@@ -276,8 +316,12 @@ def abstract_run(p: Callback, *args: Any, **kwargs: Any) -> tuple[AbstractRun, A
                 located(f"{program_name(p)} recurses without end on abstract choices")
             ) from error
         finally:
+            run.writes = bool(_WRITTEN)
             for tensor in _WRITTEN:
                 tensor.__class__ = Tensor
+            _WRITTEN[:] = outer[0]
+            _ARGUMENTS.intersection_update(outer[1])
+    run.parameters = state
     if isinstance(p, Conditioned):
         p.require_all_seen(list(run.sites))
     return run, value

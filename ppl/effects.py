@@ -7,6 +7,7 @@ obeys plates and is visible to every interpretation, but is no part of a trace.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -221,6 +222,8 @@ def log_density(distribution: Any, value: Tensor) -> Tensor:
     """
     if isinstance(distribution, Repeated):
         return log_density(distribution.base, value)
+    if not torch.distributions.Distribution._validate_args:
+        distribution = unvalidated(distribution)
     if isinstance(distribution, torch.distributions.Independent):
         inner = log_density(distribution.base_dist, value)
         dims = distribution.reinterpreted_batch_ndims
@@ -237,6 +240,25 @@ def log_density(distribution: Any, value: Tensor) -> Tensor:
     log_prob: Tensor = distribution.log_prob(value)
     inside = possible(distribution, value)
     return log_prob if inside is None else log_prob.masked_fill(~inside, -math.inf)
+
+
+def unvalidated(distribution: Any) -> Any:
+    """The same law without checks of its arguments, which a distribution keeps when it expands."""
+    changed: dict[str, Any] = {"_validate_args": False} if _validates(distribution) else {}
+    for name, part in vars(distribution).items():
+        if isinstance(part, torch.distributions.Distribution):
+            inner = unvalidated(part)
+            if inner is not part:
+                changed[name] = inner
+    if not changed:
+        return distribution
+    new = copy.copy(distribution)
+    vars(new).update(changed)
+    return new
+
+
+def _validates(distribution: Any) -> bool:
+    return bool(vars(distribution).get("_validate_args"))
 
 
 def scaled_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:

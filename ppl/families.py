@@ -36,8 +36,7 @@ def flatten(distribution: Any) -> tuple[list[Tensor], Any]:
         UnsupportedDistributionError: the distribution hides tensors in attributes of unknown kind.
     """
     if isinstance(distribution, Repeated):
-        base = distribution.base
-        distribution = base.expand(torch.Size(distribution.sizes) + base.batch_shape)
+        distribution = distribution.expanded()
     _require_known(distribution)
     leaves: list[Tensor] = []
 

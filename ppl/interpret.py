@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,19 @@ from .effects import (
     log_density,
     scaled_log_prob,
 )
-from .errors import DataError, DuplicateNameError, NoDensityError, located, sampling
+from .errors import (
+    BranchError,
+    DataError,
+    DuplicateNameError,
+    ImpureProgramError,
+    NoDensityError,
+    UnsupportedDistributionError,
+    checked,
+    located,
+    sampling,
+)
 from .handlers import Sealed
-from .validate import check_data, check_values
+from .validate import check_data, check_shape, check_values
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,7 @@ class Recorder(Messenger):  # type: ignore[misc]
         elif msg["is_observed"]:
             self.sites[name] = "auxiliary" if msg["infer"].get("is_auxiliary") else "observed"
             if self.validate and self.sites[name] == "observed":
+                check_shape(name, msg["fn"], msg["value"])
                 check_values(name, msg["fn"], msg["value"])
         else:
             self.sites[name] = "latent"
@@ -169,9 +180,23 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 def simulate(p: Callable[..., Any], *args: Any, seed: int | None = None) -> Trace:
     """Run a program and record its choices."""
-    with sampling(), seeded(seed), torch.no_grad(), Recorder({}, density=False) as recorder:
+    recording = Recorder({}, density=False)
+    with checked(), sampling(), seeded(seed), torch.no_grad(), recording as recorder:
         value = p(*as_arguments(args))
+    _require_known(p, args)
     return recorder.trace(value)
+
+
+def _require_known(p: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """Raise if a program is conditioned on sites that it has not, whatever its choices are."""
+    from .abstract import trace_type
+    from .combinators import Conditioned
+
+    if not isinstance(p, Conditioned) or p.data.keys() <= set(p.seen):
+        return
+    # other paths may meet the sites, if the program has several
+    with suppress(BranchError, ImpureProgramError, UnsupportedDistributionError):
+        trace_type(p, *args)
 
 
 def assess(p: Callable[..., Any], choices: dict[str, Tensor], *args: Any) -> tuple[Tensor, Any]:
@@ -181,8 +206,9 @@ def assess(p: Callable[..., Any], choices: dict[str, Tensor], *args: Any) -> tup
         DataError: a latent is missing, or a choice names no site.
         NoDensityError: the program draws anonymously.
     """
-    with Sealed(), Recorder(choices, density=True) as recorder:
+    with checked(), Sealed(), Recorder(choices, density=True) as recorder:
         value = p(*as_arguments(args))
+    _require_known(p, args)
     latents = recorder.of("latent")
     missing, unused = latents.keys() - choices.keys(), choices.keys() - latents.keys()
     if missing or unused:
@@ -200,8 +226,9 @@ def generate(
 ) -> tuple[Trace, Tensor]:
     """Run a program with some latents given; the log weight scores those and the observations."""
     recording = Recorder(constraints, density=False)
-    with sampling(), seeded(seed), torch.no_grad(), recording as recorder:
+    with checked(), sampling(), seeded(seed), torch.no_grad(), recording as recorder:
         value = p(*as_arguments(args))
+    _require_known(p, args)
     unused = constraints.keys() - recorder.of("latent").keys()
     if unused:
         raise DataError(

@@ -14,7 +14,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from .effects import Subsets, log_density
+from .effects import Repeated, Subsets, log_density
 from .errors import BudgetError, InfiniteSupportError, located
 from .unconstrain import bijection
 
@@ -126,6 +126,8 @@ def quadrature_rule(distribution: Any, n: int, limit: int = LIMIT) -> tuple[Tens
         InfiniteSupportError: the distribution is not univariate and continuous.
         BudgetError: there are more than ``limit`` joint nodes.
     """
+    if isinstance(distribution, Repeated):
+        distribution = distribution.expanded()
     if (
         isinstance(distribution, torch.distributions.Independent)
         and not distribution.base_dist.event_shape

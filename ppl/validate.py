@@ -18,6 +18,13 @@ def is_lane(value: Any) -> bool:
 
 def check_data(name: str, distribution: Any, value: Any) -> None:
     """Raise unless ``value`` has the shape of the site, no NaN, and lies in its support."""
+    if isinstance(value, Tensor) and hasattr(distribution, "batch_shape"):
+        check_shape(name, distribution, value)
+        check_values(name, distribution, value)
+
+
+def check_shape(name: str, distribution: Any, value: Any) -> None:
+    """Raise unless ``value`` broadcasts with the shape of the site, its events as they are."""
     if not isinstance(value, Tensor) or not hasattr(distribution, "batch_shape"):
         return
     shape = distribution.batch_shape + distribution.event_shape
@@ -34,7 +41,6 @@ def check_data(name: str, distribution: Any, value: Any) -> None:
                 hint="transpose or index the data, or put the site in a plate",
             )
         )
-    check_values(name, distribution, value)
 
 
 def check_values(name: str, distribution: Any, value: Any, *, fixed: bool = False) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..ppl.capture import LogDensity
 from ..ppl.data import as_arguments
+from ..ppl.density import LogDensity
 from ..ppl.errors import (
     BranchError,
     DataError,

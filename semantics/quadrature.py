@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..ppl.capture import LogDensity
+from ..ppl.density import LogDensity
 from ..ppl.errors import BudgetError, InfiniteMassError, ProgramError, ZeroMassError, located
 from .measure import Measure
 

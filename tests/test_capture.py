@@ -14,7 +14,9 @@ from torch import Tensor
 
 from pushforward.errors import DataError, NoDensityError
 from pushforward.ppl import cond, condition, draw, factor, iterate, plate, program, sample, scan
-from pushforward.ppl.capture import LogDensity, Potential, capture, compile_graph
+from pushforward.ppl.capture import capture
+from pushforward.ppl.compiling import Potential, compile_graph
+from pushforward.ppl.density import LogDensity
 
 Y = torch.tensor([0.3, -1.2, 2.0])
 

@@ -21,7 +21,7 @@ import pyro
 import pytest
 import torch
 
-from pushforward.ppl import capture
+from pushforward.ppl import compiling
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -89,7 +89,7 @@ def run_page(path: Path, report: Callable[[Block, str], None]) -> None:
 @pytest.fixture(autouse=True)
 def quiet_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Uncompiled densities (the pages leave it at the default), no windows, nothing left over."""
-    monkeypatch.setattr(capture, "compile_graph", lambda graph, *example, notify=None: graph)
+    monkeypatch.setattr(compiling, "compile_graph", lambda graph, *example, notify=None: graph)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch._tensor_str.PRINT_OPTS, "linewidth", 80)
     matplotlib.use("agg")
