@@ -24,7 +24,6 @@ from .errors import (
     BranchError,
     DuplicateNameError,
     ImpureProgramError,
-    ProgramError,
     UnsupportedDistributionError,
     located,
     user_line,
@@ -34,7 +33,7 @@ from .interpret import no_validation
 from .program import Callback, program_name
 from .types import ProgramType, Site, TraceType, space_of, space_of_value
 from .unconstrain import bijection
-from .validate import check_shape, check_values
+from .validate import check_parameters, check_shape, check_values
 
 _LOOKS = {
     getattr(Tensor, name)
@@ -196,7 +195,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
             )
         if is_deterministic(msg):
             return
-        _check_parameters(name, fn)
+        check_parameters(name, fn)
         self.parents[name] = depends_on(fn)
         if msg["is_observed"]:
             self.scored = True
@@ -274,30 +273,6 @@ def placeholder(distribution: Any) -> Tensor:
     free = torch.zeros(transform.inverse_shape(shape), dtype=dtype)
     value: Tensor = concrete(transform(free))
     return value.expand(shape).clone()
-
-
-def _check_parameters(name: str, distribution: Any) -> None:
-    """Parameters that are known must satisfy their constraints (validation is off elsewhere)."""
-    for parameter, constraint in getattr(distribution, "arg_constraints", {}).items():
-        value = vars(distribution).get(parameter)
-        if not isinstance(value, Tensor) or isinstance(value, Abstract):
-            continue
-        try:
-            valid = torch.as_tensor(constraint.check(value))
-        except (RuntimeError, NotImplementedError, TypeError):
-            continue
-        if not dependence(valid) and not bool(valid.all()):
-            worst = value[~valid.expand(value.shape[: valid.ndim])].flatten()[:3].tolist()
-            raise ProgramError(
-                located(
-                    f"parameter {parameter} of {type(distribution).__name__} violates {constraint}:"
-                    f" it is {worst[0] if len(worst) == 1 else worst}",
-                    site=name,
-                    hint="check the arguments of the distribution",
-                )
-            )
-    if isinstance(getattr(distribution, "base_dist", None), torch.distributions.Distribution):
-        _check_parameters(name, distribution.base_dist)
 
 
 def abstract_run(p: Callback, *args: Any, **kwargs: Any) -> tuple[AbstractRun, Any]:

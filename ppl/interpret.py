@@ -83,6 +83,8 @@ class Recorder(Messenger):  # type: ignore[misc]
                     hint="name the choice with sample(...) if it is part of the model",
                 )
             )
+        if is_subsample(msg) and self.density and msg["value"] is None:
+            _require_whole(msg)
         if is_draw(msg) or is_subsample(msg):
             return
         name = msg["name"]
@@ -137,6 +139,19 @@ class Recorder(Messenger):  # type: ignore[misc]
             log_density=torch.as_tensor(self.log_density),
             value=value,
             log_probs={n: lp for n, lp in self.log_probs.items() if self.sites[n] == "observed"},
+        )
+
+
+def _require_whole(msg: Message) -> None:
+    """Raise if a plate draws its subsample, which would make a density random."""
+    size = getattr(msg["fn"], "subsample_size", None)
+    if size is not None and size < msg["fn"].size:
+        raise NoDensityError(
+            located(
+                f"the plate draws {size} of {msg['fn'].size} indices, so the density is random",
+                site=msg["name"],
+                hint="give the indices as subsample=..., or use all the data",
+            )
         )
 
 

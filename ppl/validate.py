@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from .errors import DataError, SupportError, located
+from .errors import DataError, ProgramError, SupportError, located
 
 
 def is_lane(value: Any) -> bool:
@@ -104,3 +104,32 @@ def _inside(support: Any, value: Tensor) -> Tensor | None:
         return None if is_lane(inside) or type(inside) is not Tensor else inside
     except (NotImplementedError, RuntimeError, ValueError):
         return None
+
+
+def check_parameters(name: str | None, distribution: Any) -> None:
+    """Raise if a parameter whose value is known violates its constraint."""
+    for parameter, constraint in getattr(distribution, "arg_constraints", {}).items():
+        value = vars(distribution).get(parameter)
+        if not isinstance(value, Tensor) or is_lane(value) or _depends(value):
+            continue
+        try:
+            valid = torch.as_tensor(constraint.check(value))
+        except (RuntimeError, NotImplementedError, TypeError, ValueError):
+            continue
+        if not _depends(valid) and not is_lane(valid) and not bool(valid.all()):
+            worst = value[~valid.expand(value.shape[: valid.ndim])].flatten()[:3].tolist()
+            raise ProgramError(
+                located(
+                    f"parameter {parameter} of {type(distribution).__name__} violates {constraint}:"
+                    f" it is {worst[0] if len(worst) == 1 else worst}",
+                    site=name,
+                    hint="check the arguments of the distribution",
+                )
+            )
+    if isinstance(getattr(distribution, "base_dist", None), torch.distributions.Distribution):
+        check_parameters(name, distribution.base_dist)
+
+
+def _depends(value: Any) -> bool:
+    """Whether a tensor is abstract: it stands for a random value, and has none of its own."""
+    return bool(getattr(value, "depends", None))

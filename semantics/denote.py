@@ -93,7 +93,7 @@ def _static_density(p: Callable[..., Any], args: tuple[Any, ...]) -> LogDensity 
 
 def _choices_of(p: Callable[..., Any]) -> Callable[..., Any]:
     def choices(*args: Any) -> Any:
-        with Recorder({}, density=True, validate=False) as recorder:
+        with Recorder({}, density=False, validate=False) as recorder:
             p(*args)
         return recorder.of("latent")
 

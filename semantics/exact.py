@@ -37,7 +37,7 @@ from ..ppl.errors import BudgetError, DuplicateNameError, ImpureProgramError, Pr
 from ..ppl.handlers import Conditioning, Handler, Lane, Step, Taken, Untracing, is_one
 from ..ppl.keys import Keys
 from ..ppl.support import finite_support, quadrature_rule
-from ..ppl.validate import check_values
+from ..ppl.validate import check_parameters, check_values
 from .measure import EPSILON, logsumexp
 
 _PURE = (
@@ -92,6 +92,7 @@ class Evaluator(Messenger):  # type: ignore[misc]
         self.notes: dict[str, None] = {}
         self._key = Keys()
         self._memo: dict[Hashable, list[Outcome]] = {}
+        self._valid: set[Hashable] = set()
         self._current: list[_Path] = []
         self._pending: list[list[tuple[Hashable, Outcome]]] = []
         self.data: dict[int, Conditioning] = {}
@@ -230,6 +231,9 @@ class Evaluator(Messenger):  # type: ignore[misc]
                 if isinstance(handler, Conditioning):
                     self.data[id(handler.data)] = handler
         identity = (msg["is_observed"], name, self._key(fn))
+        if identity not in self._valid:
+            check_parameters(name, fn)
+            self._valid.add(identity)
         if msg["is_observed"] or msg["value"] is not None:
             self._score(msg, identity)
         else:

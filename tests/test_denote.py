@@ -11,8 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pushforward.errors import BudgetError, DataError, InfiniteMassError, ZeroMassError
-from pushforward.ppl import condition, factor, observe, program, sample, scan
+from pushforward.errors import (
+    BudgetError,
+    DataError,
+    InfiniteMassError,
+    ProgramError,
+    ZeroMassError,
+)
+from pushforward.ppl import condition, draw, factor, observe, program, sample, scan
 from pushforward.semantics import denote
 
 
@@ -248,3 +254,33 @@ def test_the_measure_on_traces_differs_from_the_one_on_results() -> None:
 
     assert len(denote(total)) == 3
     assert len(denote(total, of="trace")) == 4
+
+
+def test_wrong_parameters_are_refused_and_never_a_wrong_mass() -> None:
+    for law in (
+        dist.Bernoulli(f(1.5), validate_args=False),
+        dist.Categorical(f([0.5, -0.5, 1.0]), validate_args=False),
+    ):
+        with pytest.raises(ProgramError, match=r"parameter probs of \w+ violates.*'x'"):
+            denote(lambda law=law: sample("x", law))
+
+
+def test_the_trace_measure_sums_over_anonymous_draws() -> None:
+    def hidden() -> Tensor:
+        return sample("x", dist.Bernoulli(0.25 + 0.5 * draw(dist.Bernoulli(f(0.5)))))
+
+    assert denote(hidden, of="trace").pmf() == pytest.approx(
+        {(("x", 0.0),): 0.5, (("x", 1.0),): 0.5}
+    )
+
+
+def test_equal_results_of_a_quadrature_are_one_atom() -> None:
+    def sign() -> Tensor:
+        return (sample("x", dist.Normal(f(0.5), f(1.0))) * 0).abs()
+
+    measure = denote(sign, quadrature=32)
+    assert len(measure) == 1
+    assert measure.mass() == pytest.approx(1.0, abs=1e-12)
+    assert denote(
+        lambda: (sample("x", dist.Normal(f(0.0), f(1.0))), None)[1], quadrature=32
+    ).pmf() == {None: pytest.approx(1.0, abs=1e-12)}
