@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ppl.compiling import Potential
+from ..ppl.compiling import Potential, by_columns
 from ..ppl.density import LogDensity
 from ..ppl.errors import DataError, located
 from ..ppl.interpret import seeded
@@ -92,13 +92,14 @@ class MCMC:
 
     def _start(self, density: LogDensity, resume: Fit | None) -> tuple[Tensor, Parameters | None]:
         if resume is None:
-            return starting_points(density, self.chains), None
+            return by_columns(starting_points(density, self.chains)), None
         state = resume.state
         if "position" not in state or state["position"].shape[1:] != (density.layout.size,):
             raise DataError(
                 located("the fit to resume is not of this program, or not by MCMC", hint="run anew")
             )
-        return state["position"], Parameters(state["step_size"], state["inverse_mass"])
+        position = by_columns(state["position"])
+        return position, Parameters(state["step_size"], state["inverse_mass"])
 
 
 def _state(samples: Samples) -> dict[str, Tensor]:

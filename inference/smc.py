@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ppl import vmap
-from ..ppl.compiling import Potential
+from ..ppl.compiling import Potential, by_columns
 from ..ppl.density import LogDensity
 from ..ppl.errors import ZeroMassError, located
 from ..ppl.handlers import Proposing, Untracing, Weighing
@@ -134,7 +134,7 @@ def moved(u: Tensor, beta: Tensor, potential: Potential, moves: int) -> Tensor:
     def at(u: Tensor) -> tuple[Tensor, Tensor]:
         return potential(u, beta)
 
-    state = kernel.init(u, at)
+    state = kernel.init(by_columns(u), at)
     for _ in range(moves):
         state, _ = kernel.step(state, at, parameters)
     return state.position
