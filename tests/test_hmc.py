@@ -1,19 +1,29 @@
-"""Hamiltonian Monte Carlo by its involution, its dynamics, and faults that must be found."""
+"""Hamiltonian Monte Carlo by its involution, its dynamics, and faults that must be found.
+
+The chains of a batch, here of both kernels, are compared with each of them run alone.
+"""
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pushforward.inference.mcmc import Parameters, State, hmc
+from pushforward.inference.mcmc import Kernel, Parameters, State, hmc, nuts
 from pushforward.inference.mcmc.hamiltonian import Phase, Potential, leapfrog, with_momentum
 from pushforward.inference.mcmc.hmc import acceptance, propose
 from pushforward.ppl import seeded
+from pushforward.ppl.effects import is_draw
 from pushforward.semantics import Report, check
+
+hmc_module = importlib.import_module("pushforward.inference.mcmc.hmc")
+tree = importlib.import_module("pushforward.inference.mcmc.nuts")
 
 Map = Callable[[Phase, Potential, Tensor, int], Phase]
 Accept = Callable[[Phase, Phase], Tensor]
@@ -159,3 +169,100 @@ def test_moves_to_no_density_are_rejected_and_flagged(density: float) -> None:
     assert state.position.tolist() == [[0.0], [0.0]]
     assert info.diverging.all() and not info.accepted.any()
     assert info.acceptance_rate.tolist() == [0.0, 0.0]
+
+
+# ------------------------------------------------------------------------------------------ batches
+
+CHAINS = 24
+
+
+class Noise(Messenger):  # type: ignore[misc]
+    """Answers every draw by noise that depends on its place in the program alone.
+
+    A place is a path through the calls and loops around the draw, so that a loop which ends early
+    does not shift the draws after it.  Noise is made and kept for ``CHAINS`` chains, of which the
+    ones in ``rows`` run.  A Bernoulli draw compares its probability with uniform noise.
+    """
+
+    def __init__(self, kept: dict[tuple[int, ...], Tensor], rows: slice) -> None:
+        super().__init__()
+        self.kept, self.rows, self.place = kept, rows, [0]
+
+    def _process_message(self, msg: Any) -> None:
+        self.place[-1] += 1
+        if msg["type"] == "sample":
+            assert is_draw(msg)
+            msg["value"] = self.answer(msg["fn"])
+        self.place.append(0)
+
+    def _postprocess_message(self, msg: Any) -> None:
+        del msg
+        self.place.pop()
+
+    def answer(self, distribution: Any) -> Tensor:
+        place, shape = tuple(self.place), (CHAINS, *distribution.batch_shape[1:])
+        if isinstance(distribution, torch.distributions.Bernoulli):
+            noise = self.kept.setdefault(place, torch.rand(shape, dtype=torch.float64))
+            return (noise[self.rows] < distribution.probs).to(noise)
+        return self.kept.setdefault(place, torch.randn(shape, dtype=torch.float64))[self.rows]
+
+
+def largest_difference(kernel: Kernel, name: str) -> float:
+    """Between chains in one batch and each alone, of two transitions' states and infos."""
+    target = potential_of(TARGETS[name])
+    kept: dict[tuple[int, ...], Tensor] = {}
+    step_size = torch.linspace(0.02, 0.9, CHAINS, dtype=torch.float64)
+
+    def run(rows: slice) -> list[Tensor]:
+        parameters = Parameters(step_size[rows], f([0.5, 1.5]))
+        state = kernel.init(start[rows], target)
+        outcomes: list[Tensor] = []
+        with Noise(kept, rows):
+            for _ in range(2):
+                state, info = kernel.step(state, target, parameters)
+                outcomes += [x.double().reshape(len(x), -1) for x in (*state, *info)]
+        return outcomes
+
+    with seeded(0), torch.no_grad():
+        start = torch.randn(CHAINS, 2, dtype=torch.float64)
+        start[:, 0] = start[:, 0].abs() - 0.4
+        together = run(slice(0, CHAINS))
+        alone = [run(slice(i, i + 1)) for i in range(CHAINS)]
+    joined = [torch.cat(parts) for parts in zip(*alone, strict=True)]
+    return float((torch.cat(together, 1) - torch.cat(joined, 1)).abs().max())
+
+
+KERNELS = {"hmc": hmc(5), "nuts": nuts(5)}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_chain_in_a_batch_is_the_chain_alone(kernel: str, name: str) -> None:
+    assert largest_difference(KERNELS[kernel], name) <= 1e-12
+
+
+def shared_acceptance(before: Phase, after: Phase) -> Tensor:
+    return acceptance(before, after).mean().expand_as(before.log_weight)
+
+
+def shared_stop(subtree: Any) -> Tensor:
+    return torch.full_like(subtree.valid, bool(subtree.valid.all()))
+
+
+def shared_edge(grown: Any, forward: Tensor) -> Any:
+    """The edge that the first chain's direction extends."""
+    return grown.right if bool(forward[0]) else grown.left
+
+
+MIXED = {
+    "one acceptance for all": ("hmc", hmc_module, "acceptance", shared_acceptance),
+    "one invalid subtree stops all": ("nuts", tree, "usable", shared_stop),
+    "one edge for all": ("nuts", tree, "extended_edge", shared_edge),
+}
+
+
+@pytest.mark.parametrize("fault", MIXED)
+def test_chains_that_see_each_other_are_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, module, attribute, wrong = MIXED[fault]
+    monkeypatch.setattr(module, attribute, wrong)
+    assert not largest_difference(KERNELS[kernel], "banana") <= 1e-3  # it may be NaN
