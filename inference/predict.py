@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,16 @@ from torch.utils._pytree import tree_map
 
 from ..ppl import vmap
 from ..ppl.abstract import abstract_run
+from ..ppl.combinators import stack_outputs
 from ..ppl.data import as_arguments
 from ..ppl.effects import Message, is_deterministic, is_draw
-from ..ppl.errors import DataError, located
+from ..ppl.errors import (
+    BranchError,
+    DataError,
+    ProgramError,
+    UnsupportedDistributionError,
+    located,
+)
 from ..ppl.handlers import Sealed, Untracing
 from ..ppl.interpret import Recorder, no_validation, seeded
 from ..ppl.program import Callback, program_name
@@ -104,13 +111,17 @@ def predict(
         return new, value
 
     flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in draws.items()}
+    total = lead[0] * lead[1]
     with seeded(seed), torch.no_grad():
-        parts = [
-            vmap(one, size=min(CHUNK, lead[0] * lead[1] - i))(
-                {name: x[i : i + CHUNK] for name, x in flat.items()}
-            )
-            for i in range(0, lead[0] * lead[1], CHUNK)
-        ]
+        try:
+            parts = [
+                vmap(one, size=min(CHUNK, total - i))(
+                    {name: x[i : i + CHUNK] for name, x in flat.items()}
+                )
+                for i in range(0, total, CHUNK)
+            ]
+        except (BranchError, ProgramError, UnsupportedDistributionError) as error:
+            parts = _one_by_one(one, flat, total, error)
 
     def join(*x: Tensor | None) -> Tensor | None:
         chunks = [chunk for chunk in x if chunk is not None]
@@ -118,6 +129,18 @@ def predict(
 
     sites, value = tree_map(join, *parts)
     return Prediction(sites, value)
+
+
+def _one_by_one(
+    one: Callable[[dict[str, Tensor]], Any], flat: dict[str, Tensor], total: int, refusal: Exception
+) -> list[Any]:
+    """The program run by itself for each draw, where lanes are refused."""
+    with no_validation():
+        runs = [one({name: x[i] for name, x in flat.items()}) for i in range(total)]
+    try:
+        return [stack_outputs(runs)]
+    except (ValueError, RuntimeError):  # the draws give results of different structure
+        raise refusal from None
 
 
 def _given(fit: Fit | int, given: Sequence[str] | None) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from .errors import (
     BranchError,
     DuplicateNameError,
     ImpureProgramError,
-    UnsupportedDistributionError,
+    implemented,
     located,
     user_line,
 )
@@ -232,22 +232,26 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         return lanes
 
 
+_MADE_OF_OTHERS = (torch.distributions.Distribution, torch.distributions.Transform)
+
+
 def depends_on(distribution: Any) -> frozenset[str]:
     """The choices that the parameters of a distribution depend on."""
     found: frozenset[str] = frozenset()
-    for value in vars(distribution).values():
-        if isinstance(value, torch.distributions.Distribution):
-            found |= depends_on(value)
-        elif isinstance(value, list | tuple):
-            for item in value:
-                if isinstance(item, torch.distributions.Transform):
-                    found |= depends_on(item)
+    pending, seen = [distribution], set()
+    while pending:
+        node = pending.pop()
+        if id(node) in seen:
+            continue  # a transform and its inverse know each other
+        seen.add(id(node))
+        for value in vars(node).values():
+            for part in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(
+                    part, torch.distributions.Distribution | torch.distributions.Transform
+                ):
+                    pending.append(part)
                 else:
-                    found |= dependence(item)
-        elif isinstance(value, torch.distributions.Transform):
-            found |= depends_on(value)
-        else:
-            found |= dependence(value)
+                    found |= dependence(part)
     return found
 
 
@@ -261,11 +265,7 @@ def placeholder(distribution: Any) -> Tensor:
     if getattr(distribution, "has_enumerate_support", False):
         first: Tensor = concrete(distribution.enumerate_support(expand=False))[0]
         return first.expand(shape).clone()
-    support = distribution.support
-    if support is None:
-        raise UnsupportedDistributionError(
-            located(f"{type(distribution).__name__} does not state its support")
-        )
+    support = space_of(distribution).constraint
     if support.is_discrete:
         low = concrete(getattr(support, "lower_bound", 0))
         return torch.as_tensor(low, dtype=dtype).expand(shape).clone()
@@ -283,7 +283,8 @@ def abstract_run(p: Callback, *args: Any, **kwargs: Any) -> tuple[AbstractRun, A
     _ARGUMENTS.update(_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor))
     devices = range(torch.cuda.device_count())
     parameters = store.scope(store.get_state())
-    with no_validation(), torch.random.fork_rng(devices), parameters as state, run:
+    random = torch.random.fork_rng(devices)
+    with no_validation(), implemented(), random, parameters as state, run:
         try:
             value = p(*args, **kwargs)
         except RecursionError as error:

@@ -21,14 +21,13 @@ from pyro.poutine.runtime import _DIM_ALLOCATOR, apply_stack
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from .capture import refusing
 from .effects import Message, Subsets, is_subsample, stack
-from .errors import BranchError, ProgramError, located, raising_line, sampling
+from .errors import ProgramError, implemented, located
 from .families import batch, flatten
 from .interpret import no_validation
 
 _INSIDE = ("vmap", "loop", "call", "cond")
-# what torch says where a lane is used as one known value
-_LOOKED = ("data-dependent control flow", "calling .item() on a Tensor", "have storage")
 
 
 def run_batched(
@@ -57,21 +56,10 @@ def run_batched(
         return tuple(_as_output(output) for output in outputs if output is not None)
 
     token = torch.zeros(size)
-    try:
-        with sampling():
-            outputs: list[Tensor | None] = list(
-                torch.func.vmap(lane)(token, *(leaves[i] for i in lane_leaves))
-            )
-    except RuntimeError as error:
-        if not any(text in str(error) for text in _LOOKED):
-            raise
-        raise BranchError(
-            located(
-                "Python looks at a value that differs by lane",
-                line=raising_line(error),
-                hint="use cond(...) or torch.where in place of if, float() or indexing by it",
-            )
-        ) from error
+    with refusing(), implemented():
+        outputs: list[Tensor | None] = list(
+            torch.func.vmap(lane)(token, *(leaves[i] for i in lane_leaves))
+        )
     for i in empty:
         outputs.insert(i, None)
     return tree_unflatten(outputs, result_spec)

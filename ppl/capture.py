@@ -24,7 +24,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .errors import BranchError, ImpureProgramError, ProgramError, located, raising_line
+from .errors import (
+    BranchError,
+    ImpureProgramError,
+    ProgramError,
+    UnsupportedDistributionError,
+    located,
+    raising_line,
+)
 
 
 def capture(density: Callable[..., Tensor], *example: Tensor) -> GraphModule:
@@ -106,6 +113,12 @@ _FACTORIES = {"clone", "eye"} | {
 # What torch says, the error that it is, what happened, and what to do.
 _REFUSALS = [
     (
+        ("must override the setup_context",),
+        UnsupportedDistributionError,
+        "a distribution computes its derivative in a way that lanes cannot follow",
+        "write the site by simpler distributions",
+    ),
+    (
         ("random operation",),
         ImpureProgramError,
         "randomness is drawn outside the program's effects",
@@ -118,7 +131,10 @@ _REFUSALS = [
         "write into a copy: y = y.clone()",
     ),
     (
-        ("tracing tensor", ".item()", "data-dependent control flow", "dynamic shape"),
+        (
+            *("tracing tensor", ".item()", "data-dependent control flow", "dynamic shape"),
+            "have storage",
+        ),
         BranchError,
         "Python looks at a random value",
         "use cond(...) or torch.where; replay interpretations can still run it",

@@ -18,6 +18,7 @@ from .errors import (
     ProgramError,
     SupportError,
     UnsupportedDistributionError,
+    implemented,
     located,
 )
 from .handlers import Sealed
@@ -123,6 +124,7 @@ class LogDensity:
         parameters: Any = {kind: dict(entries) for kind, entries in self.parameters.items()}
         with ExitStack() as within:
             within.enter_context(refusing())
+            within.enter_context(implemented())
             within.enter_context(no_validation())
             within.enter_context(pyro.get_param_store().scope(parameters))
             if self.writes and values:

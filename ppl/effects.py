@@ -237,7 +237,10 @@ def log_density(distribution: Any, value: Tensor) -> Tensor:
         index, p = torch.broadcast_tensors(value.long()[..., None], distribution.probs)
         chosen: Tensor = p.gather(-1, index[..., :1])[..., 0]
         return chosen.log()
-    log_prob: Tensor = distribution.log_prob(value)
+    if isinstance(distribution, torch.distributions.Multinomial):
+        log_prob = _multinomial(distribution, value)
+    else:
+        log_prob = distribution.log_prob(value)
     inside = possible(distribution, value)
     return log_prob if inside is None else log_prob.masked_fill(~inside, -math.inf)
 
@@ -259,6 +262,13 @@ def unvalidated(distribution: Any) -> Any:
 
 def _validates(distribution: Any) -> bool:
     return bool(vars(distribution).get("_validate_args"))
+
+
+def _multinomial(distribution: Any, value: Tensor) -> Tensor:
+    """The log density of counts, without the indexing by a mask that lanes do not allow."""
+    terms = torch.where(value == 0, 0.0, value * distribution.logits) - torch.lgamma(value + 1)
+    total: Tensor = torch.lgamma(value.sum(-1) + 1) + terms.sum(-1)
+    return total
 
 
 def scaled_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:

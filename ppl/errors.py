@@ -94,16 +94,16 @@ class UnsupportedDistributionError(PushforwardError, TypeError):
 
 
 @contextmanager
-def sampling() -> Iterator[None]:
-    """Within, a distribution that cannot be sampled is a named error."""
+def implemented() -> Iterator[None]:
+    """Within, what a distribution does not implement is a named error."""
     try:
         yield
     except NotImplementedError as error:
         raise UnsupportedDistributionError(
             located(
-                str(error) or "a distribution cannot be sampled",
+                str(error) or "a distribution has no sampler, density or support to ask for",
                 line=raising_line(error),
-                hint="an improper prior has no draws: use MCMC or SVI, or a proper prior",
+                hint="another distribution or method is needed; an improper prior has no draws",
             )
         ) from error
 
@@ -139,6 +139,10 @@ class MassError(ProgramError):
 
 class ZeroMassError(MassError):
     """Every path of the program has weight zero."""
+
+
+class ConvergenceError(MassError):
+    """A quadrature is not accurate enough to be believed."""
 
 
 class InfiniteMassError(MassError):

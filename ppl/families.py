@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Transform
 from torch.distributions.constraints import Constraint
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
+from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import lazy_property
 
 from .effects import Repeated
@@ -26,6 +28,32 @@ Leaf = Callable[[Tensor, int], Tensor]
 """What to do with a tensor, given the number of dimensions that it should fill behind the lanes."""
 
 _CONTAINERS = (Distribution, Transform, Constraint, dist.ImproperUniform)
+_OUT_OF_LINE = "not every tensor in it has its batch shape on the left"
+_HIDING = "its draws carry values beside their own, which lanes would lose"
+# Laws that cannot run in lanes, and why.
+_NO_LANES = {
+    "AVFMultivariateNormal": _OUT_OF_LINE,
+    "CoalescentTimes": _OUT_OF_LINE,
+    "CoalescentTimesWithRate": _OUT_OF_LINE,
+    "DiscreteHMM": _OUT_OF_LINE,
+    "Empirical": _OUT_OF_LINE,
+    "GammaGaussianHMM": _OUT_OF_LINE,
+    "GaussianHMM": _OUT_OF_LINE,
+    "GaussianMRF": _OUT_OF_LINE,
+    "GaussianScaleMixture": _OUT_OF_LINE,
+    "GroupedNormalNormal": _OUT_OF_LINE,
+    "IndependentHMM": _OUT_OF_LINE,
+    "LinearHMM": _OUT_OF_LINE,
+    "MixtureOfDiagNormals": _OUT_OF_LINE,
+    "MixtureOfDiagNormalsSharedCovariance": _OUT_OF_LINE,
+    "OMTMultivariateNormal": _OUT_OF_LINE,
+    "OneOneMatching": _OUT_OF_LINE,
+    "OneTwoMatching": _OUT_OF_LINE,
+    "Rejector": _OUT_OF_LINE,
+    "RelaxedBernoulliStraightThrough": _HIDING,
+    "RelaxedOneHotCategoricalStraightThrough": _HIDING,
+    "SpanningTree": _OUT_OF_LINE,
+}
 _KNOWN = ("torch.distributions", "pyro.distributions", "pushforward.")
 
 
@@ -37,7 +65,6 @@ def flatten(distribution: Any) -> tuple[list[Tensor], Any]:
     """
     if isinstance(distribution, Repeated):
         distribution = distribution.expanded()
-    _require_known(distribution)
     leaves: list[Tensor] = []
 
     def collect(tensor: Tensor, rank: int) -> Tensor:
@@ -59,6 +86,7 @@ def batch(spec: Any, leaves: Sequence[Tensor], in_dims: Sequence[int | None], si
 
     ``leaves[i]`` carries its lane axis at ``in_dims[i]``, or none.
     """
+    _require_known(spec)
     remaining = iter(zip(leaves, in_dims, strict=True))
 
     def lanes(tensor: Tensor, rank: int) -> Tensor:
@@ -104,11 +132,23 @@ def _walk_distribution(node: Any, leaf: Leaf, size: int | None) -> Any:
             return torch.Size((size, *value))
         if name in ("transforms", "_support"):
             return _walk(value, leaf, size, batch_rank + event_rank)
+        if name == "temperature" and isinstance(node, ExpRelaxedCategorical):
+            return _shared(value, leaf)
         matrix = name in ("_unbroadcasted_scale_tril", "_unbroadcasted_cov_factor")
         own = 2 if matrix else 1 if name == "_unbroadcasted_cov_diag" else 0
         return _walk(value, leaf, size, batch_rank + own)
 
     return _with_attributes(node, attribute)
+
+
+def _shared(value: Tensor, leaf: Leaf) -> Tensor:
+    """A scalar that all of an event's numbers share, and which torch cannot batch."""
+    lanes = leaf(value, 0)
+    if lanes.ndim > value.ndim and not bool((lanes == lanes.flatten()[0]).all()):
+        raise UnsupportedDistributionError(
+            located("the temperature of a relaxed categorical differs by lane")
+        )
+    return lanes.flatten()[0] if lanes.ndim > value.ndim else lanes
 
 
 def _walk_expanded(node: Any, leaf: Leaf, size: int | None) -> Any:
@@ -130,6 +170,9 @@ def _with_attributes(node: Any, change: Callable[[str, Any], Any]) -> Any:
     new = copy.copy(node)
     kind = type(node)
     for name, value in vars(node).items():
+        if name == "_inv" and not isinstance(node, _InverseTransform):
+            vars(new)[name] = None  # a cached inverse, which knows this transform in turn
+            continue
         if isinstance(getattr(kind, name, None), lazy_property) and name not in _stored(node):
             del vars(new)[name]  # a cached value, which would go stale
         else:
@@ -156,6 +199,14 @@ def _stored(node: Any) -> Iterator[str]:
 
 def _require_known(distribution: Any) -> None:
     kind = type(distribution)
+    for part in _parts(distribution):
+        if (reason := _NO_LANES.get(type(part).__name__)) is not None:
+            raise UnsupportedDistributionError(
+                located(
+                    f"{type(part).__name__} cannot be batched: {reason}",
+                    hint="run it outside vmap and loops over lanes, or write it by simpler sites",
+                )
+            )
     if not any(base.__module__.startswith(_KNOWN) for base in kind.__mro__[:1]) and not all(
         name in vars(distribution) for name in kind.arg_constraints or ("no parameters",)
     ):
@@ -165,6 +216,14 @@ def _require_known(distribution: Any) -> None:
                 hint="store each parameter of arg_constraints under its own name",
             )
         )
+
+
+def _parts(distribution: Any) -> Iterator[Any]:
+    """A distribution and those inside it."""
+    yield distribution
+    for value in vars(distribution).values():
+        if isinstance(value, Distribution):
+            yield from _parts(value)
 
 
 def _require_constant(module: torch.nn.Module) -> None:

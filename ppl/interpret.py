@@ -29,8 +29,8 @@ from .errors import (
     NoDensityError,
     UnsupportedDistributionError,
     checked,
+    implemented,
     located,
-    sampling,
 )
 from .handlers import Sealed
 from .validate import check_data, check_shape, check_values
@@ -196,7 +196,7 @@ def seeded(seed: int | None) -> Iterator[None]:
 def simulate(p: Callable[..., Any], *args: Any, seed: int | None = None) -> Trace:
     """Run a program and record its choices."""
     recording = Recorder({}, density=False)
-    with checked(), sampling(), seeded(seed), torch.no_grad(), recording as recorder:
+    with checked(), implemented(), seeded(seed), torch.no_grad(), recording as recorder:
         value = p(*as_arguments(args))
     _require_known(p, args)
     return recorder.trace(value)
@@ -221,7 +221,7 @@ def assess(p: Callable[..., Any], choices: dict[str, Tensor], *args: Any) -> tup
         DataError: a latent is missing, or a choice names no site.
         NoDensityError: the program draws anonymously.
     """
-    with checked(), Sealed(), Recorder(choices, density=True) as recorder:
+    with checked(), implemented(), Sealed(), Recorder(choices, density=True) as recorder:
         value = p(*as_arguments(args))
     _require_known(p, args)
     latents = recorder.of("latent")
@@ -241,7 +241,7 @@ def generate(
 ) -> tuple[Trace, Tensor]:
     """Run a program with some latents given; the log weight scores those and the observations."""
     recording = Recorder(constraints, density=False)
-    with checked(), sampling(), seeded(seed), torch.no_grad(), recording as recorder:
+    with checked(), implemented(), seeded(seed), torch.no_grad(), recording as recorder:
         value = p(*as_arguments(args))
     _require_known(p, args)
     unused = constraints.keys() - recorder.of("latent").keys()

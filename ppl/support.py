@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pyro.distributions as dist
 import scipy.special
 import torch
 from pyro.distributions.distribution import Distribution as PyroDistribution
@@ -15,10 +16,21 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from .effects import Repeated, Subsets, log_density
-from .errors import BudgetError, InfiniteSupportError, located
+from .errors import BudgetError, InfiniteSupportError, UnsupportedDistributionError, located
+from .types import space_of
 from .unconstrain import bijection
 
 LIMIT = 1_000_000
+
+
+def lists_values(distribution: Any) -> bool:
+    """Whether a law is carried by values that can be listed, whatever its support is called."""
+    if isinstance(distribution, torch.distributions.Independent | dist.MaskedDistribution):
+        return lists_values(distribution.base_dist)
+    if isinstance(distribution, torch.distributions.MixtureSameFamily):
+        return lists_values(distribution.component_distribution)
+    enumerable = bool(getattr(distribution, "has_enumerate_support", False))
+    return enumerable or isinstance(distribution, dist.Delta | dist.Unit)
 
 
 def finite_support(distribution: Any, limit: int = LIMIT) -> tuple[Tensor, Tensor]:
@@ -36,7 +48,7 @@ def finite_support(distribution: Any, limit: int = LIMIT) -> tuple[Tensor, Tenso
         size = distribution.size
         distribution = Subsets(size, min(distribution.subsample_size or size, size), ())
     choices = _choices(distribution)
-    elements, count = distribution.batch_shape.numel(), len(choices)
+    elements, count = torch.Size(distribution.batch_shape).numel(), len(choices)
     if elements * math.log(max(count, 1)) > math.log(limit) + 1e-9:
         raise BudgetError(
             located(
@@ -50,6 +62,11 @@ def finite_support(distribution: Any, limit: int = LIMIT) -> tuple[Tensor, Tenso
     flat = flat.reshape(count, elements, *distribution.event_shape)
     values = flat[index, torch.arange(elements)].reshape(shape)
     log_probs = log_density(distribution, values)
+    if log_probs.numel() != len(values) * elements:
+        name = type(distribution).__name__
+        raise UnsupportedDistributionError(
+            located(f"the density of {name} does not take several values at once")
+        )
     possible = log_probs.reshape(len(index), -1).sum(1) > -math.inf
     return values[possible], log_probs[possible]
 
@@ -63,7 +80,8 @@ def _choices(distribution: Any) -> Tensor:
         value = distribution.v if kind == "Delta" else distribution.sample()
         return torch.as_tensor(value)[None]
     if kind == "Multinomial":
-        return _compositions(int(distribution.total_count), distribution.event_shape[0]).reshape(
+        counts = _compositions(int(distribution.total_count), distribution.event_shape[0])
+        return counts.to(distribution.logits.dtype).reshape(
             -1, *(1,) * len(distribution.batch_shape), *distribution.event_shape
         )
     if kind in ("MaskedDistribution", "ExpandedDistribution") and not isinstance(
@@ -141,7 +159,7 @@ def quadrature_rule(distribution: Any, n: int, limit: int = LIMIT) -> tuple[Tens
                 f"quadrature needs a univariate distribution, not {type(distribution).__name__}"
             )
         )
-    batch_shape: torch.Size = distribution.batch_shape  # type: ignore[union-attr]
+    batch_shape = torch.Size(distribution.batch_shape)  # type: ignore[union-attr]
     elements = batch_shape.numel()
     if elements * math.log(n) > math.log(limit):
         raise BudgetError(
@@ -196,18 +214,33 @@ def _by_element(rule: Any, *parameters: Tensor) -> tuple[Tensor, Tensor]:
     return nodes, weights
 
 
+class _Sinh(torch.distributions.Transform):
+    """x = sinh(u)."""
+
+    domain = codomain = constraints.real
+    bijective = True
+
+    def _call(self, x: Tensor) -> Tensor:
+        return torch.sinh(x)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.abs() + torch.log1p(torch.exp(-2.0 * x.abs())) - math.log(2.0)
+
+
 def _trapezoidal(distribution: Any, n: int) -> tuple[Tensor, Tensor]:
-    """The trapezoidal rule in t, with u = sinh(t) spread over the unconstrained coordinate."""
-    support = distribution.support
-    if support is None or support.is_discrete or isinstance(support, type(constraints.dependent)):
+    """The trapezoidal rule in t, with u = sinh(t) spread over an unconstrained coordinate.
+
+    On the whole line that coordinate is asinh(x), in which even Cauchy's tails are exponential.
+    """
+    support = space_of(distribution).constraint
+    if support.is_discrete or isinstance(support, type(constraints.dependent)):
         raise InfiniteSupportError(
             located(f"{type(distribution).__name__} is not continuous: it has no quadrature rule")
         )
-    transform = bijection(support)
-    t = torch.linspace(-4.5, 4.5, n, dtype=torch.float64).reshape(
-        -1, *(1,) * len(distribution.batch_shape)
-    )
-    u = torch.sinh(t).expand(-1, *distribution.batch_shape)
+    t = torch.linspace(-4.5, 4.5, n, dtype=torch.float64)
+    t = t.reshape(-1, *(1,) * len(distribution.batch_shape)).expand(-1, *distribution.batch_shape)
+    u = torch.sinh(t)
+    transform = _Sinh() if support is constraints.real else bijection(support)
     x = transform(u)
     log_dx = transform.log_abs_det_jacobian(u, x) + torch.log(torch.cosh(t) * 9.0 / (n - 1))
     log_w = distribution.log_prob(x) + log_dx

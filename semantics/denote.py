@@ -12,9 +12,15 @@ from ..ppl.data import as_arguments
 from ..ppl.density import LogDensity
 from ..ppl.errors import (
     BranchError,
+    BudgetError,
+    ConvergenceError,
     DataError,
+    InfiniteSupportError,
+    MassError,
     NoDensityError,
+    ProgramError,
     UnsupportedDistributionError,
+    implemented,
     located,
 )
 from ..ppl.interpret import Recorder, no_validation
@@ -23,6 +29,7 @@ from .measure import Measure
 from .quadrature import integrate
 
 BUDGET = 200_000
+CONVERGED = 1e-2  # the largest relative error of a mass that is reported
 
 
 def denote(
@@ -52,21 +59,43 @@ def denote(
     if of not in ("value", "trace"):
         raise ValueError(f"denote: of must be 'value' or 'trace', not {of!r}")
     args = as_arguments(args)
-    if quadrature is not None and (density := _static_density(p, args)) is not None:
-        return integrate(density, quadrature, of, budget)
     target = p if of == "value" else _choices_of(p)
-    measure, approximate = _evaluate(target, args, quadrature, budget, merge)
-    if quadrature is None or not approximate:
+    if quadrature is None:
+        return _evaluate(target, args, None, budget, merge)[0]
+    failure: ProgramError | None = None
+    if (density := _static_density(p, args)) is not None:
+        try:
+            return _converged(integrate(density, quadrature, of, budget))
+        except MassError as error:
+            failure = error  # too heavy tails, or no smooth mode: site by site it may still do
+    try:
+        measure, approximate = _evaluate(target, args, quadrature, budget, merge)
+        if not approximate:
+            return measure
+        coarse, _ = _evaluate(target, args, max(2, quadrature // 2), budget, merge)
+        return _converged(replace(measure, error=abs(measure.mass() - coarse.mass())))
+    except (BudgetError, InfiniteSupportError, ConvergenceError) as error:
+        raise failure or error from error
+
+
+def _converged(measure: Measure) -> Measure:
+    """The measure, if its stated error is a small part of it."""
+    if measure.error <= CONVERGED * measure.mass():
         return measure
-    coarse, _ = _evaluate(target, args, max(2, quadrature // 2), budget, merge)
-    return replace(measure, error=abs(measure.mass() - coarse.mass()))
+    raise ConvergenceError(
+        located(
+            f"the quadrature has not converged: mass {measure.mass():.3g}, error about "
+            f"{measure.error:.1g}",
+            hint="raise quadrature=, or rescale the program",
+        )
+    )
 
 
 def _evaluate(
     p: Callable[..., Any], args: tuple[Any, ...], quadrature: int | None, budget: int, merge: bool
 ) -> tuple[Measure, bool]:
     evaluator = Evaluator(budget=budget, quadrature=quadrature, merge=merge)
-    with torch.no_grad(), no_validation(), evaluator:
+    with implemented(), torch.no_grad(), no_validation(), evaluator:
         outcomes = evaluator.run(lambda: p(*args))
     for conditioning in evaluator.data.values():
         missing = sorted(set(conditioning.data) - conditioning.seen)

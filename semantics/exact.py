@@ -36,7 +36,7 @@ from ..ppl.effects import (
 from ..ppl.errors import BudgetError, DuplicateNameError, ImpureProgramError, ProgramError, located
 from ..ppl.handlers import Conditioning, Handler, Lane, Step, Taken, Untracing, is_one
 from ..ppl.keys import Keys
-from ..ppl.support import finite_support, quadrature_rule
+from ..ppl.support import finite_support, lists_values, quadrature_rule
 from ..ppl.validate import check_parameters, check_values
 from .measure import EPSILON, logsumexp
 
@@ -265,7 +265,7 @@ class Evaluator(Messenger):  # type: ignore[misc]
     def _enumerate(self, msg: Message) -> list[Outcome]:
         """The outcomes of a choice; a latent in a scaled context stands for density ** scale."""
         fn = msg["fn"]
-        continuous = getattr(fn, "support", None) is not None and not fn.support.is_discrete
+        continuous = not (is_subsample(msg) or lists_values(fn) or fn.support.is_discrete)
         if self.quadrature is not None and continuous:
             values, log_probs = quadrature_rule(fn, self.quadrature)
             self.approximate = True

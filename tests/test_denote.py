@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pushforward.errors import (
     BudgetError,
+    ConvergenceError,
     DataError,
     InfiniteMassError,
     ProgramError,
@@ -284,3 +285,22 @@ def test_equal_results_of_a_quadrature_are_one_atom() -> None:
     assert denote(
         lambda: (sample("x", dist.Normal(f(0.0), f(1.0))), None)[1], quadrature=32
     ).pmf() == {None: pytest.approx(1.0, abs=1e-12)}
+
+
+def test_heavy_tails_are_integrated_site_by_site() -> None:
+    """A Cauchy prior: P(|x| < 1) = 1/2, and the mass of N(x; 0, 1) under it is a known integral."""
+    measure = denote(lambda: sample("x", dist.Cauchy(f(0.0), f(1.0))), quadrature=256)
+    assert measure.mass() == pytest.approx(1.0, abs=1e-9)
+    inside = measure.expect(lambda x: 1.0 if abs(float(x)) < 1 else 0.0)
+    assert float(inside) == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_quadrature_that_has_not_converged_is_refused() -> None:
+    def spiky() -> Tensor:
+        z = sample("z", dist.Bernoulli(f(0.5)))
+        x = sample("x", dist.Normal(f(0.0), f(1.0)) if z == 1 else dist.Uniform(f(-1.0), f(1.0)))
+        observe("y", dist.Normal(x, f(1e-3)), f(0.3))
+        return z
+
+    with pytest.raises(ConvergenceError, match="has not converged.*raise quadrature="):
+        denote(spiky, quadrature=16)

@@ -392,3 +392,25 @@ def test_predictions_join_arviz(fit: Fit) -> None:
     data = fit.to_arviz()
     data.extend(predict(fit, line, X).to_arviz())
     assert data.posterior_predictive["y"].shape == (4, 250, 6)
+
+
+def test_a_program_that_lanes_refuse_is_predicted_one_draw_at_a_time() -> None:
+    @program
+    def grades(x: Tensor) -> None:
+        slope = sample("slope", dist.Normal(0.0, 1.0))
+        with plate("person", len(x)):
+            sample("grade", dist.OrderedLogistic(slope * x, torch.tensor([-1.0, 1.0])))
+
+    x = torch.tensor([-2.0, 0.0, 2.0])
+    grade = predict(300, grades, x, seed=0)["grade"]
+    assert grade.shape == (1, 300, 3)
+    assert set(grade.unique().tolist()) == {0.0, 1.0, 2.0}
+
+    @program
+    def branching() -> Tensor:
+        if sample("b", dist.Bernoulli(0.25)) == 1:
+            return torch.tensor(1.0)
+        return torch.tensor(0.0)
+
+    value = predict(2000, branching, seed=0).value
+    assert abs(float(value.mean()) - 0.25) < 4.9 * math.sqrt(0.25 * 0.75 / 2000)
