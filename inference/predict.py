@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,31 +83,15 @@ def predict(
         DataError: a latent of the fit does not fit the program, or is not in it.
     """
     names, args = _given(fit, given), as_arguments(args)
-    run, _ = abstract_run(p, *args)
-    sampled = [name for name, site in run.sites.items() if not site.observed]
-    if unknown := [name for name in names if name not in sampled]:
-        raise DataError(
-            located(
-                f"predict: {program_name(p)} samples no {unknown}",
-                hint=f"it samples {sampled}; name those to take from the fit in given=",
-            )
-        )
     draws = {name: fit[name] for name in names} if isinstance(fit, Fit) else {}
     lead = (fit.chains, fit.size) if isinstance(fit, Fit) else (1, fit)
-    for name, x in draws.items():
-        if tuple(x.shape[2:]) != run.sites[name].space.shape:
-            raise DataError(
-                located(
-                    f"predict: '{name}' is {list(x.shape[2:])} in the fit, and "
-                    f"{list(run.sites[name].space.shape)} in the program",
-                    site=name,
-                    hint="leave it out of given= to sample it anew",
-                )
-            )
+    with suppress(BranchError):  # a program without a type is checked while it runs
+        _require_fitting(p, args, draws)
 
     def one(values: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
         with Untracing(), _Unobserved(values, density=False, validate=False) as recorder:
             value = p(*args)
+        _require_sampled(p, values.keys(), recorder.of("latent").keys())
         new = {name: x for name, x in recorder.values.items() if name not in values}
         return new, value
 
@@ -129,6 +114,33 @@ def predict(
 
     sites, value = tree_map(join, *parts)
     return Prediction(sites, value)
+
+
+def _require_fitting(p: Callback, args: tuple[Any, ...], draws: dict[str, Tensor]) -> None:
+    """Raise unless the program samples the sites of the draws, in their shapes."""
+    run, _ = abstract_run(p, *args)
+    sampled = {name: site for name, site in run.sites.items() if not site.observed}
+    _require_sampled(p, draws.keys(), sampled.keys())
+    for name, x in draws.items():
+        if tuple(x.shape[2:]) != sampled[name].space.shape:
+            raise DataError(
+                located(
+                    f"predict: '{name}' is {list(x.shape[2:])} in the fit, and "
+                    f"{list(sampled[name].space.shape)} in the program",
+                    site=name,
+                    hint="leave it out of given= to sample it anew",
+                )
+            )
+
+
+def _require_sampled(p: Callback, given: Collection[str], sampled: Collection[str]) -> None:
+    if unknown := [name for name in given if name not in sampled]:
+        raise DataError(
+            located(
+                f"predict: {program_name(p)} samples no {unknown}",
+                hint=f"it samples {list(sampled)}; name those to take from the fit in given=",
+            )
+        )
 
 
 def _one_by_one(

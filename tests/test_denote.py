@@ -302,5 +302,5 @@ def test_a_quadrature_that_has_not_converged_is_refused() -> None:
         observe("y", dist.Normal(x, f(1e-3)), f(0.3))
         return z
 
-    with pytest.raises(ConvergenceError, match="has not converged.*raise quadrature="):
+    with pytest.raises(ConvergenceError, match=r"has not converged.*raise quadrature="):
         denote(spiky, quadrature=16)
