@@ -31,6 +31,7 @@ from .errors import (
 from .families import flatten, rebuild
 from .interpret import no_validation
 from .program import Callback, program_name
+from .support import lists_values
 from .types import ProgramType, Site, TraceType, space_of, space_of_value
 from .unconstrain import bijection
 from .validate import check_parameters, check_shape, check_values
@@ -164,6 +165,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         self.dtypes: dict[str, torch.dtype] = {}
         self.subsampled: dict[str, tuple[str, str]] = {}
         self.parameters: Any = {"params": {}, "constraints": {}}
+        self.points: set[str] = set()  # latents whose law is carried by single values
         self.scored, self.draws, self.writes = False, 0, False
         self.draw_line: str | None = None
 
@@ -206,6 +208,8 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         else:
             msg["value"] = abstract(placeholder(fn), self.parents[name] | {name})
             self.dtypes[name] = msg["value"].dtype
+            if lists_values(fn):
+                self.points.add(name)
         plates = tuple(frame.name for frame in msg["cond_indep_stack"])
         self.sites[name] = Site(space_of(fn), bool(msg["is_observed"]), plates, user_line())
 

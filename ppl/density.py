@@ -88,7 +88,7 @@ class LogDensity:
             _require_inside(name, latents[name], value)
         continuous = {name: site for name, site in latents.items() if name not in self.discrete}
         for name, site in continuous.items():
-            if not site.space.smooth:
+            if not site.space.smooth or name in run.points:
                 raise UnsupportedDistributionError(
                     located(
                         f"the latent is discrete ({site.space}) and has no gradient",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,8 @@ from ..ppl.errors import (
     BudgetError,
     ConvergenceError,
     DataError,
+    InfiniteMassError,
     InfiniteSupportError,
-    MassError,
     NoDensityError,
     ProgramError,
     UnsupportedDistributionError,
@@ -65,22 +66,26 @@ def denote(
     failure: ProgramError | None = None
     if (density := _static_density(p, args)) is not None:
         try:
-            return _converged(integrate(density, quadrature, of, budget))
-        except MassError as error:
-            failure = error  # too heavy tails, or no smooth mode: site by site it may still do
+            measure = integrate(density, quadrature, of, budget)
+            if measure.error <= CONVERGED * measure.mass():
+                return measure
+        except InfiniteMassError as error:
+            failure = error  # or heavy tails, which the rules of single sites know
     try:
         measure, approximate = _evaluate(target, args, quadrature, budget, merge)
         if not approximate:
             return measure
         coarse, _ = _evaluate(target, args, max(2, quadrature // 2), budget, merge)
-        return _converged(replace(measure, error=abs(measure.mass() - coarse.mass())))
+        return _converged(measure, coarse)
     except (BudgetError, InfiniteSupportError, ConvergenceError) as error:
         raise failure or error from error
 
 
-def _converged(measure: Measure) -> Measure:
-    """The measure, if its stated error is a small part of it."""
-    if measure.error <= CONVERGED * measure.mass():
+def _converged(measure: Measure, coarse: Measure) -> Measure:
+    """The measure with its error, by one of half the nodes, if that is a small part of it."""
+    measure = replace(measure, error=abs(measure.mass() - coarse.mass()))
+    fine, half = measure.log_mass(), coarse.log_mass()
+    if fine == half or abs(math.expm1(half - fine)) <= CONVERGED:
         return measure
     raise ConvergenceError(
         located(

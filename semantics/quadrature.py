@@ -4,7 +4,8 @@ The program's density is integrated in unconstrained coordinates u by the trapez
 affine change of variables to its mode and curvature there.  For densities that are analytic and
 decay fast the rule converges exponentially in the number of nodes; the window grows until its edge
 carries no mass, and the error is estimated by halving the nodes.  A mode that lies far from the one
-found can be missed: this is an estimate, not a bound.
+found is looked for along each coordinate, and off these lines can be missed: this is an estimate,
+not a bound.
 """
 
 from __future__ import annotations
@@ -18,10 +19,19 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..ppl.density import LogDensity
-from ..ppl.errors import BudgetError, InfiniteMassError, ProgramError, ZeroMassError, located
+from ..ppl.errors import (
+    BudgetError,
+    ConvergenceError,
+    InfiniteMassError,
+    ProgramError,
+    ZeroMassError,
+    located,
+)
 from .measure import Measure
 
-EDGE = 1e-17
+EDGE = 1e-17  # of the mass, at the edge of a window that is wide enough
+REACH = 7.6  # asinh of how far a second mode is looked for
+FAINT = 1e-12  # of the mass, that a second mode may have
 WINDOWS = (8.0, 16.0, 32.0, 64.0)
 
 
@@ -59,6 +69,7 @@ def integrate(density: LogDensity, nodes: int, of: str, budget: int) -> Measure:
                 "the density does not decay: its mass is infinite, or too spread for quadrature"
             )
         )
+    _require_one_mode(density, centre, scale, log_peak, window)
     log_cell = len(centre) * math.log(2 * window / (per_axis - 1)) + float(torch.logdet(scale))
     keep = weights > 0
     total = float(weights.sum())
@@ -90,13 +101,52 @@ def _values(outcome: Callable[[Tensor], Any], u: Tensor) -> Iterator[Any]:
         yield tree_unflatten([next(row)[i] if kept else None for kept in present], spec)
 
 
-def _laplace(density: LogDensity, steps: int = 200) -> tuple[Tensor, Tensor, Tensor]:
-    """The mode, a scale matrix (Cholesky factor of the inverse curvature), and the log density."""
-    u = torch.zeros(density.layout.size, dtype=torch.float64)
+def _require_one_mode(
+    density: LogDensity, centre: Tensor, scale: Tensor, log_peak: Tensor, window: float
+) -> None:
+    """Raise if a line along some coordinate meets a second mode of some mass, off the window.
+
+    A mode far away shows by its flank: the log density has a local maximum on the line.
+    """
+    t = torch.linspace(-REACH, REACH, 601, dtype=torch.float64)
+    here = float(log_peak) + float(torch.logdet(scale))
+    for direction in torch.eye(len(centre), dtype=torch.float64):
+        line = centre + torch.sinh(t)[:, None] * direction
+        values = torch.func.vmap(density)(line)
+        values = values.masked_fill(~values.isfinite(), -math.inf)
+        top = (values[1:-1] > values[:-2]) & (values[1:-1] >= values[2:])
+        for start in line[1:-1][top & values[1:-1].isfinite()]:
+            if _off_window(start, centre, scale, window):
+                mode, spread, log_density = _laplace(density, start)
+                there = float(log_density) + float(torch.logdet(spread))
+                if _off_window(mode, centre, scale, window) and there > here + math.log(FAINT):
+                    raise ConvergenceError(
+                        located(
+                            "the density has modes too far apart for one quadrature",
+                            hint="write the choice between them as a discrete site",
+                        )
+                    )
+
+
+def _off_window(u: Tensor, centre: Tensor, scale: Tensor, window: float) -> bool:
+    z = torch.linalg.solve_triangular(scale, (u - centre)[:, None], upper=False)
+    return bool(z.abs().max() > window)
+
+
+def _laplace(
+    density: LogDensity, start: Tensor | None = None, steps: int = 200
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A mode, a scale matrix (Cholesky factor of the inverse curvature), and the log density.
+
+    The mode is found by damped Newton steps from ``start``, the origin unless given.
+    """
+    u = torch.zeros(density.layout.size, dtype=torch.float64) if start is None else start
     value = density(u)
     for _ in range(steps):
-        gradient = torch.func.grad(density)(u)
-        factor = _factor(-torch.func.hessian(density)(u))
+        gradient, curvature = torch.func.grad(density)(u), -torch.func.hessian(density)(u)
+        if not bool(gradient.isfinite().all() and curvature.isfinite().all()):
+            break
+        factor = _factor(curvature)
         step = torch.cholesky_solve(gradient[:, None], factor)[:, 0]
         size = 1.0
         while size > 1e-10:
@@ -111,7 +161,7 @@ def _laplace(density: LogDensity, steps: int = 200) -> tuple[Tensor, Tensor, Ten
             break
     if not bool(torch.isfinite(value)):
         raise ZeroMassError(located(f"the log density is {float(value)} at the origin"))
-    factor = _factor(-torch.func.hessian(density)(u))
+    factor = _factor(-torch.func.hessian(density)(u).nan_to_num(0.0, 0.0, 0.0))
     scale = torch.linalg.cholesky(torch.cholesky_inverse(factor))
     return u, scale, value
 

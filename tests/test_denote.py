@@ -16,6 +16,7 @@ from pushforward.errors import (
     ConvergenceError,
     DataError,
     InfiniteMassError,
+    MassError,
     ProgramError,
     ZeroMassError,
 )
@@ -304,3 +305,38 @@ def test_a_quadrature_that_has_not_converged_is_refused() -> None:
 
     with pytest.raises(ConvergenceError, match=r"has not converged.*raise quadrature="):
         denote(spiky, quadrature=16)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "sd", "error"),
+    [
+        (0.0, 10.0, 0.1, ConvergenceError),
+        (0.0, 50.0, 1.0, ConvergenceError),
+        (-50.0, 50.0, 0.1, MassError),
+    ],
+)
+def test_a_mode_far_away_is_not_missed(a: float, b: float, sd: float, error: type) -> None:
+    """Half of the mass lies in each mode; a quadrature about one of them would report that half."""
+
+    def mixture() -> Tensor:
+        return sample(
+            "x",
+            dist.MixtureSameFamily(dist.Categorical(f([0.5, 0.5])), dist.Normal(f([a, b]), f(sd))),
+        )
+
+    with pytest.raises(error, match=r"modes too far apart|too spread for quadrature"):
+        denote(mixture, quadrature=64)
+
+
+def test_two_modes_in_one_window_are_integrated() -> None:
+    def mixture() -> Tensor:
+        return sample(
+            "x",
+            dist.MixtureSameFamily(
+                dist.Categorical(f([0.25, 0.75])), dist.Normal(f([-3.0, 3.0]), f(1.0))
+            ),
+        )
+
+    measure = denote(mixture, quadrature=64)
+    assert measure.mass() == pytest.approx(1.0, abs=1e-12)
+    assert float(measure.expect()) == pytest.approx(1.5, abs=1e-10)
