@@ -368,3 +368,43 @@ def test_the_process_exits_with_the_status(models: Path) -> None:
     words = [sys.executable, "-m", "pushforward", "check", f"{models}:bad"]
     process = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (process.returncode, process.stderr) == (1, "")
+
+
+# ----------------------------------------------------------------------------------- Pyro as it is
+
+PYRO = """
+import pyro
+import pyro.distributions as dist
+import torch
+
+
+def two_coins(a_chance):
+    a = pyro.sample("a", dist.Bernoulli(a_chance))
+    b = pyro.sample("b", dist.Bernoulli(0.5))
+    pyro.sample("either", dist.Bernoulli(torch.max(a, b)), obs=torch.tensor(1.0))
+    return a
+
+
+def line(x, y):
+    slope = pyro.sample("slope", dist.Normal(0.0, 2.0))
+    with pyro.plate("point", len(x)):
+        pyro.sample("y", dist.Normal(slope * x, 0.5), obs=y)
+"""
+
+
+def test_a_file_that_never_heard_of_this_library(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "plain.py"
+    path.write_text(PYRO)
+    coins = {"args": {"a_chance": 0.25}, "data": {}}
+    code, out, _ = run("type", f"{path}:two_coins", data=coins)
+    assert code == 0
+    assert out.startswith("{a: Bool, b: Bool, either: Bool observed} -> M Real")
+    code, out, _ = run("infer", f"{path}:two_coins", "--method", "exact", data=coins)
+    assert code == 0
+    assert "mass 0.625" in out  # 1 - 3/4 * 1/2
+    points = {"args": {"x": [1.0, 2.0], "y": [0.9, 2.1]}, "data": {}}
+    for method, options in FEW.items():
+        words = ("infer", f"{path}:line", "--method", method, *options, "--no-compile")
+        code, out, _ = run(*words, data=points)
+        assert code == 0
+        assert "slope" in out
