@@ -126,6 +126,8 @@ def prior(density: LogDensity, particles: int) -> Program:
 def moved(u: Tensor, beta: Tensor, potential: Potential, moves: int) -> Tensor:
     """HMC transitions of particles [n, d] at a power, with the metric of their variances."""
     d = u.shape[-1]
+    if d == 0:
+        return u
     step_size = u.new_tensor(d ** (-0.25))
     kernel = hmc(leapfrogs=max(1, math.ceil(0.5 * math.pi / float(step_size))))
     variances = u.var(0) if len(u) > 1 else torch.ones_like(u[0])

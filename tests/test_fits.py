@@ -21,7 +21,7 @@ from pushforward.errors import (
 from pushforward.inference import MCMC, SMC, SVI, Fit, hmc, log_likelihood, nuts, predict
 from pushforward.inference.progress import Progress
 from pushforward.inference.results import import_arviz
-from pushforward.ppl import condition, deterministic, plate, program, sample
+from pushforward.ppl import condition, deterministic, observe, plate, program, sample
 
 X = torch.tensor([-1.5, -0.5, 0.0, 0.5, 1.0, 2.0], dtype=torch.float64)
 Y = torch.tensor([-1.2, 0.1, 0.4, 1.3, 1.6, 3.1], dtype=torch.float64)
@@ -160,6 +160,16 @@ def test_a_program_without_latents_is_run() -> None:
 
     fit = MCMC(chains=1, draws=4, warmup=0, **QUIET).run(constant)
     assert fit["two"].tolist() == [[2.0] * 4]
+
+
+def test_smc_of_a_program_without_latents_has_its_exact_evidence() -> None:
+    @program
+    def constant() -> Tensor:
+        return observe("y", dist.Normal(0.0, 1.0), torch.tensor(0.5))
+
+    fit = SMC(particles=4, islands=2, stages=2, **QUIET).run(constant)
+    expected = float(dist.Normal(0.0, 1.0).log_prob(torch.tensor(0.5)))
+    assert fit.log_evidence == pytest.approx(expected, abs=1e-6)
 
 
 # ------------------------------------------------------------------------------------------- errors
