@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ..ppl import vmap
-from ..ppl.errors import DataError, located
+from ..ppl.errors import (
+    BranchError,
+    DataError,
+    ImpureProgramError,
+    UnsupportedDistributionError,
+    located,
+)
+from ..ppl.guides import check_guide
 from ..ppl.handlers import Proposing, Untracing, Weighing
+from ..ppl.keys import Bookkeeping
 from ..ppl.program import Callback, Program
 from .population import Population
 
@@ -24,10 +34,16 @@ def importance(model: Callback, particles: int, guide: Callback | None = None) -
         model: the program whose results are weighted.
         guide: a program of the same arguments that proposes some or all latents of the model.
             The others, or all of them without a guide, are proposed from the model itself.
+            Its support must cover the model's: this is checked before the first run, unless one of
+            the two has no type because it branches in Python on a random value.
+
+    Errors:
+        GuideError: the guide does not fit the model.
     """
 
     if particles < 1:
         raise ValueError("importance needs at least one particle")
+    checked, auxiliary = Bookkeeping(), Bookkeeping()
 
     def particle(*args: Any) -> tuple[Any, Tensor]:
         with Untracing():
@@ -36,7 +52,7 @@ def importance(model: Callback, particles: int, guide: Callback | None = None) -
                     guide(*args)
             with Weighing(given=proposal.choices) as target:
                 value = model(*args)
-        unused = proposal.choices.keys() - target.used
+        unused = proposal.choices.keys() - target.used - auxiliary
         if unused:
             raise DataError(
                 located(
@@ -47,8 +63,27 @@ def importance(model: Callback, particles: int, guide: Callback | None = None) -
         return value, torch.as_tensor(target.log_weight) - torch.as_tensor(proposal.log_density)
 
     def run(*args: Any) -> Population:
+        if guide is not None and (key := _signature(args)) not in checked:
+            auxiliary.update(_auxiliary(guide, model, args))
+            checked.add(key)
         values, log_weights = vmap(particle, (None,) * len(args), particles)(*args)
         return Population(values, log_weights - math.log(particles)).require_weights()
 
     run.__name__ = run.__qualname__ = f"importance({particles})"
     return Program(run)
+
+
+def _auxiliary(guide: Callback, model: Callback, args: tuple[Any, ...]) -> set[str]:
+    """The auxiliary sites of a guide, which is checked, if it and the model have types."""
+    with suppress(BranchError, ImpureProgramError, UnsupportedDistributionError):
+        sites = check_guide(guide, model, *args, direction="inclusive", partial=True).sites
+        return {name for name, site in sites.items() if site.auxiliary}
+    return set()
+
+
+def _signature(args: tuple[Any, ...]) -> str:
+    """What types depend on: shapes and dtypes of tensors, and all other values."""
+    return ", ".join(
+        f"{leaf.dtype}{list(leaf.shape)}" if isinstance(leaf, Tensor) else repr(leaf)
+        for leaf in tree_leaves(args)
+    )

@@ -1,8 +1,8 @@
 """The language: programs, effects, combinators, types and interpretations."""
 
+from .branching import cond, mixture, switch
 from .combinators import (
     Conditioned,
-    cond,
     condition,
     iterate,
     scan,
@@ -14,6 +14,8 @@ from .combinators import (
 from .effects import deterministic, draw, factor, observe, plate, sample
 from .interpret import Trace, assess, generate, seeded, simulate
 from .program import Program, program
+from .queries import do, marginal, normalize
+from .recursion import fix, memo
 
 __all__ = [
     "Conditioned",
@@ -23,10 +25,16 @@ __all__ = [
     "cond",
     "condition",
     "deterministic",
+    "do",
     "draw",
     "factor",
+    "fix",
     "generate",
     "iterate",
+    "marginal",
+    "memo",
+    "mixture",
+    "normalize",
     "observe",
     "plate",
     "program",
@@ -35,6 +43,7 @@ __all__ = [
     "scope",
     "seeded",
     "simulate",
+    "switch",
     "untraced",
     "vmap",
     "weighted",

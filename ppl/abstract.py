@@ -9,14 +9,17 @@ line.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pyro
 import torch
+from pyro import distributions as pyro_dist
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .annotations import Found, bound_arguments, declaration
 from .combinators import Conditioned
 from .data import as_arguments, value_dtype
 from .effects import Message, is_deterministic, is_draw, is_subsample
@@ -163,17 +166,19 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         self.sites: dict[str, Site] = {}
         self.parents: dict[str, frozenset[str]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
+        self.values: dict[str, Tensor] = {}  # the placeholders of the latents
         self.subsampled: dict[str, tuple[str, str]] = {}
         self.parameters: Any = {"params": {}, "constraints": {}}
         self.points: set[str] = set()  # latents whose law is carried by single values
-        self.scored, self.draws, self.writes = False, 0, False
+        self.scores: dict[str, str] = {}  # observations and factors, and their lines
+        self.draws, self.writes = 0, False
         self.draw_line: str | None = None
 
     def _process_message(self, msg: Message) -> None:
         if msg["type"] == "sample":
             self._sample(msg)
         elif msg["type"] == "cond" and dependence(msg["args"][0]):
-            msg["fn"] = msg["infer"]["branches"].run_both
+            msg["fn"] = msg["infer"]["branches"].run_all
         elif msg["type"] == "vmap":
             msg["fn"] = self._through_lanes(msg["fn"])
 
@@ -200,7 +205,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         check_parameters(name, fn)
         self.parents[name] = depends_on(fn)
         if msg["is_observed"]:
-            self.scored = True
+            self.scores[name] = user_line()
             if msg["infer"].get("is_auxiliary"):
                 return
             check_shape(name, fn, msg["value"])
@@ -208,10 +213,22 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         else:
             msg["value"] = abstract(placeholder(fn), self.parents[name] | {name})
             self.dtypes[name] = msg["value"].dtype
+            self.values[name] = msg["value"]
             if lists_values(fn):
                 self.points.add(name)
         plates = tuple(frame.name for frame in msg["cond_indep_stack"])
-        self.sites[name] = Site(space_of(fn), bool(msg["is_observed"]), plates, user_line())
+        site = Site(space_of(fn), bool(msg["is_observed"]), plates, user_line())
+        if not site.observed:
+            site = self._latent(name, site, msg)
+        self.sites[name] = site
+
+    def _latent(self, name: str, site: Site, msg: Message) -> Site:
+        """The site, with what a guide says of it: marked as auxiliary, or a single value."""
+        site = replace(site, auxiliary=bool(msg["infer"].get("is_auxiliary")))
+        if name not in self.points or not site.space.smooth:
+            return site
+        image = any(p in self.sites and self.sites[p].auxiliary for p in self.parents[name])
+        return replace(site, law="image" if image else "point", value=single_value(msg["fn"]))
 
     def _subsample(self, msg: Message) -> None:
         fn = msg["fn"]
@@ -220,6 +237,11 @@ class AbstractRun(Messenger):  # type: ignore[misc]
             self.subsampled[msg["name"]] = f"{size} of {fn.size} indices", user_line()
             indices = torch.arange(size, device=getattr(fn, "device", None))
             msg["value"] = indices.expand(*getattr(fn, "batch_shape", ()), size)
+
+    def look(self, value: Any) -> Found:
+        """What the run knows of a tensor of the result."""
+        sites = ((name, self.sites[name]) for name, own in self.values.items() if own is value)
+        return Found(torch.as_tensor(concrete(value)), next(sites, None), not dependence(value))
 
     def _through_lanes(self, run: Callback) -> Callback:
         """Lanes run on plain placeholders; their results depend on every site inside them."""
@@ -279,6 +301,17 @@ def placeholder(distribution: Any) -> Tensor:
     return value.expand(shape).clone()
 
 
+def single_value(distribution: Any) -> Tensor | None:
+    """The value of a ``Delta``, of shape batch + event; None for other laws."""
+    shape = distribution.batch_shape + distribution.event_shape
+    while isinstance(distribution, torch.distributions.Independent | pyro_dist.MaskedDistribution):
+        distribution = distribution.base_dist
+    if not isinstance(distribution, pyro_dist.Delta):
+        return None
+    value: Tensor = concrete(distribution.v)
+    return value.detach().expand(shape)
+
+
 def abstract_run(p: Callback, *args: Any, **kwargs: Any) -> tuple[AbstractRun, Any]:
     """Run a program on abstract choices; return what it did and its abstract result."""
     run, store = AbstractRun(), pyro.get_param_store()
@@ -310,15 +343,27 @@ def abstract_run(p: Callback, *args: Any, **kwargs: Any) -> tuple[AbstractRun, A
 def program_type(p: Callback, *args: Any, **kwargs: Any) -> ProgramType:
     """The type of ``p(*args)``: trace type and result, ``P`` unscored or ``M`` scored.
 
+    Annotations by spaces (see ``ppl.annotations``) are checked: arguments by their values, the
+    result by what is known of it.  A result that is the value of a site has the space of the site;
+    otherwise the run knows shapes and dtypes only, so that a declared ``Positive`` may be any
+    floating tensor of its shape.  A declared result is printed as it is written.
+
     Errors:
         BranchError: Python control flow depends on a random value.
         DuplicateNameError, DataError, ProgramError: names, data or parameters are wrong.
+        AnnotationError: the arguments, the result or its law are not as declared.
     """
     args = as_arguments(args)
+    declared = declaration(p)
+    if declared is not None:
+        declared.check_arguments(bound_arguments(p, args, kwargs))
     run, value = abstract_run(p, *args, **kwargs)
+    if declared is not None:
+        declared.check_result(value, run.look, run.scores)
     arguments = tuple(space_of_value(concrete(arg)) for arg in args)
-    trace = TraceType(run.sites)
-    return ProgramType(arguments, trace, space_of_value(concrete(value)), not run.scored)
+    found, trace = space_of_value(concrete(value)), TraceType(run.sites)
+    shown = declared.shown if declared is not None else None
+    return ProgramType(arguments, trace, found, not run.scores, shown)
 
 
 def trace_type(p: Callback, *args: Any, **kwargs: Any) -> TraceType:

@@ -27,7 +27,7 @@ from .errors import ProgramError, implemented, located
 from .families import batch, flatten
 from .interpret import no_validation
 
-_INSIDE = ("vmap", "loop", "call", "cond")
+_INSIDE = ("vmap", "loop", "call", "cond", "fix", "memo", "normalize")
 
 
 def run_batched(

@@ -17,16 +17,8 @@ from .effects import emit
 from .errors import DataError, ProgramError, located
 from .handlers import Conditioning, Scoping, Step, Taken, Untracing, Weighing
 from .keys import Bookkeeping
-from .program import Callback, Program, program_name
+from .program import Callback, Derived, Program, derived, program_name
 from .validate import is_lane
-
-
-class _Derived(Program):
-    """A program made by a combinator, whose call is not an effect of its own."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.fn(*args, **kwargs)
-
 
 # ------------------------------------------------------------------------------------------- loops
 
@@ -107,7 +99,7 @@ def scan(step: Callback) -> Program:
         loop = Loop(step, lengths.pop(), None, True)
         return emit("loop", lambda c, x: run_loop(loop, c, x), (carry, xs), infer={"loop": loop})
 
-    return _derived(scanned, f"scan({program_name(step)})")
+    return derived(scanned, f"scan({program_name(step)})")
 
 
 def iterate(step: Callback, n: int, until: Callable[[Any], Any] | None = None) -> Program:
@@ -120,7 +112,7 @@ def iterate(step: Callback, n: int, until: Callable[[Any], Any] | None = None) -
         loop = Loop(step, n, until, False)
         return emit("loop", lambda c, x: run_loop(loop, c, x), (carry, None), infer={"loop": loop})
 
-    return _derived(iterated, f"iterate({program_name(step)}, {n})")
+    return derived(iterated, f"iterate({program_name(step)}, {n})")
 
 
 # ------------------------------------------------------------------------------------------- lanes
@@ -180,64 +172,7 @@ def vmap(
             infer={"lanes": lanes},
         )
 
-    return _derived(vmapped, f"vmap({program_name(fn)})")
-
-
-# --------------------------------------------------------------------------------------- branching
-
-
-@dataclass(frozen=True)
-class Branches:
-    """The message of ``cond``: two programs, of which a value picks one."""
-
-    on_true: Callback
-    on_false: Callback
-
-    def run(self, pred: Tensor | bool, *args: Any) -> Any:
-        """Run the branch that a known value picks, or both where the value differs by lane."""
-        if is_lane(pred):
-            return self.run_both(cast(Tensor, pred), *args)
-        return self.on_true(*args) if bool(pred) else self.on_false(*args)
-
-    def run_both(self, pred: Tensor, *args: Any) -> Any:
-        """Run both branches, scoring each only where it is taken, and select the results."""
-        with Taken(pred):
-            yes = self.on_true(*args)
-        with Taken(~pred):
-            no = self.on_false(*args)
-        return _select(pred, yes, no)
-
-
-def _select(pred: Tensor, yes: Any, no: Any) -> Any:
-    """Lane by lane, the result of the branch that is taken."""
-
-    def one(a: Any, b: Any) -> Any:
-        return None if a is None and b is None else torch.where(pred, a, b)
-
-    try:
-        return tree_map(one, yes, no)
-    except (TypeError, ValueError) as error:
-        raise ProgramError(
-            located(
-                f"the branches of cond return different structures: {error}",
-                hint="return trees of tensors of one structure from both",
-            )
-        ) from error
-
-
-def cond(pred: Tensor | bool, on_true: Callback, on_false: Callback) -> Program:
-    """``cond(pred, p, q)(*args)`` is p where pred holds and q elsewhere.
-
-    Where pred is one known value, only that branch runs.  In lanes and under capture both run:
-    observations and factors of a branch count only where it is taken, and its latents keep their
-    prior elsewhere, which leaves the measure on results unchanged.
-    """
-
-    def chosen(*args: Any) -> Any:
-        branches = Branches(on_true, on_false)
-        return emit("cond", branches.run, (pred, *args), infer={"branches": branches})
-
-    return _derived(chosen, f"cond({program_name(on_true)}, {program_name(on_false)})")
+    return derived(vmapped, f"vmap({program_name(fn)})")
 
 
 # --------------------------------------------------------------------------------- transformations
@@ -251,7 +186,7 @@ def weighted(p: Callback) -> Program:
             value = p(*args, **kwargs)
         return value, torch.as_tensor(handler.log_weight)
 
-    return _derived(weighing, f"weighted({program_name(p)})")
+    return derived(weighing, f"weighted({program_name(p)})")
 
 
 def untraced(p: Callback) -> Program:
@@ -261,10 +196,10 @@ def untraced(p: Callback) -> Program:
         with Untracing():
             return p(*args, **kwargs)
 
-    return _derived(running, f"untraced({program_name(p)})")
+    return derived(running, f"untraced({program_name(p)})")
 
 
-class Conditioned(_Derived):
+class Conditioned(Derived):
     """A program with data for some of its sites."""
 
     def __init__(self, p: Callback, data: dict[str, Any]) -> None:
@@ -305,8 +240,3 @@ def scope(prefix: str) -> Iterator[None]:
     """Within, the site ``z`` is called ``prefix/z``."""
     with Scoping(prefix):
         yield
-
-
-def _derived(fn: Callback, name: str) -> Program:
-    fn.__name__ = fn.__qualname__ = name
-    return _Derived(fn)

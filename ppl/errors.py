@@ -151,3 +151,12 @@ class InfiniteMassError(MassError):
 
 class InitializationError(ProgramError):
     """No starting point with a finite log density and gradient was found."""
+
+
+class CalculusError(ProgramError):
+    """A text of the calculus that cannot be read, typed or evaluated; ``at`` is line and column."""
+
+    def __init__(self, what: str, at: object = None, hint: str = "") -> None:
+        self.what, self.at, self.hint = what, at, hint
+        place = f"{at}: " if at is not None else ""
+        super().__init__(f"{place}{what}" + (f". {hint}" if hint else ""))

@@ -179,11 +179,69 @@ def is_one(scale: Any) -> bool:
 
 
 class Untracing(Handler):
-    """Turns named latents into anonymous draws."""
+    """Turns named latents into anonymous draws, all but those to ``keep``."""
+
+    def __init__(self, keep: frozenset[str] = frozenset()) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def __enter__(self) -> Any:
+        self.met: frozenset[str] = frozenset()
+        return super().__enter__()
+
+    def state(self) -> Any:
+        return sorted(self.met)
+
+    def restore(self, state: Any) -> None:
+        self.met = frozenset(state)
 
     def _process_message(self, msg: Message) -> None:
-        if is_latent(msg):
+        if not is_latent(msg):
+            return
+        if msg["name"] in self.keep:
+            self.met |= {msg["name"]}
+        else:
             msg["infer"]["draw"] = msg["infer"]["_do_not_trace"] = True
+
+
+class Intervening(Handler):
+    """Sets sites from outside: they take the value and are neither drawn nor scored."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def __enter__(self) -> Any:
+        self.used: frozenset[str] = frozenset()
+        return super().__enter__()
+
+    def state(self) -> Any:
+        return sorted(self.used)
+
+    def restore(self, state: Any) -> None:
+        self.used = frozenset(state)
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] != "sample" or is_draw(msg) or msg["name"] not in self.values:
+            return
+        value = self.values[msg["name"]]
+        for i in msg["infer"].get("lanes_index", ()):
+            value = value[i]
+        check_data(msg["name"], msg["fn"], value)
+        self.used |= {msg["name"]}
+        shape = msg["fn"].batch_shape + msg["fn"].event_shape
+        msg["type"], msg["infer"]["absorber"] = "absorbed", self
+        msg["value"], msg["done"] = fitted(value, msg["fn"], exact=False).expand(shape), True
+
+    def require_all_used(self, program: str) -> None:
+        """Raise if a value names no site of the run."""
+        if missing := sorted(self.values.keys() - self.used):
+            raise DataError(
+                located(
+                    f"do sets {', '.join(map(repr, missing))}, which {program} does not sample",
+                    hint="check the spelling",
+                )
+            )
 
 
 class Conditioning(Handler):

@@ -33,6 +33,7 @@ class Keys:
     def __init__(self) -> None:
         self._alive: dict[int, Any] = {}
         self._open: list[int] = []
+        self.cells: set[int] = set()  # the addresses of the cells met since this was last emptied
 
     def __call__(self, value: Any) -> Hashable:
         if isinstance(value, _ATOMS):
@@ -52,8 +53,11 @@ class Keys:
             self._open.pop()
 
     def _structure(self, value: Any) -> Hashable:
-        if isinstance(value, Bookkeeping):
+        if isinstance(value, Unkeyed):
             return type(value)
+        if isinstance(value, Cell):
+            self.cells.add(value.address)
+            return (Cell, value.address)
         if isinstance(value, list | tuple):
             return (type(value), *map(self, value))
         if isinstance(value, dict):
@@ -79,7 +83,17 @@ class Keys:
         return (type(value), id(value))
 
 
-class Bookkeeping(set[str]):
+class Cell:
+    """A place in the store of an evaluation: it is known by its address, not by its contents."""
+
+    address: int
+
+
+class Unkeyed:
+    """What a key does not look into: no result depends on it."""
+
+
+class Bookkeeping(set[str], Unkeyed):
     """A set that a program fills while it runs, and that no result depends on."""
 
 

@@ -42,6 +42,19 @@ class Program:
         return program_type(self, *args, **kwargs)
 
 
+class Derived(Program):
+    """A program made by a combinator, whose call is not an effect of its own."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn(*args, **kwargs)
+
+
+def derived(fn: Callback, name: str) -> Program:
+    """The program of a combinator, under a name that says how it was made."""
+    fn.__name__ = fn.__qualname__ = name
+    return Derived(fn)
+
+
 def program(fn: Callback) -> Program:
     """Make a function (or the ``forward`` of a module) a program."""
     return fn if isinstance(fn, Program) else Program(fn)

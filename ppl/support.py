@@ -15,6 +15,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from .data import value_dtype
 from .effects import Repeated, Subsets, log_density
 from .errors import BudgetError, InfiniteSupportError, UnsupportedDistributionError, located
 from .types import space_of
@@ -69,6 +70,21 @@ def finite_support(distribution: Any, limit: int = LIMIT) -> tuple[Tensor, Tenso
         )
     possible = log_probs.reshape(len(index), -1).sum(1) > -math.inf
     return values[possible], log_probs[possible]
+
+
+def first_values(distribution: Any, count: int) -> tuple[Tensor, Tensor] | None:
+    """The first values [n] of a scalar law on the natural numbers, with their log probabilities.
+
+    None for any other law: several numbers, a finite or a continuous support.
+    """
+    if space_of(distribution).kind != "Nat" or torch.Size(distribution.batch_shape).numel() != 1:
+        return None
+    shape = (count, *distribution.batch_shape)
+    dtype = value_dtype(distribution)
+    values = torch.arange(count, dtype=dtype).reshape(count, *(1,) * len(distribution.batch_shape))
+    values = values.expand(shape)
+    log_probs = log_density(distribution, values).reshape(count)
+    return values[log_probs > -math.inf], log_probs[log_probs > -math.inf]
 
 
 def _choices(distribution: Any) -> Tensor:

@@ -26,10 +26,12 @@ from ..ppl.errors import (
 )
 from ..ppl.interpret import Recorder, no_validation
 from .exact import Evaluator
-from .measure import Measure
+from .measure import Measure, logsumexp
+from .paths import CUT
 from .quadrature import integrate
 
 BUDGET = 200_000
+DEPTH = 100
 CONVERGED = 1e-2  # the largest relative error of a mass that is reported
 
 
@@ -40,6 +42,8 @@ def denote(
     quadrature: int | None = None,
     budget: int = BUDGET,
     merge: bool = True,
+    depth: int | None = None,
+    bound: float | None = None,
 ) -> Measure:
     """The unnormalised measure of ``p(*args)``, by enumeration of its choices.
 
@@ -49,6 +53,11 @@ def denote(
             and always the same is integrated at all nodes at once, about its mode; any other is run
             once for each path.  The error is estimated by halving the nodes.
         budget: the most paths, states or joint outcomes allowed.
+        depth: how many calls of a recursive program (``fix``) may be nested, 100 unless said, and,
+            if it is said, how many values of an infinite support (Poisson, ...) are listed.  What
+            is cut away is missing: the mass is an interval (see ``Measure.interval``).
+        bound: the most that the scores of a path may still multiply its weight by when it is cut;
+            1 if no score exceeds one.  Without it nothing bounds the missing mass from above.
         merge: False enumerates whole paths one by one: slow, and a test of the merging.
 
     Errors:
@@ -61,8 +70,19 @@ def denote(
         raise ValueError(f"denote: of must be 'value' or 'trace', not {of!r}")
     args = as_arguments(args)
     target = p if of == "value" else _choices_of(p)
+
+    def evaluate(nodes: int | None) -> tuple[Measure, bool]:
+        evaluator = Evaluator(
+            budget=budget,
+            quadrature=nodes,
+            merge=merge,
+            depth=DEPTH if depth is None else depth,
+            terms=depth,
+        )
+        return _evaluate(target, args, evaluator, bound)
+
     if quadrature is None:
-        return _evaluate(target, args, None, budget, merge)[0]
+        return evaluate(None)[0]
     failure: ProgramError | None = None
     if (density := _static_density(p, args)) is not None:
         try:
@@ -72,11 +92,10 @@ def denote(
         except InfiniteMassError as error:
             failure = error  # or heavy tails, which the rules of single sites know
     try:
-        measure, approximate = _evaluate(target, args, quadrature, budget, merge)
+        measure, approximate = evaluate(quadrature)
         if not approximate:
             return measure
-        coarse, _ = _evaluate(target, args, max(2, quadrature // 2), budget, merge)
-        return _converged(measure, coarse)
+        return _converged(measure, evaluate(max(2, quadrature // 2))[0])
     except (BudgetError, InfiniteSupportError, ConvergenceError) as error:
         raise failure or error from error
 
@@ -97,9 +116,8 @@ def _converged(measure: Measure, coarse: Measure) -> Measure:
 
 
 def _evaluate(
-    p: Callable[..., Any], args: tuple[Any, ...], quadrature: int | None, budget: int, merge: bool
+    p: Callable[..., Any], args: tuple[Any, ...], evaluator: Evaluator, bound: float | None
 ) -> tuple[Measure, bool]:
-    evaluator = Evaluator(budget=budget, quadrature=quadrature, merge=merge)
     with implemented(), torch.no_grad(), no_validation(), evaluator:
         outcomes = evaluator.run(lambda: p(*args))
     for conditioning in evaluator.data.values():
@@ -111,9 +129,11 @@ def _evaluate(
                     hint="no path of the program meets it; check the spelling",
                 )
             )
-    pairs = ((outcome.value, outcome.log_weight) for outcome in outcomes)
-    measure = Measure.of(pairs, notes=evaluator.notes)
-    return replace(measure, resolution=evaluator.resolution), evaluator.approximate
+    whole = [(o.value, o.log_weight) for o in outcomes if o.value is not CUT]
+    cut = [o.log_weight for o in outcomes if o.value is CUT]
+    measure = Measure.of(whole, notes=evaluator.notes)
+    rest = math.exp(logsumexp(cut)) * (math.inf if bound is None else bound) if cut else 0.0
+    return replace(measure, resolution=evaluator.resolution, rest=rest), evaluator.approximate
 
 
 def _static_density(p: Callable[..., Any], args: tuple[Any, ...]) -> LogDensity | None:

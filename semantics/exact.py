@@ -1,22 +1,17 @@
 """The exact evaluator: a program's measure by enumeration of its choices, states merged on the way.
 
-A run with other choices is a run from the start with the earlier choices fixed (replay).  Calls,
-lanes and loop steps are denoted on their own: their outcomes, merged, count as one choice of the
-program around them.  The handlers that stand between such an effect and the evaluator take part in
-its state: an outcome is (value, their states), and a handler that cannot tell its state switches
-merging off there.
+Calls, lanes and loop steps are denoted on their own: their outcomes, merged, count as one choice of
+the program around them.  The handlers that stand between such an effect and the evaluator take part
+in its state: an outcome is (value, their states), and a handler that cannot tell its state switches
+merging off there.  Recursion is cut at a depth, and what is missing is a choice too.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import random
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
-import numpy as np
 import pyro.poutine as poutine
 import torch
 from pyro.poutine.indep_messenger import IndepMessenger
@@ -33,12 +28,31 @@ from ..ppl.effects import (
     scaled_log_prob,
     stack,
 )
-from ..ppl.errors import BudgetError, DuplicateNameError, ImpureProgramError, ProgramError, located
-from ..ppl.handlers import Conditioning, Handler, Lane, Step, Taken, Untracing, is_one
-from ..ppl.keys import Keys
-from ..ppl.support import finite_support, lists_values, quadrature_rule
+from ..ppl.errors import (
+    BudgetError,
+    ConvergenceError,
+    DuplicateNameError,
+    ProgramError,
+    ZeroMassError,
+    located,
+)
+from ..ppl.handlers import (
+    Conditioning,
+    Handler,
+    Lane,
+    Scoping,
+    Sealed,
+    Step,
+    Taken,
+    Untracing,
+    is_one,
+)
+from ..ppl.queries import Ideal
+from ..ppl.recursion import Activation
+from ..ppl.support import finite_support, first_values, lists_values, quadrature_rule
 from ..ppl.validate import check_parameters, check_values
 from .measure import EPSILON, logsumexp
+from .paths import CUT, Explorer, Outcome, Store, restore, states_of
 
 _PURE = (
     Lane,
@@ -49,161 +63,37 @@ _PURE = (
     poutine.mask_messenger.MaskMessenger,
 )
 # handlers that rename or relabel only: the measure on results does not depend on them
-_TRANSPARENT = (Lane, Step, Untracing)
+_TRANSPARENT = (Lane, Step, Scoping, Untracing, Store)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One outcome of a choice: its value, the states of the handlers after it, its log weight."""
-
-    value: Any
-    states: tuple[Any, ...]
-    log_weight: float
-
-
-@dataclass
-class _Path:
-    """The run in progress: the choices so far, of which the first ``fixed`` are replayed."""
-
-    log: list[tuple[Hashable, Outcome]]
-    fixed: int
-    position: int = 0
-    log_weight: float = 0.0
-    names: set[str] = field(default_factory=set)
-
-
-class _Dead(BaseException):
-    """The path has weight zero."""
-
-
-class Evaluator(Messenger):  # type: ignore[misc]
+class Evaluator(Explorer):
     """The outermost handler of an exact evaluation.
 
     Args:
         budget: the most paths that may be run.
         quadrature: nodes for each continuous choice, or None to refuse them.
         merge: False enumerates every path of the whole program (the test oracle).
+        depth: nested calls of a recursive program; the next one is cut.
+        terms: how many values of an infinite support are listed, or None to refuse them.
     """
 
-    def __init__(self, *, budget: int, quadrature: int | None, merge: bool) -> None:
-        super().__init__()
-        self.budget, self.quadrature, self.merge = budget, quadrature, merge
-        self.paths, self.approximate, self.resolution = 0, False, EPSILON
-        self.notes: dict[str, None] = {}
-        self._key = Keys()
-        self._memo: dict[Hashable, list[Outcome]] = {}
-        self._valid: set[Hashable] = set()
-        self._current: list[_Path] = []
-        self._pending: list[list[tuple[Hashable, Outcome]]] = []
-        self.data: dict[int, Conditioning] = {}
-
-    # ----------------------------------------------------------------------------------- exploring
-
-    def run(self, fn: Callable[[], Any]) -> list[Outcome]:
-        """All outcomes of a program, with weights; the program is run under this evaluator."""
-        before = _ambient_randomness()
-        outcomes = self._explore(fn, [], ())
-        if _ambient_randomness() != before:
-            raise ImpureProgramError(
-                located(
-                    "the program used random numbers outside its effects",
-                    hint="use sample(...) or draw(...) in place of torch, numpy or random",
-                )
-            )
-        return outcomes
-
-    def _explore(
-        self, fn: Callable[[], Any], handlers: list[Messenger], states: tuple[Any, ...]
-    ) -> list[Outcome]:
-        """Every path of ``fn`` from the given handler states, equal outcomes merged."""
-        found: dict[Hashable, tuple[Outcome, list[float]]] = {}
-        outer, self._pending = self._pending, [[]]
-        try:
-            first: tuple[Hashable, float] | None = None
-            while self._pending:
-                path = _Path(prefix := self._pending.pop(), len(prefix))
-                if (outcome := self._run_path(fn, path, handlers, states)) is None:
-                    continue
-                key = self._key((outcome.value, outcome.states))
-                if first is None:
-                    first = (key, path.log_weight)
-                    self._require_repeatable(fn, path, handlers, states, first)
-                found.setdefault(key, (outcome, []))[1].append(outcome.log_weight)
-        finally:
-            self._pending = outer
-        return [
-            Outcome(outcome.value, outcome.states, logsumexp(logs))
-            for outcome, logs in found.values()
-        ]
-
-    def _run_path(
-        self, fn: Callable[[], Any], path: _Path, handlers: list[Messenger], states: tuple[Any, ...]
-    ) -> Outcome | None:
-        self.paths += 1
-        if self.paths > self.budget:
-            raise BudgetError(
-                located(
-                    f"the exact evaluation needs more than {self.budget} paths",
-                    hint="return less of the history (equal states merge), shrink the model, "
-                    "or raise budget=",
-                )
-            )
-        _restore(handlers, states)
-        self._current.append(path)
-        try:
-            value = fn()
-        except _Dead:
-            return None
-        finally:
-            self._current.pop()
-        if path.position < path.fixed:
-            raise self._impure("it made fewer choices when it was run again")
-        return Outcome(value, _states(handlers), path.log_weight)
-
-    def _require_repeatable(
+    def __init__(
         self,
-        fn: Callable[[], Any],
-        path: _Path,
-        handlers: list[Messenger],
-        states: tuple[Any, ...],
-        first: tuple[Hashable, float],
+        *,
+        budget: int,
+        quadrature: int | None,
+        merge: bool,
+        depth: int,
+        terms: int | None = None,
     ) -> None:
-        """Run the first path again with every choice fixed: a program must do the same."""
-        again = _Path(list(path.log), len(path.log))
-        outcome = self._run_path(fn, again, handlers, states)
-        if outcome is None or again.position != len(path.log):
-            raise self._impure("it took another path when it was run again")
-        if (self._key((outcome.value, outcome.states)), outcome.log_weight) != first:
-            raise self._impure("it returned another value or weight when it was run again")
-
-    def _impure(self, what: str) -> ImpureProgramError:
-        return ImpureProgramError(
-            located(
-                f"the program is impure: {what} with the same choices",
-                hint="remove hidden state (globals, in-place changes, outside randomness)",
-            )
-        )
-
-    # ------------------------------------------------------------------------------------ choosing
-
-    def _choose(self, identity: Hashable, outcomes: Callable[[], list[Outcome]]) -> Outcome:
-        """Take the next outcome: the recorded one on replay, else the first; the others wait."""
-        path = self._current[-1]
-        if path.position < path.fixed:
-            recorded, outcome = path.log[path.position]
-            if recorded != identity:
-                raise self._impure("a site had another name, distribution or argument")
-        else:
-            options = outcomes()
-            if not options:
-                raise _Dead
-            for other in reversed(options[1:]):
-                self._pending.append([*path.log, (identity, other)])
-            outcome = options[0]
-            path.log.append((identity, outcome))
-        path.position += 1
-        path.log_weight += outcome.log_weight
-        return outcome
+        super().__init__(budget)
+        self.quadrature, self.merge, self.depth, self.terms = quadrature, merge, depth, terms
+        self.approximate, self.resolution = False, EPSILON
+        self.notes: dict[str, None] = {}
+        self._memo: dict[Hashable, list[Outcome]] = {}
+        self._queries: dict[Hashable, Ideal] = {}
+        self._valid: set[Hashable] = set()
+        self.data: dict[int, Conditioning] = {}
 
     # ------------------------------------------------------------------------------------ messages
 
@@ -216,6 +106,12 @@ class Evaluator(Messenger):  # type: ignore[misc]
             self._loop(msg, msg["infer"]["loop"])
         elif msg["type"] == "vmap":
             self._lanes(msg, msg["infer"]["lanes"])
+        elif msg["type"] == "fix":
+            self._recursion(msg)
+        elif msg["type"] == "memo":
+            msg["value"], msg["done"] = self.store.place(), True
+        elif msg["type"] == "normalize":
+            self._query(msg)
         msg["stop"] = True
 
     def _sample(self, msg: Message) -> None:
@@ -270,6 +166,8 @@ class Evaluator(Messenger):  # type: ignore[misc]
             values, log_probs = quadrature_rule(fn, self.quadrature)
             self.approximate = True
         else:
+            if self.terms is not None and (listed := first_values(fn, self.terms)) is not None:
+                return self._listed(listed)
             values, log_probs = finite_support(fn, limit=self.budget)
             if not is_subsample(msg):
                 log_probs = log_density(fn, values)
@@ -287,6 +185,14 @@ class Evaluator(Messenger):  # type: ignore[misc]
             if log_weight > -math.inf
         ]
 
+    def _listed(self, listed: tuple[Tensor, Tensor]) -> list[Outcome]:
+        """The first values of an infinite support, and what lies beyond as a cut."""
+        values, log_probs = listed
+        logs = log_probs.tolist()
+        beyond = max(0.0, -math.expm1(logsumexp(logs)))
+        outcomes = [Outcome(v, (), lw) for v, lw in zip(values, logs, strict=True)]
+        return outcomes + ([Outcome(CUT, (), math.log(beyond))] if beyond else [])
+
     # ---------------------------------------------------------------------- calls, loops and lanes
 
     def _between(self) -> list[Messenger]:
@@ -300,7 +206,7 @@ class Evaluator(Messenger):  # type: ignore[misc]
             if not isinstance(handler, (Handler, *_PURE)):
                 self.notes[f"{what} not merged: {type(handler).__name__} has no state()"] = None
                 return None
-        return handlers
+        return [*handlers, self.store]
 
     def _submeasure(
         self,
@@ -311,8 +217,8 @@ class Evaluator(Messenger):  # type: ignore[misc]
         states: tuple[Any, ...],
     ) -> list[Outcome]:
         """The outcomes of a part of the program, computed once for each distinct input."""
-        alone = all(isinstance(handler, _TRANSPARENT) for handler in handlers)
-        key = (identity, self._key(arguments))
+        alone = all(_is_transparent(handler) for handler in handlers)
+        key = (identity, self._key(arguments), self._key(states))
         if alone and key in self._memo:
             return self._memo[key]
         outcomes = self._explore(fn, handlers, states)
@@ -330,14 +236,14 @@ class Evaluator(Messenger):  # type: ignore[misc]
         outcomes: Callable[[], list[Outcome]],
     ) -> None:
         outcome = self._choose(identity, outcomes)
-        _restore(handlers, outcome.states)
+        restore(handlers, outcome.states)
         msg["value"], msg["done"] = outcome.value, True
 
     def _call(self, msg: Message) -> None:
         if (handlers := self._mergeable("call")) is None:
             return
         fn, args = msg["fn"], msg["args"]
-        states = _states(handlers)
+        states = states_of(handlers)
         identity = ("call", self._key((fn, args, states)))
         self._take(
             msg,
@@ -346,11 +252,67 @@ class Evaluator(Messenger):  # type: ignore[misc]
             lambda: self._submeasure(identity, lambda: fn(*args), args, handlers, states),
         )
 
+    def _recursion(self, msg: Message) -> None:
+        """One call of a recursive program: a choice among its outcomes, or a cut."""
+        fn, args, left = msg["fn"], msg["args"], self.depth
+        if left == 0:
+            self._choose("cut", lambda: [Outcome(CUT, (), 0.0)])
+
+        def deeper(*inner: Any) -> Any:
+            self.depth = left - 1
+            try:
+                return fn(*inner)
+            finally:
+                self.depth = left
+
+        msg["fn"] = deeper
+        if not self.merge or (handlers := self._mergeable("recursion")) is None:
+            return
+        # how many calls the enclosing activations made only names sites
+        handlers = [h for h in handlers if not isinstance(h, Activation)]
+        states = states_of(handlers)
+        identity = ("fix", left, self._key((msg["infer"]["step"], args, states)))
+        self._take(
+            msg,
+            identity,
+            handlers,
+            lambda: self._submeasure(identity, lambda: deeper(*args), args, handlers, states),
+        )
+
+    def _query(self, msg: Message) -> None:
+        """The normalised measure of a query: a value, computed by an evaluation of its own."""
+        query, args = msg["infer"]["query"], msg["args"]
+        key = self._key((query, args, self.store.state()))
+        if key not in self._queries:
+            self._queries[key] = self._normalized(query, args)
+        msg["value"], msg["done"] = self._queries[key], True
+
+    def _normalized(self, query: Callable[..., Any], args: tuple[Any, ...]) -> Ideal:
+        inner = Evaluator(
+            budget=self.budget - self.paths,
+            quadrature=self.quadrature,
+            merge=self.merge,
+            depth=self.depth,
+            terms=self.terms,
+        )
+        with Sealed(), inner:
+            outcomes = inner.run(lambda: query(*args))
+        self.paths += inner.paths
+        self.approximate |= inner.approximate
+        self.resolution = max(self.resolution, inner.resolution)
+        self.notes |= inner.notes
+        self.data |= inner.data
+        if any(outcome.value is CUT for outcome in outcomes):
+            raise ConvergenceError(
+                located("normalize: a recursion was cut, so the constant is not known")
+            )
+        return normalized((outcome.value, outcome.log_weight) for outcome in outcomes)
+
     def _loop(self, msg: Message, loop: Loop) -> None:
         if (handlers := self._mergeable("loop")) is None:
             return
         carry, xs = msg["args"]
-        states = _states(handlers)
+        states = states_of(handlers)
         identity = ("loop", self._key((loop, carry, xs, states)))
         self._take(
             msg, identity, handlers, lambda: self._loop_outcomes(loop, carry, xs, handlers, states)
@@ -361,6 +323,7 @@ class Evaluator(Messenger):  # type: ignore[misc]
     ) -> list[Outcome]:
         """Advance every distinct (carry, outputs, handler states) one step at a time."""
         front = [Outcome((carry, []), states, 0.0)]
+        cut: list[Outcome] = []
         for t in range(loop.length):
             merged: dict[Hashable, tuple[Outcome, list[float]]] = {}
             for at in front:
@@ -378,6 +341,9 @@ class Evaluator(Messenger):  # type: ignore[misc]
                     handlers,
                     at.states,
                 ):
+                    if step.value is CUT:
+                        cut.append(_cut(at.log_weight + step.log_weight))
+                        continue
                     after, y = step.value
                     value = (after, ys if y is None else [*ys, y])
                     outcome = Outcome(value, step.states, at.log_weight + step.log_weight)
@@ -392,7 +358,7 @@ class Evaluator(Messenger):  # type: ignore[misc]
                         "or raise budget=",
                     )
                 )
-        return [Outcome(loop.result(*o.value), o.states, o.log_weight) for o in front]
+        return [Outcome(loop.result(*o.value), o.states, o.log_weight) for o in front] + cut
 
     def _lanes(self, msg: Message, lanes: Lanes) -> None:
         """A product over lanes; the batched rule where a handler holds data for all lanes."""
@@ -405,7 +371,7 @@ class Evaluator(Messenger):  # type: ignore[misc]
                 [self._lane(lanes, args, i) for i in range(lanes.size)]
             )
             return
-        states = _states(handlers)
+        states = states_of(handlers)
         identity = ("vmap", self._key((lanes, args, states)))
         self._take(
             msg, identity, handlers, lambda: self._lane_outcomes(lanes, args, handlers, states)
@@ -426,6 +392,7 @@ class Evaluator(Messenger):  # type: ignore[misc]
         states: tuple[Any, ...],
     ) -> list[Outcome]:
         front = [Outcome((), states, 0.0)]
+        cut: list[Outcome] = []
         fn_key = self._key(lanes.fn)
         for i in range(lanes.size):
             arguments = lanes.arguments(args, i)
@@ -441,10 +408,12 @@ class Evaluator(Messenger):  # type: ignore[misc]
                         handlers,
                         at.states,
                     )
-                after += [
-                    Outcome((*at.value, o.value), o.states, at.log_weight + o.log_weight)
-                    for o in by_state[key]
-                ]
+                for o in by_state[key]:
+                    log_weight = at.log_weight + o.log_weight
+                    if o.value is CUT:
+                        cut.append(_cut(log_weight))
+                    else:
+                        after.append(Outcome((*at.value, o.value), o.states, log_weight))
             if len(after) > self.budget:
                 raise BudgetError(
                     located(
@@ -453,25 +422,50 @@ class Evaluator(Messenger):  # type: ignore[misc]
                     )
                 )
             front = after
-        return [Outcome(stack_outputs(list(o.value)), o.states, o.log_weight) for o in front]
+        return [Outcome(stack_outputs(list(o.value)), o.states, o.log_weight) for o in front] + cut
 
 
-def _states(handlers: list[Messenger]) -> tuple[Any, ...]:
-    return tuple(h.state() for h in handlers if isinstance(h, Handler))
+def _cut(log_weight: float) -> Outcome:
+    return Outcome(CUT, (), log_weight)
 
 
-def _restore(handlers: list[Messenger], states: tuple[Any, ...]) -> None:
-    for handler, state in itertools.zip_longest(
-        (h for h in handlers if isinstance(h, Handler)), states
-    ):
-        handler.restore(state)
+def _is_transparent(handler: Messenger) -> bool:
+    if isinstance(handler, Untracing):
+        return not handler.keep
+    return isinstance(handler, _TRANSPARENT)
 
 
-def _ambient_randomness() -> Hashable:
-    numpy_state: Any = np.random.get_state(legacy=True)
-    return (
-        torch.get_rng_state().numpy().tobytes(),
-        random.getstate(),
-        numpy_state[1].tobytes(),
-        numpy_state[2],
-    )
+def normalized(weighted: Iterable[tuple[Any, float]]) -> Ideal:
+    """The probability measure proportional to weighted values (value, log weight).
+
+    Errors:
+        ZeroMassError: no value has positive weight.
+    """
+    atoms = list(weighted)
+    log_mass = logsumexp([log_weight for _, log_weight in atoms])
+    if log_mass == -math.inf:
+        raise ZeroMassError(
+            located("normalize: the measure is zero", hint="every path of the query scores zero")
+        )
+    probs = torch.tensor([lw - log_mass for _, lw in atoms], dtype=torch.float64).exp()
+    return Ideal(tuple(value for value, _ in atoms), probs / probs.sum())
+
+
+class ideal(Messenger):  # type: ignore[misc]
+    """Within ``with ideal():``, ``normalize`` has its exact meaning in every interpretation.
+
+    Sampling, assessing and capture then meet the normalised measure as a finite law, computed by an
+    exact evaluation of the query.
+    """
+
+    def __init__(self, budget: int = 200_000, quadrature: int | None = None) -> None:
+        super().__init__()
+        self.budget, self.quadrature = budget, quadrature
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] == "normalize" and msg["value"] is None:
+            evaluator = Evaluator(
+                budget=self.budget, quadrature=self.quadrature, merge=True, depth=100
+            )
+            msg["value"] = evaluator._normalized(msg["infer"]["query"], msg["args"])
+            msg["done"] = True

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ppl.errors import InfiniteMassError, ZeroMassError, located
+from ..ppl.errors import ConvergenceError, InfiniteMassError, ZeroMassError, located
 from ..ppl.keys import Keys
 
 EPSILON = torch.finfo(torch.float64).eps
@@ -23,13 +23,15 @@ class Measure:
     ``atoms`` holds (value, log weight), one per distinct value.  ``error`` bounds nothing by
     itself: it is the estimated absolute error of the mass, zero where all was enumerated.
     ``notes`` tell how the measure was computed, and ``resolution`` is the rounding unit of the
-    coarsest numbers that took part.
+    coarsest numbers that took part.  ``rest`` bounds the mass that is missing, where recursion or an
+    infinite support was cut: it is infinite if nothing is known of the scores beyond.
     """
 
     atoms: tuple[tuple[Any, float], ...]
     error: float = 0.0
     notes: tuple[str, ...] = ()
     resolution: float = EPSILON
+    rest: float = 0.0
 
     @staticmethod
     def of(
@@ -55,6 +57,10 @@ class Measure:
         """The total mass: the evidence of a conditioned program."""
         return math.exp(self.log_mass())
 
+    def interval(self) -> tuple[float, float]:
+        """Bounds of the total mass: all of it lies among the atoms unless something was cut."""
+        return self.mass(), self.mass() + self.rest
+
     def expect(self, f: Callable[[Any], Any] = lambda value: value) -> Any:
         """The integral of f, which may return numbers or tensors."""
         terms = [torch.as_tensor(f(v), dtype=torch.float64) * w for v, w in self.items()]
@@ -79,15 +85,24 @@ class Measure:
         Errors:
             ZeroMassError: no value has positive weight.
             InfiniteMassError: the mass is infinite.
+            ConvergenceError: more than a hundredth of it may be missing.
         """
         log_mass = self.log_mass()
+        if self.rest > 0.01 * math.exp(log_mass):
+            raise ConvergenceError(
+                located(
+                    f"of the mass {math.exp(log_mass):.4g} up to {self.rest:.4g} more was cut away",
+                    hint="raise depth=, and say bound= if the scores beyond are bounded",
+                )
+            )
         if log_mass == -math.inf:
             raise ZeroMassError(
                 located("the measure is zero: nothing to normalise", hint="every path scores zero")
             )
         if not math.isfinite(log_mass):
             raise InfiniteMassError(located(f"the measure has mass {math.exp(log_mass)}"))
-        return replace(self, atoms=tuple((v, lw - log_mass) for v, lw in self.atoms))
+        atoms = tuple((v, lw - log_mass) for v, lw in self.atoms)
+        return replace(self, atoms=atoms, rest=self.rest * math.exp(-log_mass))
 
     def _with(self, weighted: Iterable[tuple[Any, float]]) -> Measure:
         return replace(self, atoms=Measure.of(weighted).atoms)
@@ -114,6 +129,8 @@ class Measure:
         if len(self) > len(shown):
             rows.append(f"  ... {len(self) - len(shown)} more")
         error = f", error about {self.error:.1g}" if self.error else ""
+        if self.rest:
+            error += f", and at most {self.rest:.3g} more that was cut"
         return "\n".join([f"Measure of mass {self.mass():.6g} on {len(self)} values{error}", *rows])
 
 

@@ -1,11 +1,8 @@
-"""Types: spaces of values, trace types and program types, and how they print and compare."""
+"""Spaces: the sets of values of single sites, how they print, compare and list their values."""
 
 from __future__ import annotations
 
-import difflib
 import itertools
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +14,8 @@ from torch.distributions.constraints import Constraint
 from torch.distributions.constraints import MixtureSameFamilyConstraint as _OfMixture
 from torch.distributions.transforms import Transform
 
-from .errors import BranchError, InfiniteSupportError, UnsupportedDistributionError, located
-from .unconstrain import bijection, bound_values
+from ..errors import BranchError, InfiniteSupportError, UnsupportedDistributionError, located
+from ..unconstrain import bijection, bound_values
 
 # A number, one number per element, or None where it depends on a random value (printed `?`).
 Parameter = int | float | tuple[float, ...] | None
@@ -39,7 +36,7 @@ _SIZED: dict[type[Constraint], tuple[str, int]] = {
     type(constraints.positive_definite): ("PositiveDefinite", 2),
     type(constraints.positive_semidefinite): ("PositiveDefinite", 2),
 }
-_EVENT_DIMS = dict(_SIZED.values())
+EVENT_DIMS = dict(_SIZED.values())
 # Supports of scalars.  End points have no mass under a density, so open and closed are one space.
 _SCALAR: dict[type[Constraint], str] = {
     type(constraints.real): "Real",
@@ -61,7 +58,7 @@ _SPECIAL: dict[tuple[str, tuple[Parameter, ...]], str] = {
 }
 _DISCRETE = {"Bool", "Int", "IntInterval", "IntAtLeast", "Nat", "Fin", "OneHot", "Multinomial"}
 _CIRCULAR = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
-_TURN = constraints.interval(-torch.pi, torch.pi)  # type: ignore[no-untyped-call]
+TURN = constraints.interval(-torch.pi, torch.pi)  # type: ignore[no-untyped-call]
 _WRAPPERS = (torch.distributions.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)
 
 
@@ -87,7 +84,7 @@ class Space:
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """The shape of ``shape`` that repeats one event."""
-        return self.shape[: len(self.shape) - _EVENT_DIMS.get(self.kind, 0)]
+        return self.shape[: len(self.shape) - EVENT_DIMS.get(self.kind, 0)]
 
     def __repr__(self) -> str:
         return self.name + (str(list(self.batch_shape)) if self.batch_shape else "")
@@ -141,6 +138,44 @@ class Space:
         """The bijection from unconstrained coordinates of one event (see ``ppl.unconstrain``)."""
         return bijection(self.constraint)
 
+    def random(self, count: int, seed: int) -> Tensor:
+        """``count`` values of one event in float64, for tests; their law is of no meaning.
+
+        Finite spaces are drawn from uniformly, others through the bijection.  The shape is
+        [count, *event shape], or [count, *shape] where the bounds differ between elements.
+
+        Errors:
+            UnsupportedDistributionError: the support is unknown or depends on a random value.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        varied = any(isinstance(p, tuple) for p in self.parameters)
+        event = self.shape if varied else self.shape[len(self.batch_shape) :]
+        if self.finite:
+            values: Tensor = self.enumerate().double()
+            return values[torch.randint(len(values), (count,), generator=generator)]
+        if None in self.parameters:
+            raise UnsupportedDistributionError(located(f"what lies in {self.name} is not known"))
+        size = (count, *event)
+        noise = torch.randn(size, generator=generator, dtype=torch.float64)
+        match self.kind:
+            case "Int":
+                return (3 * noise).round()
+            case "Nat" | "IntAtLeast":
+                low = _double(getattr(self.constraint, "lower_bound", 0))
+                return low + (3 * noise).abs().floor()
+            case "IntInterval":
+                low, high = map(_double, vars(self.constraint).values())
+                width = high - low + 1
+                share = torch.rand(size, generator=generator, dtype=torch.float64)
+                return low + (share * width).floor().minimum(width - 1)
+            case "Sphere":
+                return torch.nn.functional.normalize(noise, dim=-1)
+        transform = bijection(self.constraint, dtype=torch.float64)
+        shape = transform.inverse_shape(torch.Size(size))  # type: ignore[no-untyped-call]
+        free = torch.randn(shape, generator=generator, dtype=torch.float64)
+        inside: Tensor = transform(free)
+        return inside
+
     def key(self, value: Any) -> tuple[tuple[int, ...], bytes]:
         """A hashable form, equal for equal values: exact bits, whatever the dtype and device."""
         tensor = _tensor(value).detach().cpu()
@@ -151,6 +186,10 @@ class Space:
 def _tensor(value: Any) -> Tensor:
     """The value itself, or Python numbers without loss of precision."""
     return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+
+
+def _double(bound: Any) -> Tensor:
+    return torch.as_tensor(bound, dtype=torch.float64)
 
 
 def _printed(parameter: Parameter) -> str:
@@ -178,15 +217,16 @@ def space_of(distribution: Any) -> Space:
     if isinstance(core, dist.Unit):
         return Space("Unit", (), shape[:-1])
     if isinstance(core, _CIRCULAR):  # their stated support is the whole line, not one turn
-        return Space("Circle", (), shape, _TURN)
+        return Space("Circle", (), shape, TURN)
     try:
         support = distribution.support or constraints.dependent
     except (NotImplementedError, AttributeError, BranchError):
         support = constraints.dependent
-    return _space_of_support(support, shape)
+    return space_of_support(support, shape)
 
 
-def _space_of_support(support: Constraint, shape: tuple[int, ...]) -> Space:
+def space_of_support(support: Constraint, shape: tuple[int, ...]) -> Space:
+    """The space of a support, for a tensor of this shape (batch + event)."""
     mixed = False
     while isinstance(support, constraints.independent | _OfMixture):
         mixed |= isinstance(support, _OfMixture)
@@ -215,135 +255,3 @@ def _parameter(bound: Any, kind: str) -> Parameter:
         return None
     numbers = [int(x) if kind in _DISCRETE else float(f"{x:.6g}") for x in entries]
     return numbers[0] if len(set(numbers)) == 1 else tuple(numbers)
-
-
-@dataclass(frozen=True, repr=False)
-class Product:
-    """The type of a tuple or list of values."""
-
-    parts: tuple[Value, ...]
-
-    def __repr__(self) -> str:
-        return f"({', '.join(map(str, self.parts))}{',' if len(self.parts) == 1 else ''})"
-
-
-@dataclass(frozen=True, repr=False)
-class Record:
-    """The type of a dict of values."""
-
-    fields: tuple[tuple[str, Value], ...]
-
-    def __repr__(self) -> str:
-        return f"{{{', '.join(f'{name}: {value}' for name, value in self.fields)}}}"
-
-
-Value = Space | Product | Record
-
-
-def space_of_value(value: Any) -> Value:
-    """The type of a value: by dtype and shape only, so every floating tensor is ``Real[shape]``."""
-    if value is None:
-        return Space("Unit")
-    if isinstance(value, tuple | list):
-        return Product(tuple(map(space_of_value, value)))
-    if isinstance(value, Mapping):
-        return Record(tuple((str(name), space_of_value(part)) for name, part in value.items()))
-    if not isinstance(value, Tensor | bool | int | float):
-        return Space("Unknown")
-    tensor = torch.as_tensor(value)
-    shape = tuple(tensor.shape)
-    if tensor.is_floating_point():
-        return Space("Real", (), shape, constraints.real)
-    if tensor.dtype == torch.bool:
-        return Space("Bool", (), shape, constraints.boolean)
-    return Space("Unknown" if tensor.is_complex() else "Int", (), shape, constraints.integer)
-
-
-@dataclass(frozen=True)
-class Site:
-    """One named site: its space, whether it is observed, its plates, and where it is written."""
-
-    space: Space
-    observed: bool = False
-    plates: tuple[str, ...] = ()
-    line: str | None = None
-
-
-@dataclass(frozen=True, repr=False)
-class TraceType:
-    """An ordered record of named sites."""
-
-    sites: Mapping[str, Site]
-
-    @property
-    def latents(self) -> dict[str, Site]:
-        """The sites that are not observed."""
-        return {name: site for name, site in self.sites.items() if not site.observed}
-
-    def __repr__(self) -> str:
-        marks = {name: " observed" if site.observed else "" for name, site in self.sites.items()}
-        entries = {name: (str(site.space), marks[name]) for name, site in self.sites.items()}
-        while (grouped := _grouped(entries)) != entries:
-            entries = grouped
-        return f"{{{', '.join(f'{name}: {text}{mark}' for name, (text, mark) in entries.items())}}}"
-
-
-def _grouped(entries: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """Replace equal entries ``z[0] .. z[n-1]`` by one entry ``z`` of the n-th power."""
-    families: dict[str, list[str]] = {}
-    for name in entries:
-        if match := re.fullmatch(r"(.+)\[\d+\]", name):
-            families.setdefault(match[1], []).append(name)
-    renamed: dict[str, tuple[str, tuple[str, str]]] = {}
-    dropped: set[str] = set()
-    for base, names in families.items():
-        complete = names == [f"{base}[{i}]" for i in range(len(names))]
-        if complete and base not in entries and len({entries[name] for name in names}) == 1:
-            text, mark = entries[names[0]]
-            power = (f"({text})" if "^" in text else text) + f"^{len(names)}"
-            renamed[names[0]] = base, (power, mark)
-            dropped.update(names[1:])
-    kept = (item for item in entries.items() if item[0] not in dropped)
-    return dict(renamed.get(name, (name, entry)) for name, entry in kept)
-
-
-@dataclass(frozen=True, repr=False)
-class ProgramType:
-    """Arguments, trace type and result: ``P`` (probability) if unscored, else ``M`` (measure)."""
-
-    arguments: tuple[Value, ...]
-    trace: TraceType
-    result: Value
-    probability: bool
-
-    def __repr__(self) -> str:
-        return f"{self.trace} -> {'P' if self.probability else 'M'} {self.result}"
-
-
-def unify(guide: TraceType, model: TraceType) -> list[str]:
-    """What keeps the latents of a guide from being those of a model; empty if nothing does."""
-    ours, theirs = guide.latents, model.latents
-    found = [
-        f"the guide does not propose '{name}', which the model samples as {site.space}{_at(site)}"
-        for name, site in theirs.items()
-        if name not in ours
-    ]
-    for name, site in ours.items():
-        if name not in theirs:
-            verb = "observes" if name in model.sites else "does not sample"
-            close = difflib.get_close_matches(name, theirs.keys() - ours.keys(), 1)
-            meant = f"; did you mean '{close[0]}'?" if close else ""
-            found.append(f"the guide proposes '{name}', which the model {verb}{_at(site)}{meant}")
-            continue
-        proposed, wanted = site.space, theirs[name].space
-        start, where = f"at '{name}' the guide proposes", "where the model wants"
-        if proposed.name != wanted.name:
-            found.append(f"{start} {proposed.name} {where} {wanted.name}{_at(site)}")
-        if proposed.shape != wanted.shape:
-            shapes = f"shape {list(proposed.shape)} {where} {list(wanted.shape)}"
-            found.append(f"{start} {shapes}{_at(site)}")
-    return found
-
-
-def _at(site: Site) -> str:
-    return f" ({site.line})" if site.line else ""

@@ -1,0 +1,115 @@
+"""Branching combinators: ``cond``, ``switch`` and ``mixture``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from .effects import emit, sample
+from .errors import ProgramError, located
+from .handlers import Taken
+from .program import Callback, Program, derived, program_name
+from .validate import is_lane
+
+
+@dataclass(frozen=True)
+class Branches:
+    """The message of ``cond`` and ``switch``: programs, of which an index picks one."""
+
+    programs: tuple[Callback, ...]
+
+    def run(self, index: Tensor | int, *args: Any) -> Any:
+        """Run the branch that a known index picks, or all where the index differs by lane."""
+        if is_lane(index):
+            return self.run_all(index, *args)  # type: ignore[arg-type]
+        if not 0 <= int(index) < len(self.programs):
+            raise ProgramError(
+                located(f"switch has {len(self.programs)} branches, and no branch {int(index)}")
+            )
+        return self.programs[int(index)](*args)
+
+    def run_all(self, index: Tensor, *args: Any) -> Any:
+        """Run every branch, scoring each only where it is taken, and select the results."""
+        results = []
+        for i, p in enumerate(self.programs):
+            with Taken(index == i):
+                results.append(p(*args))
+        chosen = results[-1]
+        for i in range(len(results) - 2, -1, -1):
+            chosen = _select(index == i, results[i], chosen)
+        return chosen
+
+
+def _select(pred: Tensor, yes: Any, no: Any) -> Any:
+    """Lane by lane, the result of the branch that is taken."""
+
+    def one(a: Any, b: Any) -> Any:
+        return None if a is None and b is None else torch.where(pred, a, b)
+
+    try:
+        return tree_map(one, yes, no)
+    except (TypeError, ValueError) as error:
+        raise ProgramError(
+            located(
+                f"the branches return different structures: {error}",
+                hint="return trees of tensors of one structure from all of them",
+            )
+        ) from error
+
+
+def cond(pred: Tensor | bool, on_true: Callback, on_false: Callback) -> Program:
+    """``cond(pred, p, q)(*args)`` is p where pred holds and q elsewhere.
+
+    Where pred is one known value, only that branch runs.  In lanes and under capture both run:
+    observations and factors of a branch count only where it is taken, and its latents keep their
+    prior elsewhere, which leaves the measure on results unchanged.
+    """
+
+    def chosen(*args: Any) -> Any:
+        index = (pred == 0).long() if isinstance(pred, Tensor) else int(not pred)
+        branches = Branches((on_true, on_false))
+        return emit("cond", branches.run, (index, *args), infer={"branches": branches})
+
+    return derived(chosen, f"cond({program_name(on_true)}, {program_name(on_false)})")
+
+
+def switch(index: Tensor | int, *programs: Callback) -> Program:
+    """``switch(i, p0, p1, ...)(*args)`` is the program number i; lanes are treated as by ``cond``.
+
+    Errors:
+        ProgramError: there is no program of that number.
+    """
+    if not programs:
+        raise ProgramError(located("switch needs at least one program"))
+
+    def chosen(*args: Any) -> Any:
+        branches = Branches(programs)
+        return emit("cond", branches.run, (index, *args), infer={"branches": branches})
+
+    return derived(chosen, f"switch({', '.join(map(program_name, programs))})")
+
+
+def mixture(weights: Any, programs: list[Callback], name: str = "component") -> Program:
+    """``mixture(w, [p0, p1, ...])(*args)`` is program i with probability w_i / sum(w).
+
+    The choice is the latent ``name``.  Scores count: a program of small mass gets a small share of
+    the posterior.
+    """
+    probs = torch.as_tensor(weights)
+    if not probs.is_floating_point():
+        probs = probs.to(torch.get_default_dtype())
+    if probs.shape != (len(programs),):
+        raise ProgramError(
+            located(f"mixture has {len(programs)} programs, but weights {tuple(probs.shape)}")
+        )
+
+    def mixed(*args: Any) -> Any:
+        index = sample(name, dist.Categorical(probs))
+        return switch(index, *programs)(*args)
+
+    return derived(mixed, f"mixture({', '.join(map(program_name, programs))})")

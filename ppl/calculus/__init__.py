@@ -1,0 +1,1 @@
+"""The calculus: the language on paper, with a parser, a type checker and a meaning as programs."""

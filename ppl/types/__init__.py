@@ -1,0 +1,42 @@
+"""The types of programs: spaces, values, traces, and which guides fit which models."""
+
+from .inclusion import included
+from .patterns import Kind, Pattern
+from .spaces import Parameter, Space, space_of
+from .traces import ProgramType, Site, TraceType
+from .unify import Direction, compatible, unify
+from .values import (
+    Function,
+    ListOf,
+    M,
+    P,
+    Product,
+    Record,
+    Sum,
+    Value,
+    space_of_value,
+)
+
+__all__ = [
+    "Direction",
+    "Function",
+    "Kind",
+    "ListOf",
+    "M",
+    "P",
+    "Parameter",
+    "Pattern",
+    "Product",
+    "ProgramType",
+    "Record",
+    "Site",
+    "Space",
+    "Sum",
+    "TraceType",
+    "Value",
+    "compatible",
+    "included",
+    "space_of",
+    "space_of_value",
+    "unify",
+]

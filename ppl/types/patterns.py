@@ -1,0 +1,118 @@
+"""Patterns of spaces: spaces whose sizes may be named, ``Real[n]`` and ``Simplex(k)[n]``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyro.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from ..errors import ProgramError, located
+from .spaces import EVENT_DIMS, TURN, Space, space_of_support
+
+Number = int | float
+Size = int | str
+
+# Each kind: the number of its parameters, and its support for them (None: the last is a size).
+_KINDS: dict[str, tuple[int, Callable[..., Constraint]]] = {
+    "Real": (0, lambda: constraints.real),
+    "Positive": (0, lambda: constraints.positive),
+    "GreaterThan": (1, constraints.greater_than),
+    "LessThan": (1, constraints.less_than),
+    "Interval": (2, constraints.interval),
+    "UnitInterval": (0, lambda: constraints.unit_interval),
+    "Circle": (0, lambda: TURN),
+    "Bool": (0, lambda: constraints.boolean),
+    "Int": (0, lambda: constraints.integer),
+    "Nat": (0, lambda: constraints.nonnegative_integer),
+    "Fin": (1, lambda k: constraints.integer_interval(0, k - 1)),  # type: ignore[no-untyped-call]
+    "IntInterval": (2, constraints.integer_interval),
+    "Simplex": (1, lambda k: constraints.simplex),
+    "Ordered": (1, lambda k: constraints.ordered_vector),
+    "PositiveOrdered": (1, lambda k: constraints.positive_ordered_vector),
+    "Sphere": (1, lambda k: constraints.sphere),
+    "OneHot": (1, lambda k: constraints.one_hot),
+    "Multinomial": (2, lambda n, k: constraints.multinomial(n)),  # type: ignore[no-untyped-call]
+    "CorrCholesky": (1, lambda k: constraints.corr_cholesky),
+    "CorrMatrix": (1, lambda k: constraints.corr_matrix),
+    "LowerCholesky": (1, lambda k: constraints.lower_cholesky),
+    "PositiveDefinite": (1, lambda k: constraints.positive_definite),
+    "Dim": (1, lambda n: constraints.nonnegative_integer),
+    "Anything": (0, lambda: constraints.dependent),
+}
+
+
+@dataclass(frozen=True, repr=False)
+class Pattern:
+    """A space of tensors whose parameters and batch shape may be names of sizes.
+
+    ``Dim`` is the kind of Python integers that give a size; ``Anything`` holds every value.
+    """
+
+    kind: str
+    parameters: tuple[Number | str, ...] = ()
+    batch_shape: tuple[Size, ...] = ()
+
+    @property
+    def name(self) -> str:
+        inside = ", ".join(map(_printed, self.parameters))
+        return f"{self.kind}({inside})" if inside else self.kind
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(map(str, self.batch_shape))
+        return self.name + (f"[{sizes}]" if sizes else "")
+
+    @property
+    def shape(self) -> tuple[Size, ...]:
+        """The whole shape, batch and event."""
+        events = EVENT_DIMS.get(self.kind, 0)
+        return self.batch_shape + tuple(p for p in self.parameters[-1:] * events if _is_size(p))
+
+    def space(self, sizes: Mapping[str, int]) -> Space | None:
+        """The space, with the names replaced by these sizes; None if one is missing."""
+        if any(isinstance(s, str) and s not in sizes for s in (*self.parameters, *self.shape)):
+            return None
+        known = [sizes[p] if isinstance(p, str) else p for p in self.parameters]
+        shape = tuple(sizes[s] if isinstance(s, str) else s for s in self.shape)
+        support = _KINDS[self.kind][1](*known)
+        if self.kind == "Circle":
+            return Space("Circle", (), shape, support)
+        return space_of_support(support, shape)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A constructor of patterns: ``Real("n")``, ``Fin(3)``, ``Simplex("k", 8)``."""
+
+    kind: str
+
+    def __call__(self, *sizes: Any) -> Pattern:
+        """The kind with its parameters, and then the sizes of a batch of values.
+
+        Errors:
+            ProgramError: a parameter is missing, or a size is no integer and no name.
+        """
+        count = _KINDS[self.kind][0]
+        if len(sizes) < count:
+            what = f"{self.kind} needs {count} parameter{'s' if count > 1 else ''}"
+            raise ProgramError(located(what, hint=f"write {self.kind}({', '.join('23'[:count])})"))
+        events = 1 if self.kind in EVENT_DIMS or self.kind in {"Fin", "Dim"} else 0
+        for size in sizes[count - events :]:
+            if not _is_size(size):
+                what = f"{self.kind}: {size!r} is no size"
+                raise ProgramError(located(what, hint="sizes are integers, or names such as 'n'"))
+        return Pattern(self.kind, sizes[:count], sizes[count:])
+
+    def __repr__(self) -> str:
+        return self.kind
+
+
+def _is_size(value: Any) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return whole or (isinstance(value, str) and value.isidentifier())
+
+
+def _printed(parameter: Number | str) -> str:
+    return f"{parameter:g}" if isinstance(parameter, float) else str(parameter)
