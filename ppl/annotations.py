@@ -8,7 +8,8 @@ or ``M[...]``; tuples, lists and unions of these are read too.
 To a type checker the spaces are tensors, and ``P[T]`` and ``M[T]`` are ``T``.  So ``x: Positive``,
 ``-> P[Positive]`` and ``-> P[tuple[Real, Tensor]]`` are accepted by mypy as they are; a call is no
 type to it and goes into ``Annotated``: ``-> P[Annotated[Tensor, Real("n")]]``, or equivalently
-``-> Annotated[Tensor, P(Real("n"))]``.  Where no type checker reads it, ``-> P[Real("n")]`` will do.
+``-> Annotated[Tensor, P(Real("n"))]``.  Where no type checker reads it,
+``-> P[Real("n")]`` will do.
 """
 
 from __future__ import annotations

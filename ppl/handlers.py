@@ -55,7 +55,7 @@ class Sealed(Messenger):  # type: ignore[misc]
         return super().__exit__(*error)
 
     def _process_message(self, msg: Message) -> None:
-        msg["stop"] = True
+        msg["stop"] = msg["type"] != "normalize"  # a question, whose answer changes nothing
 
 
 class Step(Messenger):  # type: ignore[misc]

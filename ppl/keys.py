@@ -54,7 +54,7 @@ class Keys:
 
     def _structure(self, value: Any) -> Hashable:
         if isinstance(value, Unkeyed):
-            return type(value)
+            return (type, type(value).__qualname__)
         if isinstance(value, Cell):
             self.cells.add(value.address)
             return (Cell, value.address)

@@ -177,4 +177,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, Tensor):
         return str(value.tolist())
     return str(value)
-

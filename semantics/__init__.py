@@ -2,7 +2,8 @@
 
 from . import check
 from .denote import denote
+from .exact import ideal
 from .measure import Measure
 from .report import CheckFailed, Report
 
-__all__ = ["CheckFailed", "Measure", "Report", "check", "denote"]
+__all__ = ["CheckFailed", "Measure", "Report", "check", "denote", "ideal"]

@@ -23,8 +23,8 @@ class Measure:
     ``atoms`` holds (value, log weight), one per distinct value.  ``error`` bounds nothing by
     itself: it is the estimated absolute error of the mass, zero where all was enumerated.
     ``notes`` tell how the measure was computed, and ``resolution`` is the rounding unit of the
-    coarsest numbers that took part.  ``rest`` bounds the mass that is missing, where recursion or an
-    infinite support was cut: it is infinite if nothing is known of the scores beyond.
+    coarsest numbers that took part.  ``rest`` bounds the mass that is missing where recursion or an
+    infinite support was cut; it is infinite if nothing is known of the scores beyond.
     """
 
     atoms: tuple[tuple[Any, float], ...]

@@ -7,8 +7,10 @@ the type that it really has.  The first mistake is reported where it was written
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from fractions import Fraction
 
 from ..errors import CalculusError
 from . import syntax as s
@@ -123,6 +125,9 @@ class _Checker:
                     raise _mismatch(term, wanted, Function(argument, result))
                 return Function(argument, self.check(body, result, self.bind(x, argument, context)))
             case s.Fold(x, xs, acc, start, body), _:
+                with suppress(CalculusError):
+                    if subtype(found := self.synth(term, context), wanted):
+                        return found
                 self.check(start, wanted, context)
                 inner = self.bind(acc, wanted, self.bind(x, self.items(xs, context), context))
                 self.check(body, wanted, inner)
@@ -178,18 +183,18 @@ class _Checker:
                 second = self.synth(right, self.bind(y, on_right, context))
                 return self.joined(right, first, second, "the other branch")
             case s.Let(pattern, value, body):
-                inner = self.bind(pattern, self.synth(value, context), context)
-                return self.synth(body, inner)
+                scope = self.bind(pattern, self.synth(value, context), context)
+                return self.synth(body, scope)
             case s.Fun(x, type_, body):
                 return Function(type_, self.synth(body, self.bind(x, type_, context)))
             case s.App(function, argument):
                 return self.application(function, argument, context)
             case s.Fold(x, xs, acc, start, body):
-                inner = self.bind(x, self.items(xs, context), context)
-                return self.iterated(acc, start, body, inner, context, effects=False)
+                scope = self.bind(x, self.items(xs, context), context)
+                return self.iterated(acc, start, body, scope, context, effects=False)
             case s.Loop(x, xs, state, start, body):
-                inner = self.bind(x, self.items(xs, context), context)
-                return self.iterated(state, start, body, inner, context, effects=True)
+                scope = self.bind(x, self.items(xs, context), context)
+                return self.iterated(state, start, body, scope, context, effects=True)
             case s.Op():
                 return self.operation(term, context)
             case s.Law():
@@ -198,8 +203,8 @@ class _Checker:
                 return Measure("P", self.synth(value, context))
             case s.Bind(pattern, measure, body):
                 first_measure = self.measure(measure, context)
-                inner = self.bind(pattern, first_measure.of, context)
-                return _after(first_measure, self.measure(body, inner))
+                scope = self.bind(pattern, first_measure.of, context)
+                return _after(first_measure, self.measure(body, scope))
             case s.Score(weight):
                 small = subtype(self.check(weight, WEIGHT, context), PROB)
                 return Measure("S" if small else "M", UNIT)
@@ -443,13 +448,14 @@ def _arithmetic(name: str, args: tuple[s.Term, ...], found: list[Type]) -> Type:
     raise TypeError(f"not an operator: {name}")
 
 
-_ONE = s.Fraction(1)
+_ONE = Fraction(1)
 
 
 def _literal(term: s.Term) -> int | None:
     """The whole number that a term writes out, or None."""
-    whole = isinstance(term, s.Num) and term.value.denominator == 1
-    return int(term.value) if whole else None  # type: ignore[union-attr]
+    if isinstance(term, s.Num) and term.value.denominator == 1:
+        return int(term.value)
+    return None
 
 
 def _known(first: Type, second: Type) -> Type:

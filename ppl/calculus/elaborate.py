@@ -10,7 +10,6 @@ an exact evaluation computes it once for each distinct environment.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -314,8 +313,8 @@ class Meaning:
                 return self.choose(self.value(test, env), yes, no, env)
             case s.Case(value, x, left, y, right):
                 chosen = self.value(value, env)
-                name, arm = (x, left) if chosen.side == "inl" else (y, right)
-                return self.value(arm, bind(name, chosen.value, env))
+                bound, arm = (x, left) if chosen.side == "inl" else (y, right)
+                return self.value(arm, bind(bound, chosen.value, env))
             case s.Let(pattern, value, body):
                 return self.value(body, bind(pattern, self.value(value, env), env))
             case s.Fun():
@@ -326,8 +325,8 @@ class Meaning:
             case s.Fold(x, xs, acc, start, body):
                 items, state = self.value(xs, env), self.value(start, env)
                 for i in range(len(items) - 1, -1, -1):
-                    inner = bind(acc, state, bind(x, items[i], env))
-                    state = _called(self.value(body, inner), f"{self.labels[id(term)]}({i})")
+                    scope = bind(acc, state, bind(x, items[i], env))
+                    state = _called(self.value(body, scope), f"{self.labels[id(term)]}({i})")
                 return state
             case s.Law(name, args):
                 return law_of(name, [self.value(arg, env) for arg in args], term.at)

@@ -118,135 +118,139 @@ def _arity(kind: str, name: str, wanted: int | None, found: int, at: s.Position)
         raise CalculusError(f"{kind} {name} takes {wanted} arguments, not {found}", at)
 
 
+_Items = list[Any]
+_Parameters = list[tuple[s.Name, t.Type]]
+
+
 @lark.v_args(meta=True)
 class _Build(lark.Transformer[Any, Any]):
     """One method for each rule of the grammar."""
 
-    def module(self, meta: Any, parts: list[Any]) -> s.Module:
+    def module(self, meta: Any, parts: _Items) -> s.Module:
         return s.Module(tuple(parts), at=_at(meta))
 
-    def definition(self, meta: Any, parts: list[Any]) -> s.Definition:
+    def definition(self, meta: Any, parts: _Items) -> s.Definition:
         name, parameters, type_, term = parts
         for parameter, argument in reversed(parameters or []):
             type_ = t.Function(argument, type_)
             term = s.Fun(parameter, argument, term, at=parameter.at)
         return s.Definition(_name(name).name, type_, term, at=_at(meta))
 
-    def parameters(self, meta: Any, parts: list[Any]) -> list[tuple[s.Name, t.Type]]:
+    def parameters(self, meta: Any, parts: _Items) -> _Parameters:
         return [(_name(parts[i]), parts[i + 1]) for i in range(0, len(parts), 2)]
 
-    def let(self, meta: Any, parts: list[Any]) -> s.Term:
+    def let(self, meta: Any, parts: _Items) -> s.Term:
         return s.Let(*parts, at=_at(meta))
 
-    def fun(self, meta: Any, parts: list[Any]) -> s.Term:
+    def fun(self, meta: Any, parts: _Items) -> s.Term:
         name, type_, body = parts
         return s.Fun(_name(name), type_, body, at=_at(meta))
 
-    def fix(self, meta: Any, parts: list[Any]) -> s.Term:
+    def fix(self, meta: Any, parts: _Items) -> s.Term:
         function, name, type_, result, body = parts
         return s.Fix(_name(function), _name(name), type_, result, body, at=_at(meta))
 
-    def op(self, meta: Any, parts: list[Any]) -> s.Term:
+    def op(self, meta: Any, parts: _Items) -> s.Term:
         left, operator, right = parts
         return s.Op(str(operator), (left, right), at=_at(meta))
 
-    def neg(self, meta: Any, parts: list[Any]) -> s.Term:
+    def neg(self, meta: Any, parts: _Items) -> s.Term:
         return s.Op("neg", (parts[1],), at=_at(meta))
 
-    def not_(self, meta: Any, parts: list[Any]) -> s.Term:
+    def not_(self, meta: Any, parts: _Items) -> s.Term:
         return s.Op("not", (parts[1],), at=_at(meta))
 
-    def var(self, meta: Any, parts: list[Any]) -> s.Term:
+    def var(self, meta: Any, parts: _Items) -> s.Term:
         return s.Var(_name(parts[0]).name, at=_at(meta))
 
-    def num(self, meta: Any, parts: list[Any]) -> s.Term:
+    def num(self, meta: Any, parts: _Items) -> s.Term:
         return s.Num(_number(parts[0]), at=_at(meta))
 
-    def true(self, meta: Any, parts: list[Any]) -> s.Term:
+    def true(self, meta: Any, parts: _Items) -> s.Term:
         return s.Bool(True, at=_at(meta))
 
-    def false(self, meta: Any, parts: list[Any]) -> s.Term:
+    def false(self, meta: Any, parts: _Items) -> s.Term:
         return s.Bool(False, at=_at(meta))
 
-    def unit(self, meta: Any, parts: list[Any]) -> s.Term:
+    def unit(self, meta: Any, parts: _Items) -> s.Term:
         return s.Tuple((), at=_at(meta))
 
-    def tuple(self, meta: Any, parts: list[Any]) -> s.Term:
+    def tuple(self, meta: Any, parts: _Items) -> s.Term:
         return s.Tuple(tuple(parts), at=_at(meta))
 
-    def list(self, meta: Any, parts: list[Any]) -> s.Term:
+    def list(self, meta: Any, parts: _Items) -> s.Term:
         return s.List(tuple(part for part in parts if part is not None), at=_at(meta))
 
-    def function(self, meta: Any, parts: list[Any]) -> s.Term:
+    def function(self, meta: Any, parts: _Items) -> s.Term:
         name, *args = parts
         _arity("the function", name, s.FUNCTIONS[str(name)], len(args), _at(meta))
         return s.Op(str(name), tuple(args), at=_at(meta))
 
-    def law(self, meta: Any, parts: list[Any]) -> s.Term:
+    def law(self, meta: Any, parts: _Items) -> s.Term:
         name, *args = parts
         _arity("the distribution", name, s.DISTRIBUTIONS[str(name)], len(args), _at(meta))
         return s.Law(str(name), tuple(args), at=_at(meta))
 
-    def case(self, meta: Any, parts: list[Any]) -> s.Term:
+    def case(self, meta: Any, parts: _Items) -> s.Term:
         value, x, left, y, right = parts
         return s.Case(value, _name(x), left, _name(y), right, at=_at(meta))
 
-    def fold(self, meta: Any, parts: list[Any]) -> s.Term:
+    def fold(self, meta: Any, parts: _Items) -> s.Term:
         item, items, state, start, body = parts
         return s.Fold(_name(item), items, _name(state), start, body, at=_at(meta))
 
-    def loop(self, meta: Any, parts: list[Any]) -> s.Term:
+    def loop(self, meta: Any, parts: _Items) -> s.Term:
         item, items, state, start, body = parts
         return s.Loop(_name(item), items, _name(state), start, body, at=_at(meta))
 
-    def do(self, meta: Any, parts: list[Any]) -> s.Term:
+    def do(self, meta: Any, parts: _Items) -> s.Term:
         return parts[0]  # type: ignore[no-any-return]
 
-    def statements(self, meta: Any, parts: list[Any]) -> s.Term:
+    def statements(self, meta: Any, parts: _Items) -> s.Term:
         *before, term = parts
         for step in reversed(before):
             term = step(term)
         return term  # type: ignore[no-any-return]
 
-    def bind(self, meta: Any, parts: list[Any]) -> Callable[[s.Term], s.Term]:
+    def bind(self, meta: Any, parts: _Items) -> Callable[[s.Term], s.Term]:
         pattern, measure = _pattern(parts[0]), parts[1]
         return lambda body: s.Bind(pattern, measure, body, at=_at(meta))
 
-    def let_statement(self, meta: Any, parts: list[Any]) -> Callable[[s.Term], s.Term]:
+    def let_statement(self, meta: Any, parts: _Items) -> Callable[[s.Term], s.Term]:
         pattern, value = parts
         return lambda body: s.Let(pattern, value, body, at=_at(meta))
 
-    def run(self, meta: Any, parts: list[Any]) -> Callable[[s.Term], s.Term]:
+    def run(self, meta: Any, parts: _Items) -> Callable[[s.Term], s.Term]:
         return lambda body: s.Bind(s.Name("_", at=_at(meta)), parts[0], body, at=_at(meta))
 
-    def name(self, meta: Any, parts: list[Any]) -> s.Name:
+    def name(self, meta: Any, parts: _Items) -> s.Name:
         return _name(parts[0])
 
-    def parts(self, meta: Any, parts: list[Any]) -> s.Parts:
+    def parts(self, meta: Any, parts: _Items) -> s.Parts:
         return s.Parts(tuple(parts), at=_at(meta))
 
-    def base(self, meta: Any, parts: list[Any]) -> t.Type:
+    def base(self, meta: Any, parts: _Items) -> t.Type:
         return t.Base(str(parts[0]))
 
-    def fin(self, meta: Any, parts: list[Any]) -> t.Type:
+    def fin(self, meta: Any, parts: _Items) -> t.Type:
         size = _number(parts[0])
         if size.denominator != 1 or size < 1:
             raise CalculusError(f"Fin needs a whole number of at least 1, not {size}", _at(meta))
         return t.Fin(int(size))
 
-    def list_of(self, meta: Any, parts: list[Any]) -> t.Type:
+    def list_of(self, meta: Any, parts: _Items) -> t.Type:
         return t.ListOf(parts[0])
 
-    def measure(self, meta: Any, parts: list[Any]) -> t.Type:
+    def measure(self, meta: Any, parts: _Items) -> t.Type:
         return t.Measure(str(parts[0]), parts[1])
 
-    def function_type(self, meta: Any, parts: list[Any]) -> t.Type:
+    def function_type(self, meta: Any, parts: _Items) -> t.Type:
         return t.Function(*parts)
 
-    def sum_of(self, meta: Any, parts: list[Any]) -> t.Type:
+    def sum_of(self, meta: Any, parts: _Items) -> t.Type:
         return t.Sum(*parts)
 
-    def product_of(self, meta: Any, parts: list[Any]) -> t.Type:
+    def product_of(self, meta: Any, parts: _Items) -> t.Type:
         return t.Product(tuple(parts))
 
 
@@ -264,7 +268,7 @@ for _rule, _class in {
     "annotated": s.Annotated,
 }.items():
 
-    def _make(self: _Build, meta: Any, parts: list[Any], made: Any = _class) -> s.Term:
+    def _make(self: _Build, meta: Any, parts: _Items, made: Any = _class) -> s.Term:
         return made(*parts, at=_at(meta))  # type: ignore[no-any-return]
 
     setattr(_Build, _rule, lark.v_args(meta=True)(_make))

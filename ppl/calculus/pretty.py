@@ -71,8 +71,8 @@ def _written(term: s.Term, depth: int) -> tuple[int, str]:
             return _ATOM, f"case {at(value)} of {{ {arms} }}"
         case s.Fold(x, xs, acc, start, body) | s.Loop(x, xs, acc, start, body):
             word = "fold" if isinstance(term, s.Fold) else "loop"
-            head = f"{word} {x.name} in {at(xs)}, {acc.name} = {at(start)}"
-            return _ATOM, f"{head} {block(body)}"
+            over = f"{word} {x.name} in {at(xs)}, {acc.name} = {at(start)}"
+            return _ATOM, f"{over} {block(body)}"
         case s.Let(pattern, value, body):
             return _EXPR, f"let {_pattern(pattern)} = {at(value)} in {at(body)}"
         case s.Fun(x, type_, body):

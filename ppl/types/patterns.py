@@ -67,8 +67,8 @@ class Pattern:
     @property
     def shape(self) -> tuple[Size, ...]:
         """The whole shape, batch and event."""
-        events = EVENT_DIMS.get(self.kind, 0)
-        return self.batch_shape + tuple(p for p in self.parameters[-1:] * events if _is_size(p))
+        last = self.parameters[-1:] * EVENT_DIMS.get(self.kind, 0)
+        return self.batch_shape + tuple(p for p in last if isinstance(p, int | str))
 
     def space(self, sizes: Mapping[str, int]) -> Space | None:
         """The space, with the names replaced by these sizes; None if one is missing."""

@@ -14,8 +14,8 @@ from typing import Any
 
 from ...ppl.calculus import syntax as s
 from ...ppl.calculus.check import Typing, check
+from ...ppl.calculus.errors import BudgetError, CalculusError
 from ...ppl.calculus.types import Function, Measure
-from ...ppl.errors import BudgetError, CalculusError
 from .laws import LawValue
 from .measure import Finite, dirac, scaled
 from .spaces import space
@@ -132,8 +132,8 @@ class _Reference:
             case s.Fold(x, xs, acc, start, body):
                 state = self.value(start, env)
                 for item in reversed(self.value(xs, env)):
-                    inner = bind_pattern(acc, state, bind_pattern(x, item, env))
-                    state = self.value(body, inner)
+                    scope = bind_pattern(acc, state, bind_pattern(x, item, env))
+                    state = self.value(body, scope)
                 return state
             case s.Law(name, args):
                 return LawValue(name, tuple(self.value(arg, env) for arg in args), term.at)

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from ...ppl.errors import CalculusError
+from ...ppl.calculus.errors import CalculusError
 from .values import Number
 
 CONTINUOUS = ("uniform", "normal", "exponential", "gamma", "beta")
@@ -56,6 +56,7 @@ class LawValue:
         Errors:
             CalculusError: the law is continuous.
         """
+        pairs: list[tuple[Any, Number]]
         match self.name, self.args:
             case "flip", (p,):
                 pairs = [(True, p), (False, 1 - p)]
@@ -84,7 +85,7 @@ class LawValue:
             case "categorical", weights:
                 return weights[int(x)] / sum(weights)  # type: ignore[no-any-return]
             case "discrete", (n,):
-                return Fraction(1) / n
+                return Fraction(1) / int(n)
             case "binomial", (n, p):
                 k, n = int(x), int(n)
                 return math.comb(n, k) * p**k * (1 - p) ** (n - k)  # type: ignore[no-any-return]
@@ -100,7 +101,7 @@ class LawValue:
                 z = (x - mean) / sd
                 return math.exp(-z * z / 2) / (sd * math.sqrt(2 * math.pi))  # type: ignore[no-any-return]
             case "exponential", (rate,):
-                return rate * math.exp(-rate * x) if x >= 0 else 0.0  # type: ignore[no-any-return]
+                return float(rate * math.exp(-rate * x)) if x >= 0 else 0.0  # type: ignore[no-any-return]
             case "gamma", (shape, rate):
                 return float(scipy.stats.gamma.pdf(float(x), float(shape), scale=1 / float(rate)))
             case "beta", (a, b):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-from ...ppl.errors import InfiniteMassError, ZeroMassError
+from ...ppl.calculus.errors import InfiniteMassError, ZeroMassError
 from .values import Left, Number, Right
 
 
@@ -129,8 +129,8 @@ class Finite:
     def distance(self, other: Finite) -> float:
         """The largest difference of the weights of a value."""
         values = {**self.atoms, **other.atoms}
-        gaps = (abs(self.atoms.get(x, 0) - other.atoms.get(x, 0)) for x in values)
-        return float(max(gaps, default=0))
+        gaps = (abs(float(self.atoms.get(x, 0) - other.atoms.get(x, 0))) for x in values)
+        return max(gaps, default=0.0)
 
 
 def dirac(value: Any) -> Finite:

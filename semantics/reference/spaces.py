@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from ...ppl.calculus.errors import CalculusError
 from ...ppl.calculus.types import (
     Base,
     Fin,
@@ -26,7 +27,6 @@ from ...ppl.calculus.types import (
     Type,
     values,
 )
-from ...ppl.errors import CalculusError
 from .measure import Finite
 from .values import Left, Listed, Right
 
@@ -119,11 +119,11 @@ class QuasiBorel:
                     if of != Base("Void"):
                         sides.append((side, space(of).random_element(rng)))
                 cells = [rng.choice(sides) for _ in range(4)]
-                return glue([lambda r, c=c, f=f: c(f(r)) for c, f in cells])
+                return glue([_injected(c, f) for c, f in cells])
             case ListOf(item):
                 lengths = [rng.randint(0, 3) if item != Base("Void") else 0 for _ in range(4)]
                 rows = [[space(item).random_element(rng) for _ in range(n)] for n in lengths]
-                return glue([lambda r, row=row: Listed(f(r) for f in row) for row in rows])
+                return glue([_listed(row) for row in rows])
             case Function(argument, result):
                 if values(argument) is not None:
                     keys = space(argument).enumerate()
@@ -171,6 +171,14 @@ def space(type_: Type) -> QuasiBorel:
 def glue(pieces: list[RandomElement]) -> RandomElement:
     """The random element that follows each piece on one cell of an equal partition."""
     return lambda r: pieces[min(int(r * len(pieces)), len(pieces) - 1)](r)
+
+
+def _injected(side: type, element: RandomElement) -> RandomElement:
+    return lambda r: side(element(r))
+
+
+def _listed(row: list[RandomElement]) -> RandomElement:
+    return lambda r: Listed(element(r) for element in row)
 
 
 def _constant(value: Any) -> RandomElement:

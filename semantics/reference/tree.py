@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from ...ppl.calculus import syntax as s
 from ...ppl.calculus.check import check
+from ...ppl.calculus.errors import BudgetError, CalculusError
 from ...ppl.calculus.types import Measure
-from ...ppl.errors import BudgetError, CalculusError
 from .laws import LawValue
 from .measure import Finite
 from .values import Env, Left, Listed, Number, Right, apply_operation, bind_pattern
@@ -109,7 +109,8 @@ class _Cell:
     def __init__(self, known: list[tuple[Address, Any, Number]], terms: int) -> None:
         self.known = {address: (value, mass) for address, value, mass in known}
         self.others: list[list[tuple[Address, Any, Number]]] = []
-        self.terms, self.missed = terms, Fraction(0)
+        self.terms = terms
+        self.missed: Number = Fraction(0)
 
     def mass(self) -> Number:
         return math.prod((mass for _, mass in self.known.values()), start=Fraction(1))
@@ -166,8 +167,8 @@ class _Tree:
             case s.Fold(x, xs, acc, start, body):
                 state = self.value(start, env)
                 for item in reversed(self.value(xs, env)):
-                    inner = bind_pattern(acc, state, bind_pattern(x, item, env))
-                    state = self.value(body, inner)
+                    scope = bind_pattern(acc, state, bind_pattern(x, item, env))
+                    state = self.value(body, scope)
                 return state
             case s.Law(name, args):
                 return LawValue(name, tuple(self.value(arg, env) for arg in args), term.at)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from ...ppl.calculus.errors import CalculusError
 from ...ppl.calculus.syntax import Name, Pattern
-from ...ppl.errors import CalculusError
 
 Number = Fraction | float
 Env = Mapping[str, Any]
