@@ -174,14 +174,7 @@ class _Reference:
         """The measure of a term that is one, computed once for each environment."""
         key = (id(term), self.depth, self.restricted(term, env))
         if key not in self._known:
-            found = self._computation(term, env)
-            if len(found) > self.budget:
-                raise BudgetError(
-                    f"{term.at}: the measure has {len(found)} values, over the budget of "
-                    f"{self.budget}. Return less of the history (equal values merge), or raise "
-                    "budget="
-                )
-            self._known[key] = found
+            self._known[key] = self._within(self._computation(term, env), term)
         return self._known[key]  # type: ignore[no-any-return]
 
     def _computation(self, term: s.Term, env: Env) -> Finite:
@@ -208,10 +201,19 @@ class _Reference:
                         ),
                         most(self.typing.of(body)),
                     )
+                    self._within(front, term)
                 return front
             case s.Memo(function):
                 return self.tables(term, self.value(function, env))
         raise TypeError(f"not a term: {term!r}")
+
+    def _within(self, found: Finite, term: s.Term) -> Finite:
+        if len(found) > self.budget:
+            raise BudgetError(
+                f"{term.at}: the measure has {len(found)} values, over the budget of "
+                f"{self.budget}; return less of the history (equal values merge), or raise budget="
+            )
+        return found
 
     def measure(self, value: Any, names: tuple[str, ...] = ()) -> Finite:
         """A measure as its atoms: a primitive distribution is enumerated or integrated."""
