@@ -4,9 +4,9 @@ Nothing here knows how programs are run: the only thing that it shares with the 
 syntax of the calculus.
 """
 
-from .denote import denote
+from .denote import denote, value
 from .measure import Finite
 from .spaces import space
 from .tree import Omega, integrate, random_element
 
-__all__ = ["Finite", "Omega", "denote", "integrate", "random_element", "space"]
+__all__ = ["Finite", "Omega", "denote", "integrate", "random_element", "space", "value"]

@@ -52,6 +52,16 @@ def denote(
     return evaluator.measure(evaluator.value(typing.term, {}))
 
 
+def value(term: s.Term | s.Module, *, depth: int = 50) -> Any:
+    """The value of a closed term of any other type; functions are callable.
+
+    Errors:
+        CalculusError: the term is ill-typed, or divides by zero.
+    """
+    typing = check(term)
+    return _Reference(typing, depth, None, {}, BUDGET).value(typing.term, {})
+
+
 @dataclass(frozen=True, slots=True)
 class Closure:
     """A function of the calculus with the values of its free variables."""
