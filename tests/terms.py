@@ -74,8 +74,7 @@ def value(draw: st.DrawFn, goal: Type, scope: Scope, fuel: int) -> s.Term:
             options += ["not", "logic", "compare", "equal"]
         if goal in (PROB, REAL) or (isinstance(goal, Fin) and goal.size == 3):
             options += ["arithmetic"]
-        if not scope.static:
-            options += ["fold", "case"]
+        options += ["if", "if"] if scope.static else ["fold", "fold", "case"]
     match draw(st.sampled_from(options)):
         case "variable":
             return s.Var(draw(st.sampled_from(names)))
@@ -104,7 +103,7 @@ def value(draw: st.DrawFn, goal: Type, scope: Scope, fuel: int) -> s.Term:
             parts = [draw(value(REAL, scope, fuel - 1)) for _ in range(2)]
             return s.Op(draw(st.sampled_from(("<", "<="))), tuple(parts))
         case "equal":
-            pool = SMALL if scope.static else SMALL + COMPOUND
+            pool = SMALL if scope.static else SMALL + 2 * COMPOUND
             type_ = draw(st.sampled_from(pool))
             parts = [draw(annotated(type_, scope, fuel - 1)) for _ in range(2)]
             return s.Op("==", tuple(parts))
@@ -145,6 +144,8 @@ def annotated(draw: st.DrawFn, goal: Type, scope: Scope, fuel: int) -> s.Term:
 def arithmetic(draw: st.DrawFn, goal: Type, scope: Scope, fuel: int) -> s.Term:
     """A number computed from smaller ones, still a multiple of a small power of two."""
     if isinstance(goal, Fin):
+        if draw(st.booleans()):
+            return s.Op("pred", (draw(annotated(goal, scope, fuel - 1)),))
         sides = [draw(value(Fin(2), scope, fuel - 1)) for _ in range(2)]
         total = s.Op("+", tuple(s.Annotated(side, Fin(2)) for side in sides))
         kind = draw(st.sampled_from(("plain", "modulo")))
