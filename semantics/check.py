@@ -1,10 +1,13 @@
 """Checks of inference algorithms against the measure that the model denotes.
 
-Each compares unnormalised measures: normalising first would hide a wrong evidence.
+Each compares unnormalised measures: normalising first would hide a wrong evidence.  Where a
+recursion or an infinite support was cut, the missing mass may leave the verdict unknown; ``depth``
+and ``bound`` are those of ``denote``.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -66,14 +69,19 @@ def valid(
     tolerance: float = TOLERANCE,
     budget: int = BUDGET,
     quadrature: int | None = None,
+    depth: int | None = None,
+    bound: float | None = None,
 ) -> Report:
     """Whether the expected output measure of an algorithm is the model's unnormalised measure.
 
     Both get the same ``args``.  With ``quadrature`` the tolerance grows by the estimated error.
+    ``bound`` bounds the scores and output weights of the algorithm, too.
     """
     start = time.perf_counter()
-    truth = denote(model, *args, budget=budget, quadrature=quadrature)
-    outputs = denote(algorithm, *args, budget=budget, quadrature=quadrature)
+    truth, outputs = (
+        denote(p, *args, budget=budget, quadrature=quadrature, depth=depth, bound=bound)
+        for p in (model, algorithm)
+    )
     expected = outputs.bind(meaning)
     deviation, where = expected.deviation(truth)
     counterexample = ""
@@ -90,16 +98,25 @@ def valid(
         counterexample,
         time.perf_counter() - start,
         outputs.notes,
+        missing=max(truth.rest, outputs.rest),
     )
 
 
 def invariant(
-    kernel: Program, target: Program, *args: Any, tolerance: float = TOLERANCE, budget: int = BUDGET
+    kernel: Program,
+    target: Program,
+    *args: Any,
+    tolerance: float = TOLERANCE,
+    budget: int = BUDGET,
+    depth: int | None = None,
+    bound: float | None = None,
 ) -> Report:
     """Whether a Markov kernel (a program from state to state) keeps the measure of ``target``."""
     start = time.perf_counter()
-    before = denote(target, *args, budget=budget)
-    after = before.bind(lambda state: denote(kernel, state, budget=budget).atoms)
+    before = denote(target, *args, budget=budget, depth=depth, bound=bound)
+    after = before.then(
+        lambda state: denote(kernel, state, budget=budget, depth=depth, bound=bound)
+    )
     deviation, where = after.deviation(before)
     counterexample = ""
     if where is not None:
@@ -110,22 +127,28 @@ def invariant(
     return decide(
         f"{program_name(kernel)} leaves {program_name(target)} invariant",
         deviation,
-        *allowance(tolerance, before),
+        *allowance(tolerance, before, after),
         counterexample,
         time.perf_counter() - start,
+        after.notes,
+        missing=after.rest,
     )
 
 
 def reversible(
-    kernel: Program, target: Program, *args: Any, tolerance: float = TOLERANCE, budget: int = BUDGET
+    kernel: Program,
+    target: Program,
+    *args: Any,
+    tolerance: float = TOLERANCE,
+    budget: int = BUDGET,
+    depth: int | None = None,
+    bound: float | None = None,
 ) -> Report:
     """Whether mass flows as much from x to y as back: stronger than invariance."""
     start = time.perf_counter()
-    before = denote(target, *args, budget=budget)
-    flow = Measure.of(
-        ((x, y), wx + wy)
-        for x, wx in before.atoms
-        for y, wy in denote(kernel, x, budget=budget).atoms
+    before = denote(target, *args, budget=budget, depth=depth, bound=bound)
+    flow = before.then(
+        lambda x: denote(kernel, x, budget=budget, depth=depth, bound=bound).map(lambda y: (x, y))
     )
     back = flow.map(lambda pair: (pair[1], pair[0]))
     deviation, where = flow.deviation(back)
@@ -139,9 +162,11 @@ def reversible(
     return decide(
         f"{program_name(kernel)} is reversible for {program_name(target)}",
         deviation,
-        *allowance(tolerance, before),
+        *allowance(tolerance, before, flow),
         counterexample,
         time.perf_counter() - start,
+        flow.notes,
+        missing=flow.rest,
     )
 
 
@@ -179,6 +204,7 @@ def unbiased(
         f"gradient {float(exact.flatten()[worst]):.10g}",
         time.perf_counter() - start,
         (f"exact variance {[round(v, 6) for v in variance.flatten().tolist()]}",),
+        missing=math.inf if law.rest else 0.0,
     )
 
 

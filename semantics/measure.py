@@ -104,6 +104,16 @@ class Measure:
         atoms = tuple((v, lw - log_mass) for v, lw in self.atoms)
         return replace(self, atoms=atoms, rest=self.rest * math.exp(-log_mass))
 
+    def then(self, kernel: Callable[[Any], Measure]) -> Measure:
+        """The mixture of the measures kernel(value), none of which has a mass beyond one."""
+        rows = [(log_weight, kernel(value)) for value, log_weight in self.atoms]
+        rest = self.rest + sum(math.exp(lw) * row.rest for lw, row in rows if row.rest)
+        error = self.error + sum(math.exp(lw) * row.error for lw, row in rows)
+        notes = dict.fromkeys((*self.notes, *(note for _, row in rows for note in row.notes)))
+        mixed = Measure.of(((y, lw + ly) for lw, row in rows for y, ly in row.atoms), error, notes)
+        resolution = max(self.resolution, *(row.resolution for _, row in rows), 0.0)
+        return replace(mixed, rest=rest, resolution=resolution)
+
     def _with(self, weighted: Iterable[tuple[Any, float]]) -> Measure:
         return replace(self, atoms=Measure.of(weighted).atoms)
 

@@ -63,10 +63,18 @@ def decide(
     counterexample: Any,
     seconds: float,
     notes: tuple[str, ...] = (),
+    missing: float = 0.0,
 ) -> Report:
-    """Pass if the deviation is within tolerance; a NaN deviation fails."""
+    """Pass within the tolerance, fail beyond it (a NaN fails), and unknown where it is open.
+
+    ``missing`` bounds the mass that was cut away: it may hide a deviation, or make up for one.
+    """
+    if missing > tolerance:
+        notes = (*notes, f"up to {missing:.2g} of the mass was cut: raise depth=, or say bound=")
     if deviation <= tolerance:
-        return Report(subject, "pass", deviation, tolerance, source, "", seconds, notes)
+        verdict: Verdict = "pass" if missing <= tolerance else "unknown"
+        return Report(subject, verdict, deviation, tolerance, source, "", seconds, notes)
+    verdict = "unknown" if deviation <= tolerance + missing else "fail"
     return Report(
-        subject, "fail", deviation, tolerance, source, str(counterexample), seconds, notes
+        subject, verdict, deviation, tolerance, source, str(counterexample), seconds, notes
     )
