@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,10 @@ FRAMES = 30_000  # Python frames that a recursion may use: about 2 000 nested ca
 def fix(step: Callback) -> Program:
     """The recursive program p with ``p(*args) = step(p, *args)``.
 
-    The sites of the i-th recursive call of an activation are called ``name[i]``, those of its own
-    calls ``name[i][j]``, and so on.  The exact evaluator computes each distinct call once at each
-    depth, and answers with an interval where it cuts (see ``denote(..., depth=)``).
+    The calls of recursive programs are a tree: the sites of the i-th call that an activation makes
+    are called ``name[i]``, those of the calls that this one makes ``name[i][j]``, and so on.  The
+    exact evaluator computes each distinct call once at each depth, and answers with an interval
+    where it cuts (see ``denote(..., depth=)``).
 
     Errors:
         ProgramError: the recursion is deeper than about two thousand calls.
@@ -38,13 +39,13 @@ def fix(step: Callback) -> Program:
 
     def recursive(*args: Any) -> Any:
         with _deep():
-            return emit("fix", functools.partial(_activate, step), args, infer={"step": step})
+            return _call(step, args)
 
     return derived(recursive, f"fix({program_name(step)})")
 
 
 class Activation(Handler, Unkeyed):
-    """Counts the recursive calls that one call makes, to name their sites."""
+    """Counts the calls of recursive programs that one such call makes, to name their sites."""
 
     def __enter__(self) -> Any:
         self.calls = 0
@@ -62,21 +63,22 @@ class Again:
     """The recursive program inside its own body."""
 
     step: Callback
-    activation: Activation
 
     def __call__(self, *args: Any) -> Any:
-        number = self.activation.calls
-        self.activation.calls += 1
-        return emit("fix", functools.partial(self._enter, number), args, infer={"step": self.step})
-
-    def _enter(self, number: int, *args: Any) -> Any:
-        with Step(number):
-            return _activate(self.step, *args)
+        return _call(self.step, args)
 
 
-def _activate(step: Callback, *args: Any) -> Any:
-    with Activation() as activation:
-        return step(Again(step, activation), *args)
+def _call(step: Callback, args: tuple[Any, ...]) -> Any:
+    caller = next((h for h in reversed(stack()) if isinstance(h, Activation)), None)
+    number = None
+    if caller is not None:
+        number, caller.calls = caller.calls, caller.calls + 1
+    return emit("fix", functools.partial(_activate, step, number), args, infer={"step": step})
+
+
+def _activate(step: Callback, number: int | None, *args: Any) -> Any:
+    with nullcontext() if number is None else Step(number), Activation():
+        return step(Again(step), *args)
 
 
 @contextmanager

@@ -296,7 +296,7 @@ class Evaluator(Explorer):
             terms=self.terms,
         )
         with Sealed(), inner:
-            outcomes = inner.run(lambda: query(*args))
+            outcomes = inner.run(lambda: _apart(query, args))
         self.paths += inner.paths
         self.approximate |= inner.approximate
         self.resolution = max(self.resolution, inner.resolution)
@@ -427,6 +427,12 @@ class Evaluator(Explorer):
 
 def _cut(log_weight: float) -> Outcome:
     return Outcome(CUT, (), log_weight)
+
+
+def _apart(query: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Run a query; its recursive calls are not numbered with those of the program around it."""
+    with Activation():
+        return query(*args)
 
 
 def _is_transparent(handler: Messenger) -> bool:

@@ -109,6 +109,31 @@ def test_recursion_is_answered_by_an_interval() -> None:
     assert low < 0.5 < high
 
 
+NESTED = """let g = fix g (n : Nat) : M Bool = if n == 0 then flip(1/3) else do {
+    x <- g (pred(n));
+    y <- (fix h (k : Nat) : M Bool = if k == 0 then g (pred(n)) else do {
+      z <- flip(1/4); w <- h (pred(k)); return z == w }) 2;
+    return x == y } in g 2"""
+AGENTS = """let f = fix f (n : Nat) : M Bool = if n == 0 then flip(1/3) else
+    case normalize do {
+        x <- f (pred(n)); y <- f (pred(n)); score if x == y then 1 else 1/2; return x } of {
+      inl u -> return false;
+      inr p -> do { a <- p; b <- p; score if a then 1/2 else 1; return b } } in f 2"""
+
+
+def test_recursion_within_recursion_and_within_a_query() -> None:
+    """x == y of independent coins leans, by 2 P(true) - 1, as the product of what they lean by."""
+    lean = {0: F(1, 3)}  # up to its sign
+    for n in (1, 2):
+        lean[n] = lean[n - 1] ** 2 * F(1, 2) ** 2
+    both(NESTED, {True: (1 + lean[2]) / 2, False: (1 - lean[2]) / 2})
+    term = parse(AGENTS)
+    exact = reference.denote(term)
+    cells = reference.integrate(reference.random_element(term))
+    assert exact == cells
+    require_equal(term, ("a", "b"), by_reference(term), by_enumeration(term))
+
+
 def test_without_a_bound_on_the_scores_nothing_is_claimed() -> None:
     wild = parse(GEOMETRIC.replace("SCORE", "score 2;").replace("S Nat", "M Nat"))
     assert reference.denote(wild, depth=10).interval()[1] == math.inf
