@@ -164,24 +164,24 @@ class _Checker:
             case s.List(items):
                 of: Type = VOID
                 for item in items:
-                    of = self.joined(item, of, self.synth(item, context), "the items before it")
+                    of = self.joined(item, of, self.synth(item, context), "the items before it are")
                 return ListOf(of)
             case s.Cons(head, tail):
                 of = self.items(tail, context)
                 here = self.synth(head, context)
-                return ListOf(self.joined(head, of, here, "the items after it"))
+                return ListOf(self.joined(head, of, here, "the items after it are"))
             case s.Annotated(inner, type_):
                 self.check(inner, type_, context)
                 return type_
             case s.If(test, yes, no):
                 self.check(test, BOOL, context)
                 first = self.synth(yes, context)
-                return self.joined(no, first, self.synth(no, context), "the other branch")
+                return self.joined(no, first, self.synth(no, context), "the other branch is")
             case s.Case(value, x, left, y, right):
                 on_left, on_right = self.sum(value, context)
                 first = self.synth(left, self.bind(x, on_left, context))
                 second = self.synth(right, self.bind(y, on_right, context))
-                return self.joined(right, first, second, "the other branch")
+                return self.joined(right, first, second, "the other branch is")
             case s.Let(pattern, value, body):
                 scope = self.bind(pattern, self.synth(value, context), context)
                 return self.synth(body, scope)
@@ -275,7 +275,7 @@ class _Checker:
     def joined(self, term: s.Term, first: Type, second: Type, other: str) -> Type:
         both = join(first, second)
         if both is None:
-            raise CalculusError(f"this is {second}, but {other} is {first}", term.at)
+            raise CalculusError(f"this is {second}, but {other} {first}", term.at)
         return both
 
     def application(self, function: s.Term, argument: s.Term, context: Context) -> Type:
@@ -306,7 +306,7 @@ class _Checker:
                 after = self.synth(body, scope)
             if subtype(after, at):
                 return Measure(kind, at) if effects else at
-            at = self.joined(body, at, after, "the state")
+            at = self.joined(body, at, after, "the state is")
             if widen:
                 at = _widened(at)
         raise CalculusError(
@@ -351,7 +351,7 @@ class _Checker:
             return BOOL
         if name == "==":
             first, second = (self.synth(arg, context) for arg in args)
-            both = self.joined(args[1], first, second, "the left side")
+            both = self.joined(args[1], first, second, "the left side is")
             if not has_equality(both):
                 raise CalculusError(f"values of {both} cannot be compared", term.at)
             return BOOL
@@ -367,7 +367,7 @@ class _Checker:
             case "sqrt" | "pred":
                 return found[0]
             case "min" | "max":
-                return self.joined(args[1], found[0], found[1], "the other argument")
+                return self.joined(args[1], found[0], found[1], "the other argument is")
             case "range":
                 size = _literal(args[0])
                 return ListOf(NAT if size is None else Fin(size) if size else VOID)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,9 @@ def parse_module(text: str) -> s.Module:
     """The definitions of a file; the last must be called ``main``."""
     module: s.Module = _read(text, "module")
     names = [d.name for d in module.definitions]
+    for i, definition in enumerate(module.definitions):
+        if definition.name in names[:i]:
+            raise CalculusError(f"'{definition.name}' is defined twice", definition.at)
     if "main" in names[:-1]:
         raise CalculusError("main must be the last definition", module.definitions[-1].at)
     if names[-1] != "main":
@@ -204,7 +208,7 @@ class _Build(lark.Transformer[Any, Any]):
         return s.Loop(_name(item), items, _name(state), start, body, at=_at(meta))
 
     def do(self, meta: Any, parts: _Items) -> s.Term:
-        return parts[0]  # type: ignore[no-any-return]
+        return replace(parts[0], at=_at(meta))  # type: ignore[no-any-return]
 
     def statements(self, meta: Any, parts: _Items) -> s.Term:
         *before, term = parts
