@@ -17,11 +17,15 @@ import typer
 from rich.console import Console
 from torch import Tensor
 
+from . import calculus
 from .ppl.abstract import abstract_run
+from .ppl.calculus.elaborate import elaborate
+from .ppl.calculus.syntax import Module
 from .ppl.combinators import Conditioned, condition
 from .ppl.errors import BranchError, DataError, PushforwardError
 from .ppl.program import program
 from .semantics import CheckFailed, Report
+from .semantics.agreement import DEPTH, NODES, agreement
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,7 +35,13 @@ app = typer.Typer(
 )
 console, errors = Console(), Console(stderr=True)
 
-Target = Annotated[str, typer.Argument(help="FILE.py:name of a program", show_default=False)]
+Target = Annotated[
+    str, typer.Argument(help="FILE.py:name of a program, or FILE.pf", show_default=False)
+]
+Depth = Annotated[
+    int, typer.Option(min=1, help="of a .pf file: nested calls, and terms of infinite supports")
+]
+Nodes = Annotated[int, typer.Option(min=2, help="of a .pf file: nodes for each continuous draw")]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -51,6 +61,15 @@ def say(text: str, style: str | None = None, to: Console = console) -> None:
 
 
 # -------------------------------------------------------------------------------- files of the user
+
+
+def paper(target: str) -> Module | None:
+    """The definitions of a ``.pf`` file; None for any other target."""
+    if not target.endswith(".pf"):
+        return None
+    if not Path(target).is_file():
+        raise UsageError(f"there is no file {target}")
+    return calculus.read(Path(target))
 
 
 def load(target: str) -> Any:
@@ -79,7 +98,9 @@ def _is_own(value: Any, module: str) -> bool:
 
 
 def load_program(target: str) -> Any:
-    """The program that ``FILE.py:name`` names."""
+    """The program that ``FILE.py:name`` names, or that of a ``.pf`` file."""
+    if (module := paper(target)) is not None:
+        return elaborate(module)
     p = load(target)
     if inspect.isclass(p) or not callable(p):
         what = "a class" if inspect.isclass(p) else f"of type {type(p).__name__}"
@@ -180,7 +201,10 @@ def options(
 
 @app.command("type")
 def show_type(target: Target, data: Data = None) -> None:
-    """Print the type of a program, inferred without sampling."""
+    """Print the type of a program, inferred without sampling, or those of a .pf file."""
+    if (module := paper(target)) is not None:
+        say(calculus.types(module))
+        return
     p, args = conditioned(target, data)
     base = p if isinstance(p, Conditioned) else program(p)
     say(str(base.type(*args)))
@@ -190,7 +214,9 @@ def show_type(target: Target, data: Data = None) -> None:
 def infer(
     target: Target,
     data: Data = None,
-    method: Annotated[str, typer.Option(help="nuts, smc, svi or exact")] = "nuts",
+    method: Annotated[
+        str, typer.Option(help="nuts, smc, svi or exact [default: nuts; of a .pf file: exact]")
+    ] = "",
     seed: Seed = 0,
     draws: Annotated[
         int, typer.Option(min=1, help="draws of each chain, or particles of each island")
@@ -203,20 +229,28 @@ def infer(
     save: Annotated[
         Path | None, typer.Option(help="write the result here, for Fit.load in Python")
     ] = None,
+    depth: Depth = DEPTH,
+    quadrature: Nodes = NODES,
 ) -> None:
     """Run inference on a program and print the posterior.
 
     The method exact enumerates a finite program, and prints the measure on
-    what it returns, or on its choices if it returns nothing.
+    what it returns, or on its choices if it returns nothing.  A .pf file is
+    evaluated in rationals if it is finite, else by quadrature.
     """
     from .inference import MCMC, SMC, SVI, nuts
 
+    module = paper(target)
+    method = method or ("nuts" if module is None else "exact")
     if method not in ("nuts", "smc", "svi", "exact"):
         raise UsageError(f"--method must be nuts, smc, svi or exact, not {method!r}")
     if save is not None and method == "exact":
         raise UsageError("--save is for nuts, smc and svi: exact prints all that it finds")
     if save is not None and not save.absolute().parent.is_dir():
         raise UsageError(f"--save: there is no folder {save.parent}")
+    if module is not None and method == "exact":
+        say(calculus.posterior(module, depth, quadrature))
+        return
     p, args = conditioned(target, data)
     if method == "exact":
         say(exact(p, args))
@@ -256,13 +290,22 @@ def check(
     target: Annotated[
         str,
         typer.Argument(
-            help="FILE.py:name of a function that returns a Report or a list of them",
+            help="FILE.py:name of a function that returns a Report or a list of them, or FILE.pf",
             show_default=False,
         ),
     ],
+    depth: Depth = DEPTH,
+    quadrature: Nodes = NODES,
 ) -> None:
-    """Run checks and print their reports; the exit status is 1 unless all of them pass."""
-    found = load(target)
+    """Run checks and print their reports; the exit status is 1 unless all of them pass.
+
+    Of a .pf file: print its types, and hold the program that runs against the reference semantics.
+    """
+    if (module := paper(target)) is not None:
+        say(calculus.types(module))
+        found: Any = [agreement(module, depth=depth, quadrature=quadrature)]
+    else:
+        found = load(target)
     if callable(found):
         found = found()
     reports = found if isinstance(found, list | tuple) else [found]

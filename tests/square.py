@@ -7,7 +7,6 @@ can be compared.
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from pushforward import assess, simulate
 from pushforward.ppl.abstract import abstract_run
 from pushforward.ppl.calculus import syntax as s
-from pushforward.ppl.calculus.elaborate import Injection, elaborate
+from pushforward.ppl.calculus.elaborate import elaborate
 from pushforward.ppl.calculus.pretty import pretty
 from pushforward.ppl.capture import DataStayReal, refusing
 from pushforward.ppl.errors import BudgetError
@@ -25,7 +24,7 @@ from pushforward.ppl.handlers import Sealed
 from pushforward.ppl.interpret import Recorder, no_validation
 from pushforward.semantics import denote as evaluate
 from pushforward.semantics import ideal, reference
-from pushforward.semantics.reference.values import Left, Listed, Right
+from pushforward.semantics.agreement import collected, plain
 
 Plain = dict[Any, float]
 
@@ -34,37 +33,6 @@ TOLERANCE = 1e-10
 
 class Mismatch(AssertionError):
     """Two evaluations of a term differ; the message is the term and both measures."""
-
-
-# -------------------------------------------------------------------------------- plain values
-
-
-def plain(value: Any) -> Any:
-    """A value of the reference or of the runtime as nested tuples of floats and strings."""
-    match value:
-        case torch.Tensor():
-            return plain(value.item())
-        case bool() | str() | None:
-            return value
-        case int() | float() | Fraction():
-            return round(float(value), 9) + 0.0
-        case Left(inner) | Injection("inl", inner):
-            return ("inl", plain(inner))
-        case Right(inner) | Injection("inr", inner):
-            return ("inr", plain(inner))
-        case Listed() | list():
-            return ("list", *map(plain, value))
-        case tuple():
-            return tuple(map(plain, value))
-    raise TypeError(f"not a plain value: {value!r}")
-
-
-def collected(pairs: Any) -> Plain:
-    found: Plain = {}
-    for value, weight in pairs:
-        if weight > 0:
-            found[plain(value)] = found.get(plain(value), 0.0) + float(weight)
-    return found
 
 
 def require_equal(term: s.Term, names: tuple[str, str], first: Plain, second: Plain) -> None:

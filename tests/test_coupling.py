@@ -20,7 +20,7 @@ from equations import m, run_on
 from hypothesis import assume
 from hypothesis import strategies as st
 from pyro.poutine.messenger import Messenger
-from square import collected, plain, require_equal
+from square import require_equal
 from terms import terms
 
 from pushforward import condition, marginal, scope, untraced, vmap, weighted
@@ -30,6 +30,7 @@ from pushforward.ppl.calculus.parse import parse
 from pushforward.ppl.calculus.pretty import pretty
 from pushforward.ppl.calculus.types import BOOL, Fin
 from pushforward.semantics import denote, reference
+from pushforward.semantics.agreement import collected, plain
 
 PRIME = 10_007  # no label with this denominator lies on the edge of a cell
 

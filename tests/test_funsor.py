@@ -19,7 +19,7 @@ import pytest
 import torch
 from equations import run_on
 from funsor.sum_product import sequential_sum_product, sum_product
-from square import Plain, collected, plain, require_equal
+from square import Plain, require_equal
 from terms import terms
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -33,6 +33,7 @@ from pushforward.ppl.errors import BudgetError
 from pushforward.ppl.handlers import Sealed
 from pushforward.ppl.interpret import Recorder, no_validation
 from pushforward.semantics import denote
+from pushforward.semantics.agreement import collected, plain
 
 GRID = 512  # programs with more traces are left out
 

@@ -1,7 +1,8 @@
 """The measure that a term denotes, by structural recursion; equal outcomes merge at each bind.
 
 ``return`` is a unit mass, bind is the integral of a kernel, ``score`` is a mass at the unit value.
-A body is computed once for each distinct environment of its free variables.
+A body is computed once for each distinct environment of its free variables.  A random function on
+an infinite space is no finite table: a term with one is integrated over Omega (see ``tree``).
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any
 from ...ppl.calculus import syntax as s
 from ...ppl.calculus.check import Typing, check
 from ...ppl.calculus.errors import BudgetError, CalculusError
-from ...ppl.calculus.types import Function, Measure
+from ...ppl.calculus.types import Function, Measure, values
 from .laws import LawValue
 from .measure import Finite, dirac, scaled
 from .spaces import space
+from .tree import integrate, random_element
 from .values import Env, Left, Listed, Number, Right, apply_operation, bind_pattern
 
 BUDGET = 100_000
@@ -48,8 +50,20 @@ def denote(
     typing = check(term)
     if not isinstance(typing.type, Measure):
         raise CalculusError(f"only measures are denoted, not {typing.type}", typing.term.at)
+    if _asks_infinitely(typing.term, typing):
+        element = random_element(typing.term, depth=depth)
+        return integrate(element, budget=budget, most=most(typing.type), terms=depth)
     evaluator = _Reference(typing, depth, nodes, about or {}, budget)
     return evaluator.measure(evaluator.value(typing.term, {}))
+
+
+def _asks_infinitely(term: s.Term, typing: Typing) -> bool:
+    """Whether a random function with infinitely many arguments is drawn anywhere in a term."""
+    if isinstance(term, s.Memo):
+        function = typing.of(term.function)
+        if isinstance(function, Function) and values(function.argument) is None:
+            return True
+    return any(_asks_infinitely(part, typing) for part in s.subterms(term))
 
 
 def value(term: s.Term | s.Module, *, depth: int = 50) -> Any:
