@@ -9,7 +9,7 @@ line.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -17,10 +17,11 @@ import torch
 from pyro import distributions as pyro_dist
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from .annotations import Found, bound_arguments, declaration
-from .combinators import Conditioned
+from .batching import run_batched
+from .combinators import Conditioned, Lanes
 from .data import as_arguments, value_dtype
 from .effects import Message, is_deterministic, is_draw, is_subsample
 from .errors import (
@@ -57,7 +58,10 @@ _LOOKS = {
 
 
 class Abstract(Tensor):
-    """A tensor whose values mean nothing; ``depends`` names the choices that they come from."""
+    """A tensor whose values mean nothing; ``depends`` names the choices that they come from.
+
+    A choice depends on itself only: what its law depends on are its parents.
+    """
 
     depends: frozenset[str]
 
@@ -164,7 +168,8 @@ class AbstractRun(Messenger):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.sites: dict[str, Site] = {}
-        self.parents: dict[str, frozenset[str]] = {}
+        self.parents: dict[str, frozenset[str]] = {}  # of every site: the choices that it looks at
+        self.derived: dict[str, str] = {}  # deterministic sites, and their lines
         self.dtypes: dict[str, torch.dtype] = {}
         self.values: dict[str, Tensor] = {}  # the placeholders of the latents
         self.subsampled: dict[str, tuple[str, str]] = {}
@@ -180,7 +185,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         elif msg["type"] == "cond" and dependence(msg["args"][0]):
             msg["fn"] = msg["infer"]["branches"].run_all
         elif msg["type"] == "vmap":
-            msg["fn"] = self._through_lanes(msg["fn"])
+            msg["fn"] = through_lanes(msg["infer"]["lanes"])
 
     def _sample(self, msg: Message) -> None:
         name, fn = msg["name"], msg["fn"]
@@ -190,7 +195,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         if is_draw(msg):
             self.draws += 1
             self.draw_line = self.draw_line or user_line()
-            msg["value"] = abstract(placeholder(fn), depends_on(fn) | {name})
+            msg["value"] = self._chosen(msg)
             return
         if name in self.sites:
             raise DuplicateNameError(
@@ -201,9 +206,10 @@ class AbstractRun(Messenger):  # type: ignore[misc]
                 )
             )
         if is_deterministic(msg):
+            self.parents[name], self.derived[name] = dependence(msg["value"]), user_line()
             return
         check_parameters(name, fn)
-        self.parents[name] = depends_on(fn)
+        self.parents[name] = depends_on(fn) | _hidden(msg).depends
         if msg["is_observed"]:
             self.scores[name] = user_line()
             if msg["infer"].get("is_auxiliary"):
@@ -211,7 +217,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
             check_shape(name, fn, msg["value"])
             check_values(name, fn, concrete(msg["value"]), fixed=True)
         else:
-            msg["value"] = abstract(placeholder(fn), self.parents[name] | {name})
+            msg["value"] = self._chosen(msg)
             self.dtypes[name] = msg["value"].dtype
             self.values[name] = msg["value"]
             if lists_values(fn):
@@ -222,12 +228,17 @@ class AbstractRun(Messenger):  # type: ignore[misc]
             site = self._latent(name, site, msg)
         self.sites[name] = site
 
+    def _chosen(self, msg: Message) -> Any:
+        """The abstract value of a choice."""
+        _hidden(msg).name = msg["name"]
+        return abstract(placeholder(msg["fn"]), frozenset({msg["name"]}))
+
     def _latent(self, name: str, site: Site, msg: Message) -> Site:
         """The site, with what a guide says of it: marked as auxiliary, or a single value."""
         site = replace(site, auxiliary=bool(msg["infer"].get("is_auxiliary")))
         if name not in self.points or not site.space.smooth:
             return site
-        image = any(p in self.sites and self.sites[p].auxiliary for p in self.parents[name])
+        image = any(p in self.sites and self.sites[p].auxiliary for p in self.ancestors(name))
         return replace(site, law="image" if image else "point", value=single_value(msg["fn"]))
 
     def _subsample(self, msg: Message) -> None:
@@ -243,19 +254,72 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         sites = ((name, self.sites[name]) for name, own in self.values.items() if own is value)
         return Found(torch.as_tensor(concrete(value)), next(sites, None), not dependence(value))
 
-    def _through_lanes(self, run: Callback) -> Callback:
-        """Lanes run on plain placeholders; their results depend on every site inside them."""
+    def ancestors(self, name: str) -> set[str]:
+        """The choices that a site depends on, directly or through others."""
+        found: set[str] = set()
+        pending = set(self.parents[name])
+        while pending:
+            at = pending.pop()
+            found.add(at)
+            pending |= self.parents.get(at, frozenset()) - found
+        return found
 
-        def lanes(*args: Any) -> Any:
-            before = set(self.sites)
-            result = run(*concrete(args))
-            inside = frozenset(self.sites) - before
-            depends = dependence(args) | {n for n in inside if not self.sites[n].observed}
-            if self.draws:
-                depends |= {"draw"}
-            return tree_map(lambda x: abstract(x, depends), result)
 
-        return lanes
+# -------------------------------------------------------------------------------------------- lanes
+
+
+@dataclass
+class Hidden:
+    """What a site inside lanes depends on, and the name that it has outside."""
+
+    depends: frozenset[str] = frozenset()
+    name: str = ""
+
+
+def _hidden(msg: Message) -> Hidden:
+    found: Hidden = msg["infer"].get("hidden") or Hidden()
+    return found
+
+
+class Inside(Messenger):  # type: ignore[misc]
+    """Stands inside lanes, whose edge only plain tensors can cross, and keeps the marks."""
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] == "sample" and not is_subsample(msg):
+            msg["infer"]["hidden"] = Hidden(depends_on(msg["fn"]))
+            leaves, spec = flatten(msg["fn"])
+            msg["fn"] = rebuild(spec, concrete(leaves))
+        elif msg["type"] == "vmap":
+            msg["fn"] = through_lanes(msg["infer"]["lanes"])
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if msg["type"] == "sample" and (name := _hidden(msg).name):
+            msg["value"] = abstract(msg["value"], frozenset({name}))
+
+
+def through_lanes(lanes: Lanes) -> Callback:
+    """The lanes of ``vmap``, with marked values inside and out."""
+
+    def run(*args: Any) -> Any:
+        marks = [dependence(arg) for arg in args]
+        found: list[frozenset[str]] = []
+
+        def lane(*inner: Any) -> Any:
+            with Inside():
+                value = lanes.fn(
+                    *(
+                        tree_map(lambda x, m=mark: abstract(x, m), arg)
+                        for arg, mark in zip(inner, marks, strict=True)
+                    )
+                )
+            found[:] = [dependence(leaf) for leaf in tree_leaves(value)]
+            return concrete(value)
+
+        result = run_batched(lane, concrete(args), lanes.mapped, lanes.size)
+        leaves, spec = tree_flatten(result)
+        return tree_unflatten(map(abstract, leaves, found), spec)
+
+    return run
 
 
 _MADE_OF_OTHERS = (torch.distributions.Distribution, torch.distributions.Transform)
