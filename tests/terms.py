@@ -49,9 +49,7 @@ class Scope:
         return Scope((*self.variables, (name, type_)), self.static)
 
     def fresh(self) -> str:
-        return "xyzuvwabcdefghijklmnopqrst"[len(self.variables) % 26] + (
-            str(len(self.variables) // 26) if len(self.variables) >= 26 else ""
-        )
+        return f"v{len(self.variables)}"
 
     def of(self, type_: Type) -> list[str]:
         latest = dict(self.variables)

@@ -223,4 +223,4 @@ def test_a_false_law_is_refuted(law: Law) -> None:
         assert left == right
 
     with pytest.raises(AssertionError):
-        run_on(st.fixed_dictionaries(law.parts), refuted, 200, shrink=False)
+        run_on(st.fixed_dictionaries(law.parts), refuted, 1_000, shrink=False)
