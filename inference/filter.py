@@ -16,11 +16,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ..ppl import scan, vmap
+from ..ppl.abstract import check_program
 from ..ppl.combinators import Loop
 from ..ppl.effects import Message, is_latent
 from ..ppl.errors import ProgramError, located
 from ..ppl.handlers import Handler, Proposing, Untracing, Weighing
+from ..ppl.keys import Bookkeeping
 from ..ppl.program import Callback, Program, program_name
+from .importance import signature
 from .population import Population
 from .resampling import Scheme, resample, systematic
 
@@ -131,7 +134,12 @@ def particle_filter(
             value = model(*args)
         return value, torch.as_tensor(weight.log_weight)
 
+    checked = Bookkeeping()
+
     def run(*args: Any) -> Population:
+        if (key := signature(args)) not in checked:
+            check_program(model, *args)
+            checked.add(key)
         constants = (None,) * len(args)
         state, lengths, log_weights = vmap(start, constants, particles)(*args)
         population = Population(state, log_weights)  # n times too heavy until the end: no rounding

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..ppl import vmap
+from ..ppl.abstract import check_program
 from ..ppl.errors import (
     BranchError,
     DataError,
@@ -63,8 +64,11 @@ def importance(model: Callback, particles: int, guide: Callback | None = None) -
         return value, torch.as_tensor(target.log_weight) - torch.as_tensor(proposal.log_density)
 
     def run(*args: Any) -> Population:
-        if guide is not None and (key := _signature(args)) not in checked:
-            auxiliary.update(_auxiliary(guide, model, args))
+        if (key := signature(args)) not in checked:
+            if guide is None:
+                check_program(model, *args)
+            else:
+                auxiliary.update(_auxiliary(guide, model, args))
             checked.add(key)
         values, log_weights = vmap(particle, (None,) * len(args), particles)(*args)
         return Population(values, log_weights - math.log(particles)).require_weights()
@@ -81,7 +85,7 @@ def _auxiliary(guide: Callback, model: Callback, args: tuple[Any, ...]) -> set[s
     return set()
 
 
-def _signature(args: tuple[Any, ...]) -> str:
+def signature(args: tuple[Any, ...]) -> str:
     """What types depend on: shapes and dtypes of tensors, and all other values."""
     return ", ".join(
         f"{leaf.dtype}{list(leaf.shape)}" if isinstance(leaf, Tensor) else repr(leaf)

@@ -48,10 +48,15 @@ class SVI:
     progress: bool = True
 
     def run(self, p: Callback, *args: Any, seed: int = 0) -> Fit:
-        """Fit ``p(*args)``; the result's draws are those of the guide, its stats hold the bound."""
+        """Fit ``p(*args)``; the result's draws are those of the guide, its stats hold the bound.
+
+        Errors:
+            SmoothnessError: the density jumps as a latent moves: it is compared, rounded or cast.
+        """
         start = time.perf_counter()
         with seeded(seed), Progress(self.steps, "SVI", self.progress) as progress:
             density = LogDensity(p, *args)
+            density.require_smooth("SVI")
             loc = starting_points(density, 1)[0]
             log_scale = torch.full_like(loc, -1.0)
             example = loc.expand(self.particles, -1).contiguous()

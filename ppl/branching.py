@@ -14,7 +14,7 @@ from .effects import emit, sample
 from .errors import ProgramError, located
 from .handlers import Taken
 from .program import Callback, Program, derived, program_name
-from .validate import is_lane
+from .validate import is_known, is_lane
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,15 @@ class Branches:
         """Run the branch that a known index picks, or all where the index differs by lane."""
         if is_lane(index):
             return self.run_all(index, *args)  # type: ignore[arg-type]
-        if not 0 <= int(index) < len(self.programs):
+        if isinstance(index, Tensor) and index.numel() != 1:
+            what = f"one branch is to be taken, by {index.numel()} values"
+            raise ProgramError(located(what, hint="branch in each lane, under vmap"))
+        number = float(index)
+        if number not in range(len(self.programs)):
             raise ProgramError(
-                located(f"switch has {len(self.programs)} branches, and no branch {int(index)}")
+                located(f"switch has {len(self.programs)} branches, and no branch {number:g}")
             )
-        return self.programs[int(index)](*args)
+        return self.programs[int(number)](*args)
 
     def run_all(self, index: Tensor, *args: Any) -> Any:
         """Run every branch, scoring each only where it is taken, and select the results."""
@@ -89,9 +93,25 @@ def switch(index: Tensor | int, *programs: Callback) -> Program:
 
     def chosen(*args: Any) -> Any:
         branches = Branches(programs)
-        return emit("cond", branches.run, (index, *args), infer={"branches": branches})
+        known = _in_range(index, len(programs))
+        return emit("cond", branches.run, (known, *args), infer={"branches": branches})
 
     return derived(chosen, f"switch({', '.join(map(program_name, programs))})")
+
+
+def _in_range(index: Tensor | int, count: int) -> Tensor | int:
+    """The index; raises if it is that of no branch, also where Python cannot look at it."""
+    if not is_lane(index):
+        return index
+    whole = index.long()  # type: ignore[union-attr]
+    whole = torch.where(whole == index, whole, count)
+    numbers = torch.arange(count, device=whole.device)
+    try:
+        return numbers.index_select(0, whole.reshape(1)).squeeze(0)
+    except (IndexError, RuntimeError) as error:
+        raise ProgramError(
+            located(f"switch has {count} branches, and a lane wants another one")
+        ) from error
 
 
 def mixture(weights: Any, programs: list[Callback], name: str = "component") -> Program:
@@ -99,6 +119,9 @@ def mixture(weights: Any, programs: list[Callback], name: str = "component") -> 
 
     The choice is the latent ``name``.  Scores count: a program of small mass gets a small share of
     the posterior.
+
+    Errors:
+        ProgramError: the weights are not one for each program, negative, not finite, or all zero.
     """
     probs = torch.as_tensor(weights)
     if not probs.is_floating_point():
@@ -107,9 +130,20 @@ def mixture(weights: Any, programs: list[Callback], name: str = "component") -> 
         raise ProgramError(
             located(f"mixture has {len(programs)} programs, but weights {tuple(probs.shape)}")
         )
+    if is_known(probs) and not _are_weights(probs):
+        raise ProgramError(
+            located(
+                f"{probs.tolist()} are no weights",
+                hint="give finite numbers that are not negative, and one that is positive",
+            )
+        )
 
     def mixed(*args: Any) -> Any:
         index = sample(name, dist.Categorical(probs))
         return switch(index, *programs)(*args)
 
     return derived(mixed, f"mixture({', '.join(map(program_name, programs))})")
+
+
+def _are_weights(values: Tensor) -> bool:
+    return bool((values >= 0).all() and values.sum() > 0 and values.sum().isfinite())

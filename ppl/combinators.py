@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from .batching import run_batched
 from .data import as_data, has_dtype
 from .effects import emit
 from .errors import DataError, ProgramError, located
-from .handlers import Conditioning, Scoping, Step, Taken, Untracing, Weighing
+from .handlers import Conditioning, Scoping, Step, Taken, Untracing, Weighing, split_name
 from .keys import Bookkeeping
 from .program import Callback, Derived, Program, derived, program_name
 from .validate import is_lane
@@ -35,10 +36,14 @@ class Loop:
     def advance(self, t: int, carry: Any, xs: Any) -> tuple[Any, Any]:
         """Run step ``t`` (its sites are named ``name[t]``) and return (carry, output)."""
         with Step(t):
-            if self.has_outputs:
-                carry, y = self.step(carry, tree_map(lambda x: x[t], xs))
-                return carry, y
-            return self.step(carry), None
+            if not self.has_outputs:
+                return self.step(carry), None
+            result = self.step(carry, tree_map(lambda x: x[t], xs))
+        if not isinstance(result, tuple) or len(result) != 2:
+            what = f"{program_name(self.step)} returns a {type(result).__name__}"
+            hint = "a step of scan returns a pair: the next carry, and an output or None"
+            raise ProgramError(located(what, hint=hint))
+        return result
 
     def done(self, carry: Any) -> Tensor | None:
         """Whether the loop may stop before a step: ``until`` holds in every lane."""
@@ -87,11 +92,18 @@ def scan(step: Callback) -> Program:
     """``scan(step)(carry, xs)`` runs ``carry, y = step(carry, x)`` over the leading axis of ``xs``.
 
     Returns (carry, ys) with the outputs stacked.  The sites of step t are called ``name[t]``; data
-    for them may be given one by one or stacked under ``name``.
+    for them may be given one by one or stacked under ``name``.  No steps have the outputs None.
+
+    Errors:
+        ProgramError: ``xs`` are no tensors of one length, or the step does not return a pair.
     """
 
     def scanned(carry: Any, xs: Any) -> Any:
-        lengths = {len(x) for x in tree_leaves(xs)}
+        leaves = tree_leaves(xs)
+        if not all(isinstance(x, Tensor) and x.ndim for x in leaves):
+            what = "scan runs over the leading axis of tensors, and was given something else"
+            raise ProgramError(located(what, hint="give tensors of one leading size, as xs"))
+        lengths = {len(x) for x in leaves}
         if len(lengths) != 1:
             raise ProgramError(
                 located(f"scan needs inputs of one length, not {sorted(lengths) or 'none'}")
@@ -106,7 +118,12 @@ def iterate(step: Callback, n: int, until: Callable[[Any], Any] | None = None) -
     """``iterate(step, n)(carry)`` applies ``carry = step(carry)`` n times.
 
     With ``until`` the loop stops before a step once ``until(carry)`` holds in every lane.
+
+    Errors:
+        ProgramError: n is no natural number.
     """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        raise ProgramError(located(f"iterate needs a number of steps, not {n!r}"))
 
     def iterated(carry: Any) -> Any:
         loop = Loop(step, n, until, False)
@@ -219,7 +236,10 @@ class Conditioned(Derived):
         )
 
     def require_all_seen(self, names: list[str]) -> None:
-        """Raise if data name a site that no run has met."""
+        """Raise if data name a site that no run has met, or have entries for more steps than met.
+
+        ``names``: the sites of a run of all paths.
+        """
         missing = [name for name in self.data if name not in self.seen]
         if missing:
             raise DataError(
@@ -228,6 +248,17 @@ class Conditioned(Derived):
                     hint=f"the sites of {program_name(self.base)} are {', '.join(names) or 'none'}",
                 )
             )
+        steps = Counter(base for base, index in map(split_name, names) if len(index) == 1)
+        for name in self.data.keys() & steps.keys() - set(names):
+            if len(self.data[name]) != steps[name]:
+                raise DataError(
+                    located(
+                        f"the data for '{name}' have {len(self.data[name])} entries,"
+                        f" and the loop {steps[name]} steps",
+                        site=name,
+                        hint="give one entry for each step of the loop",
+                    )
+                )
 
 
 def condition(p: Callback, data: dict[str, Any]) -> Conditioned:

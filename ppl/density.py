@@ -9,13 +9,14 @@ import pyro
 import torch
 from torch import Tensor
 
-from .abstract import abstract_run, dependence
+from .abstract import abstract_run
 from .capture import Fillable, refusing
 from .data import as_arguments, as_data
 from .errors import (
     DataError,
     NoDensityError,
     ProgramError,
+    SmoothnessError,
     SupportError,
     UnsupportedDistributionError,
     implemented,
@@ -24,6 +25,7 @@ from .errors import (
 from .handlers import Sealed
 from .interpret import Recorder, no_validation
 from .program import Callback, program_name
+from .tainted import dependence
 from .types import Site
 from .unconstrain import Layout
 
@@ -73,6 +75,7 @@ class LogDensity:
             )
         self.program, self.args, self.kwargs = p, args, kwargs
         self.parameters, self.writes = run.parameters, run.writes
+        self.jumps = {name: (mark, run.lines[name]) for name, mark in run.jumps.items()}
         self.discrete = {name: as_data(name, value) for name, value in (discrete or {}).items()}
         self.sites = run.sites
         latents = {name: site for name, site in run.sites.items() if not site.observed}
@@ -110,6 +113,23 @@ class LogDensity:
         self.layout = Layout(
             {n: (s.space.constraint, s.space.shape, run.dtypes[n]) for n, s in continuous.items()}
         )
+
+    def require_smooth(self, method: str) -> None:
+        """Raise if the density jumps as a latent moves, which no gradient along draws can see.
+
+        Errors:
+            SmoothnessError: a random value is compared, rounded or cast on its way to a site.
+        """
+        for name, (mark, line) in self.jumps.items():
+            raise SmoothnessError(
+                located(
+                    f"the density jumps as '{mark.choice}' moves ({mark.jump})",
+                    site=name,
+                    line=line,
+                    hint=f"{method} would be biased: write a smooth step, such as a sigmoid,"
+                    " or use NUTS, HMC or SMC",
+                )
+            )
 
     def __call__(self, u: Tensor) -> Tensor:
         values, log_det = self.layout.unpack(u)

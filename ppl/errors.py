@@ -77,6 +77,18 @@ class SupportError(DataError):
     """A value lies outside the support of its distribution."""
 
 
+class AnnotationError(ProgramError):
+    """A program, its arguments or its result are not what its annotations declare."""
+
+
+class GuideError(ProgramError):
+    """A guide does not fit its model."""
+
+
+class SmoothnessError(PushforwardError, TypeError):
+    """A density jumps as a random value moves, where its gradient must tell how it changes."""
+
+
 class BranchError(PushforwardError, TypeError):
     """Python control flow depends on a random value where that cannot be captured."""
 
@@ -108,20 +120,28 @@ def implemented() -> Iterator[None]:
         ) from error
 
 
+# What torch and Pyro say of mistakes in programs, and what to do about each.
+_SAID = {
+    "Expected parameter": "check the arguments of the distribution",
+    "Shape mismatch inside plate": "give the site the plate's size there, or make it an event by"
+    " to_event(1)",
+    "collide at dim": "leave out dim=, or give each plate one of its own",
+    "duplicate plate": "leave the first plate, or give the second another name",
+}
+
+
 @contextmanager
 def checked() -> Iterator[None]:
-    """Within, what torch finds wrong with the parameters of a distribution is an error of ours."""
+    """Within, what torch and Pyro find wrong with distributions and plates is an error of ours."""
     try:
         yield
     except ValueError as error:
-        if isinstance(error, PushforwardError) or not str(error).startswith("Expected parameter"):
+        hint = next((hint for said, hint in _SAID.items() if said in str(error)), "")
+        if isinstance(error, PushforwardError) or not hint:
             raise
+        what = " ".join(str(error).split("\n\n")[0].split())
         raise ProgramError(
-            located(
-                " ".join(str(error).replace("Expected", "expected", 1).split()),
-                line=raising_line(error),
-                hint="check the arguments of the distribution",
-            )
+            located(what[:1].lower() + what[1:], line=raising_line(error), hint=hint)
         ) from error
 
 

@@ -5,16 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from .abstract import abstract_run
-from .data import as_arguments
-from .errors import ProgramError
+from .errors import GuideError
 from .handlers import Sealed
 from .program import Callback, program_name
 from .types import Direction, TraceType, compatible
-from .types.unify import OBSERVING
-
-
-class GuideError(ProgramError):
-    """A guide does not fit its model."""
+from .types.compatible import OBSERVING
 
 
 def check_guide(
@@ -41,7 +36,6 @@ def check_guide(
         GuideError: names, spaces or shapes differ; one line for each fault.
         BranchError, DuplicateNameError, ProgramError: the guide or the model has no type.
     """
-    args = as_arguments(args)
     with Sealed():
         run = abstract_run(guide, *args, **kwargs)[0]
         theirs = TraceType(abstract_run(model, *args, **kwargs)[0].sites)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _DIM_ALLOCATOR
@@ -68,11 +69,11 @@ class Step(Messenger):  # type: ignore[misc]
     def _process_message(self, msg: Message) -> None:
         if msg["type"] != "sample" or is_draw(msg):
             return
-        base, index = _split(msg["name"])
+        base, index = split_name(msg["name"])
         msg["name"] = base + "".join(f"[{i}]" for i in (self.t, *index))
 
 
-def _split(name: str) -> tuple[str, tuple[int, ...]]:
+def split_name(name: str) -> tuple[str, tuple[int, ...]]:
     """``z[3][1]`` -> ``("z", (3, 1))``."""
     match = re.fullmatch(r"(.*?)((?:\[\d+\])*)", name)
     assert match is not None
@@ -222,16 +223,19 @@ class Intervening(Handler):
         self.used = frozenset(state)
 
     def _process_message(self, msg: Message) -> None:
-        if msg["type"] != "sample" or is_draw(msg) or msg["name"] not in self.values:
+        found = _given(self.values, msg)
+        if found is None:
             return
-        value = self.values[msg["name"]]
-        for i in msg["infer"].get("lanes_index", ()):
-            value = value[i]
+        name, value = found
+        value = fitted(value, msg["fn"], exact=False)
         check_data(msg["name"], msg["fn"], value)
-        self.used |= {msg["name"]}
+        self.used |= {name}
         shape = msg["fn"].batch_shape + msg["fn"].event_shape
+        if torch.broadcast_shapes(value.shape, shape) != shape:
+            what = f"a value of shape {list(value.shape)} is set where {list(shape)} is sampled"
+            raise DataError(located(what, site=msg["name"], hint="give one value for the site"))
         msg["type"], msg["infer"]["absorber"] = "absorbed", self
-        msg["value"], msg["done"] = fitted(value, msg["fn"], exact=False).expand(shape), True
+        msg["value"], msg["done"] = value.expand(shape), True
 
     def require_all_used(self, program: str) -> None:
         """Raise if a value names no site of the run."""
@@ -252,18 +256,11 @@ class Conditioning(Handler):
         self.data, self.exact, self.seen = data, exact, seen
 
     def _process_message(self, msg: Message) -> None:
-        if msg["type"] != "sample" or is_draw(msg) or msg["name"] is None:
+        found = _given(self.data, msg)
+        if found is None:
             return
-        name: str = msg["name"]
-        index: tuple[int, ...] = ()
-        if name not in self.data:
-            name, index = _split(name)
-            if name not in self.data or not index:
-                return
+        name, value = found
         self.seen.add(name)
-        value = self.data[name]
-        for i in (*msg["infer"].get("lanes_index", ()), *index):
-            value = value[i]
         if msg["is_observed"]:
             raise DataError(
                 located(
@@ -275,6 +272,30 @@ class Conditioning(Handler):
         value = fitted(value, msg["fn"], exact=name in self.exact)
         check_data(msg["name"], msg["fn"], value)
         msg["value"], msg["is_observed"] = value, True
+
+
+def _given(data: dict[str, Tensor], msg: Message) -> tuple[str, Tensor] | None:
+    """The data for a site and their name: that of the site, or the one without the loops' steps.
+
+    The steps of the loops are the leading axes of data that are stacked, then come the lanes.
+    """
+    if msg["type"] != "sample" or is_draw(msg) or msg["name"] is None:
+        return None
+    name, steps = msg["name"], tuple[int, ...]()
+    if name not in data:
+        name, steps = split_name(name)
+        if name not in data or not steps:
+            return None
+    index = (*steps, *msg["infer"].get("lanes_index", ()))
+    value = data[name]
+    for i in index:
+        if value.ndim == 0 or i >= len(value):
+            shape = list(data[name].shape)
+            what = f"the data for '{name}' have shape {shape} and no entry {list(index)}"
+            hint = "give one entry for each step of the loop, and then for each lane"
+            raise DataError(located(what, site=name, hint=hint))
+        value = value[i]
+    return name, value
 
 
 class Scoping(Handler):

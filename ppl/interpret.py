@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +22,9 @@ from .effects import (
     scaled_log_prob,
 )
 from .errors import (
-    BranchError,
     DataError,
     DuplicateNameError,
-    ImpureProgramError,
     NoDensityError,
-    UnsupportedDistributionError,
     checked,
     implemented,
     located,
@@ -204,14 +201,12 @@ def simulate(p: Callable[..., Any], *args: Any, seed: int | None = None) -> Trac
 
 def _require_known(p: Callable[..., Any], args: tuple[Any, ...]) -> None:
     """Raise if a program is conditioned on sites that it has not, whatever its choices are."""
-    from .abstract import trace_type
+    from .abstract import check_program
     from .combinators import Conditioned
 
     if not isinstance(p, Conditioned) or p.data.keys() <= set(p.seen):
         return
-    # other paths may meet the sites, if the program has several
-    with suppress(BranchError, ImpureProgramError, UnsupportedDistributionError):
-        trace_type(p, *args)
+    check_program(p, *args)  # other paths may meet the sites, if the program has several
 
 
 def assess(p: Callable[..., Any], choices: dict[str, Tensor], *args: Any) -> tuple[Tensor, Any]:

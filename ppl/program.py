@@ -41,6 +41,12 @@ class Program:
 
         return program_type(self, *args, **kwargs)
 
+    def graph(self, *args: Any, **kwargs: Any) -> Any:
+        """The dependence graph of this program for these arguments (see ``ppl.graph``)."""
+        from .graph import dependence_graph
+
+        return dependence_graph(self, *args, **kwargs)
+
 
 class Derived(Program):
     """A program made by a combinator, whose call is not an effect of its own."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from pyro import distributions as dist
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from .combinators import untraced, weighted
 from .data import as_data
@@ -15,6 +17,7 @@ from .effects import draw, emit
 from .errors import NoDensityError, ProgramError, ZeroMassError, located
 from .handlers import Intervening, Untracing
 from .program import Callback, Program, derived, program_name
+from .validate import is_known
 
 
 def do(p: Callback, values: dict[str, Any]) -> Program:
@@ -36,7 +39,7 @@ def do(p: Callback, values: dict[str, Any]) -> Program:
     return derived(intervened, f"do({program_name(p)}, {sorted(values)})")
 
 
-def marginal(p: Callback, keep: Sequence[str]) -> Program:
+def marginal(p: Callback, keep: str | Sequence[str]) -> Program:
     """The program p of which only the latents named in ``keep`` are part of the trace.
 
     The others become anonymous draws: the measure on results is the same, the density of a trace is
@@ -45,7 +48,7 @@ def marginal(p: Callback, keep: Sequence[str]) -> Program:
     Errors:
         ProgramError: a latent of that name was not met.
     """
-    kept = frozenset(keep)
+    kept = frozenset([keep] if isinstance(keep, str) else keep)
 
     def marginalised(*args: Any, **kwargs: Any) -> Any:
         with Untracing(kept) as handler:
@@ -64,7 +67,7 @@ class Ideal:
     """A normalised measure with finitely many values: what ``normalize`` means exactly."""
 
     values: tuple[Any, ...]
-    probs: torch.Tensor
+    probs: Tensor
 
     def draw(self) -> Any:
         return self.values[int(draw(dist.Categorical(self.probs), label="normalize"))]
@@ -116,6 +119,17 @@ def _resampled(run: Callable[..., tuple[Any, Any]], particles: int, args: tuple[
         raise ProgramError(located(f"normalize needs at least one particle, not {particles}"))
     values, log_weights = zip(*(run(*args) for _ in range(particles)), strict=True)
     stacked = torch.stack([torch.as_tensor(w, dtype=torch.float64) for w in log_weights])
-    if bool(torch.isneginf(stacked).all()):
+    if is_known(stacked) and bool(torch.isneginf(stacked).all()):
         raise ZeroMassError(located("normalize: every particle has weight zero"))
-    return values[int(draw(dist.Categorical(logits=stacked), label="normalize"))]
+    index = draw(dist.Categorical(logits=stacked), label="normalize")
+    if is_known(index):
+        return values[int(index)]
+    return tree_map(lambda *leaves: _picked(leaves, index), *values)
+
+
+def _picked(leaves: tuple[Any, ...], index: Tensor) -> Tensor | None:
+    """The leaf of an index that Python cannot look at."""
+    if leaves[0] is None:
+        return None
+    stacked = torch.stack([torch.as_tensor(leaf) for leaf in leaves])
+    return stacked.index_select(0, index.reshape(1)).squeeze(0)

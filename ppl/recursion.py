@@ -17,7 +17,7 @@ from .errors import BranchError, ProgramError, located
 from .handlers import Handler, Scoping, Step
 from .keys import Keys, Unkeyed
 from .program import Callback, Program, derived, program_name
-from .validate import is_lane
+from .validate import is_known
 
 FRAMES = 30_000  # Python frames that a recursion may use: about 2 000 nested calls
 
@@ -165,7 +165,7 @@ def memo(p: Callback, name: str = "memo", *, history: bool = False) -> RandomFun
 
 def _argument_key(name: str, args: tuple[Any, ...]) -> Hashable:
     for leaf in tree_leaves(args):
-        if isinstance(leaf, Tensor) and (is_lane(leaf) or getattr(leaf, "depends", None)):
+        if not is_known(leaf):
             raise BranchError(
                 located(
                     f"the random function {name} is asked at a value that differs by lane",

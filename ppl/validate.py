@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from .errors import DataError, ProgramError, SupportError, located
+from .tainted import dependence
+from .types import space_of
 
 
 def is_lane(value: Any) -> bool:
     """Whether a tensor stands for one lane of many, so that its value cannot be looked at."""
-    return isinstance(value, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value)
+    while isinstance(value, Tensor) and functorch.is_functorch_wrapped_tensor(value):
+        if functorch.is_batchedtensor(value):
+            return True
+        value = functorch.get_unwrapped(value)  # a constant whose derivative is followed
+    return False
+
+
+def is_known(value: Any) -> bool:
+    """Whether Python may look at a value: it is no lane, and stands for no random value."""
+    return not is_lane(value) and not dependence(value)
 
 
 def check_data(name: str, distribution: Any, value: Any) -> None:
@@ -24,7 +37,7 @@ def check_data(name: str, distribution: Any, value: Any) -> None:
 
 
 def check_shape(name: str, distribution: Any, value: Any) -> None:
-    """Raise unless ``value`` broadcasts with the shape of the site, its events as they are."""
+    """Raise unless ``value`` or the site has the shape of both, and the events are as they are."""
     if not isinstance(value, Tensor) or not hasattr(distribution, "batch_shape"):
         return
     shape = distribution.batch_shape + distribution.event_shape
@@ -33,7 +46,12 @@ def check_shape(name: str, distribution: Any, value: Any) -> None:
     except RuntimeError:
         fits = None
     event = tuple(distribution.event_shape)
-    if fits is None or (event and tuple(value.shape[len(value.shape) - len(event) :]) != event):
+    both = fits not in (None, shape, value.shape)  # [3] with [8, 1] would be scored 24 times
+    if (
+        fits is None
+        or both
+        or (event and tuple(value.shape[len(value.shape) - len(event) :]) != event)
+    ):
         raise DataError(
             located(
                 f"data of shape {tuple(value.shape)} do not fit the shape {tuple(shape)}",
@@ -110,13 +128,13 @@ def check_parameters(name: str | None, distribution: Any) -> None:
     """Raise if a parameter whose value is known violates its constraint."""
     for parameter, constraint in getattr(distribution, "arg_constraints", {}).items():
         value = vars(distribution).get(parameter)
-        if not isinstance(value, Tensor) or is_lane(value) or _depends(value):
+        if not isinstance(value, Tensor) or not is_known(value):
             continue
         try:
             valid = torch.as_tensor(constraint.check(value))
         except (RuntimeError, NotImplementedError, TypeError, ValueError):
             continue
-        if not _depends(valid) and not is_lane(valid) and not bool(valid.all()):
+        if is_known(valid) and not bool(valid.all()):
             worst = value[~valid.expand(value.shape[: valid.ndim])].flatten()[:3].tolist()
             raise ProgramError(
                 located(
@@ -130,6 +148,43 @@ def check_parameters(name: str | None, distribution: Any) -> None:
         check_parameters(name, distribution.base_dist)
 
 
-def _depends(value: Any) -> bool:
-    """Whether a tensor is abstract: it stands for a random value, and has none of its own."""
-    return bool(getattr(value, "depends", None))
+def check_alike(name: str, distribution: Any, data: Any = None) -> None:
+    """Raise unless the parameters of a site and its data share one device and one precision.
+
+    The data of a discrete site are whole numbers, which any precision holds.
+    """
+    parts = dict(_parameters(distribution))
+    if isinstance(data, Tensor):
+        parts["the data"] = data
+    _require_one(
+        name, "devices", {part: str(x.device) for part, x in parts.items()}, "x.to(device)"
+    )
+    if isinstance(data, Tensor) and not space_of(distribution).smooth:
+        del parts["the data"]
+    dtypes = {part: x.dtype for part, x in parts.items() if x.is_floating_point()}
+    shown = {part: str(dtype).removeprefix("torch.") for part, dtype in dtypes.items()}
+    _require_one(name, "precisions", shown, "x.to(dtype), or choose by torch.set_default_dtype")
+
+
+def _require_one(name: str, what: str, found: dict[str, str], how: str) -> None:
+    if len(set(found.values())) > 1:
+        first, *others = found.items()
+        other = next(item for item in others if item[1] != first[1])
+        raise DataError(
+            located(
+                f"{what} are mixed: {first[0]} is {first[1]}, {other[0]} {other[1]}",
+                site=name,
+                hint=f"convert one of them by {how}",
+            )
+        )
+
+
+def _parameters(distribution: Any) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a distribution and of those inside it, by name."""
+    fields = vars(distribution)
+    for parameter in getattr(distribution, "arg_constraints", {}):
+        if isinstance(value := fields.get(parameter), Tensor):
+            yield parameter, value
+    for part in fields.values():
+        if isinstance(part, torch.distributions.Distribution):
+            yield from _parameters(part)

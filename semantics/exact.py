@@ -365,6 +365,8 @@ class Evaluator(Explorer):
         handlers = self._mergeable("vmap")
         if handlers is None or not all(getattr(h, "lane_wise", True) for h in handlers):
             return
+        if not lanes.size:
+            return  # only a run tells the shape of what no lane returns
         args = msg["args"]
         if not self.merge:
             msg["fn"] = lambda *args: stack_outputs(

@@ -165,7 +165,7 @@ FAULTS = [
     # --------------------------------------------------------------------------------- combinators
     Fault(
         "data of a step go to its neighbour",
-        "ppl.handlers:Conditioning._process_message",
+        "ppl.handlers:_given",
         "value = value[i]",
         "value = value[(i + 1) % len(value)]",
     ),

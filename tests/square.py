@@ -7,6 +7,7 @@ can be compared.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -88,18 +89,28 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def by_capture(term: s.Term, limit: int = 4096) -> Plain:
-    """One captured graph of the density and the result, on all traces at once as lanes.
+    """One captured graph of the elaborated program, on all traces at once as lanes."""
+    return captured(elaborate(term), limit)
 
-    Both branches of a random condition run, so a trace has the sites of both; those of the one that
-    is not taken keep their prior, which sums to one.
+
+def captured(p: Callable[[], Any], limit: int = 4096) -> Plain:
+    """The measure of a finite program by one captured graph of its density and its result.
+
+    Its choices are numbers, or batches of them.  Both branches of a random condition run, so a
+    trace has the sites of both; those of the one that is not taken keep their prior, which sums to
+    one.
 
     Errors:
         BudgetError: there are more than ``limit`` traces.
     """
-    p = elaborate(term)
     run, _ = abstract_run(p)
     latents = {name: site.space for name, site in run.sites.items() if not site.observed}
-    supports = [space.enumerate().to(torch.float64) for space in latents.values()]
+    sizes = {name: math.prod(space.shape) for name, space in latents.items()}
+    supports = [
+        space.enumerate().to(torch.float64)
+        for name, space in latents.items()
+        for _ in range(sizes[name])
+    ]
     count = math.prod(map(len, supports))
     if count > limit:
         raise BudgetError(f"{count} traces")
@@ -107,7 +118,11 @@ def by_capture(term: s.Term, limit: int = 4096) -> Plain:
     structure: list[Any] = []
 
     def density(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        given = dict(zip(latents, values, strict=True))
+        entries = iter(values)
+        given = {
+            name: torch.stack([next(entries) for _ in range(sizes[name])]).reshape(space.shape)
+            for name, space in latents.items()
+        }
         with no_validation(), Sealed(), Recorder(given, density=True, validate=False) as recorder:
             leaves, spec = tree_flatten(p())
         structure.append(spec)

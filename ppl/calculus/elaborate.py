@@ -26,7 +26,7 @@ from ..errors import BranchError, CalculusError, ZeroMassError
 from ..program import Program
 from ..queries import Ideal, ideal
 from ..recursion import RandomFunction, fix, memo
-from ..validate import is_lane
+from ..validate import is_known
 from . import syntax as s
 from .check import Typing, check
 from .types import Measure
@@ -175,7 +175,7 @@ def run(measure: Any, prefix: str, name: str, *, last: bool = True) -> Any:
             )()
         case Ideal(values, probs):
             index = sample(prefix + name, dist.Categorical(probs))
-            if is_lane(index) or _is_abstract(index):
+            if not is_known(index):
                 return functools.reduce(
                     lambda rest, i: select(index == i, values[i], rest),
                     range(len(values) - 1),
@@ -338,7 +338,7 @@ class Meaning:
 
     def choose(self, test: Tensor, yes: s.Term, no: s.Term, env: Env) -> Any:
         """The branch that a known condition picks; lane by lane, both are evaluated."""
-        if is_lane(test) or _is_abstract(test):
+        if not is_known(test):
             return select(test, self.value(yes, env), self.value(no, env))
         return self.value(yes if bool(test) else no, env)
 
@@ -356,10 +356,6 @@ def _called(value: Any, label: str) -> Any:
         via = f"{label}/{value.via}" if value.via else label
         return Run(value.meaning, value.node, value.env, via)
     return value
-
-
-def _is_abstract(value: Any) -> bool:
-    return bool(getattr(value, "depends", None))
 
 
 def select(test: Tensor, yes: Any, no: Any) -> Any:
@@ -406,7 +402,7 @@ def operate(name: str, args: list[Any], at: object) -> Any:
         return [torch.tensor(float(i), dtype=torch.float64) for i in range(int(args[0]))]
     if name == "==":
         return equal(*args)
-    if name in ("/", "log") and not (is_lane(args[-1]) or _is_abstract(args[-1])):
+    if name in ("/", "log") and is_known(args[-1]):
         traced = type(args[-1]) is not Tensor
         if not traced and bool(args[-1] == 0):
             what = "division by zero" if name == "/" else "the logarithm of zero"

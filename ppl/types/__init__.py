@@ -1,10 +1,10 @@
 """The types of programs: spaces, values, traces, and which guides fit which models."""
 
+from .compatible import Direction, compatible
 from .inclusion import included
-from .patterns import Kind, Pattern
+from .patterns import Either, Kind, Pattern, Size, unify
 from .spaces import Parameter, Space, space_of
 from .traces import ProgramType, Site, TraceType
-from .unify import Direction, compatible, unify
 from .values import (
     Function,
     ListOf,
@@ -19,6 +19,7 @@ from .values import (
 
 __all__ = [
     "Direction",
+    "Either",
     "Function",
     "Kind",
     "ListOf",
@@ -30,6 +31,7 @@ __all__ = [
     "ProgramType",
     "Record",
     "Site",
+    "Size",
     "Space",
     "Sum",
     "TraceType",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +44,25 @@ _KINDS: dict[str, tuple[int, Callable[..., Constraint]]] = {
 }
 
 
+class Annotation:
+    """What may stand in an annotation, also as one of several: ``Real | None``."""
+
+    def __or__(self, other: Any) -> Either:
+        return Either((self, other))
+
+    def __ror__(self, other: Any) -> Either:
+        return Either((other, self))
+
+
+@dataclass(frozen=True)
+class Either(Annotation):
+    """An annotation of values that fit one of several."""
+
+    options: tuple[Any, ...]
+
+
 @dataclass(frozen=True, repr=False)
-class Pattern:
+class Pattern(Annotation):
     """A space of tensors whose parameters and batch shape may be names of sizes.
 
     ``Dim`` is the kind of Python integers that give a size; ``Anything`` holds every value.
@@ -70,20 +87,47 @@ class Pattern:
         last = self.parameters[-1:] * EVENT_DIMS.get(self.kind, 0)
         return self.batch_shape + tuple(p for p in last if isinstance(p, int | str))
 
-    def space(self, sizes: Mapping[str, int]) -> Space | None:
+    def space(self, sizes: Mapping[str, Size]) -> Space | None:
         """The space, with the names replaced by these sizes; None if one is missing."""
-        if any(isinstance(s, str) and s not in sizes for s in (*self.parameters, *self.shape)):
+        known = [_meant(p, sizes) if isinstance(p, str) else p for p in self.parameters]
+        shape = tuple(size for s in self.shape if isinstance(size := _meant(s, sizes), int))
+        if any(isinstance(p, str) for p in known) or len(shape) < len(self.shape):
             return None
-        known = [sizes[p] if isinstance(p, str) else p for p in self.parameters]
-        shape = tuple(sizes[s] if isinstance(s, str) else s for s in self.shape)
         support = _KINDS[self.kind][1](*known)
         if self.kind == "Circle":
             return Space("Circle", (), shape, support)
         return space_of_support(support, shape)
 
 
+def unify(
+    left: Sequence[Size], right: Sequence[Size], sizes: Mapping[str, Size]
+) -> dict[str, Size] | None:
+    """The sizes of names, those given among them, that make two shapes one; None if none do.
+
+    A name whose size is not known yet may stand for another name.
+    """
+    if len(left) != len(right):
+        return None
+    found = dict(sizes)
+    for a, b in zip(left, right, strict=True):
+        a, b = _meant(a, found), _meant(b, found)
+        if isinstance(a, str) and a != b:
+            found[a] = b
+        elif isinstance(b, str) and a != b:
+            found[b] = a
+        elif a != b:
+            return None
+    return found
+
+
+def _meant(size: Size, sizes: Mapping[str, Size]) -> Size:
+    while isinstance(size, str) and size in sizes:
+        size = sizes[size]
+    return size
+
+
 @dataclass(frozen=True)
-class Kind:
+class Kind(Annotation):
     """A constructor of patterns: ``Real("n")``, ``Fin(3)``, ``Simplex("k", 8)``."""
 
     kind: str

@@ -66,11 +66,6 @@ def compatible(
     return [f"{difference.text}. {difference.hint}" for difference in found]
 
 
-def unify(guide: TraceType, model: TraceType) -> list[str]:
-    """What keeps the latents of a guide from being those of a model; empty if nothing does."""
-    return [difference.text for difference in _differences(guide, model, "both", False)]
-
-
 def _observations(guide: TraceType) -> Iterator[Difference]:
     for name, site in guide.sites.items():
         if site.observed:
