@@ -53,7 +53,11 @@ def _select(pred: Tensor, yes: Any, no: Any) -> Any:
     """Lane by lane, the result of the branch that is taken."""
 
     def one(a: Any, b: Any) -> Any:
-        return None if a is None and b is None else torch.where(pred, a, b)
+        if a is None and b is None:
+            return None
+        if a is None or b is None:
+            raise TypeError("one returns None where another returns a value")
+        return torch.where(pred, a, b)
 
     try:
         return tree_map(one, yes, no)

@@ -126,8 +126,8 @@ class LogDensity:
                     f"the density jumps as '{mark.choice}' moves ({mark.jump})",
                     site=name,
                     line=line,
-                    hint=f"{method} would be biased: write a smooth step, such as a sigmoid,"
-                    " or use NUTS, HMC or SMC",
+                    hint=f"{method} would be biased: write a smooth step, such as a sigmoid, or use"
+                    " NUTS, HMC or SMC; if it is continuous, write it by abs, clamp or maximum",
                 )
             )
 

@@ -126,6 +126,7 @@ _SAID = {
     "Shape mismatch inside plate": "give the site the plate's size there, or make it an event by"
     " to_event(1)",
     "collide at dim": "leave out dim=, or give each plate one of its own",
+    "subsample_size does not match": "take at most as many as the plate has",
     "duplicate plate": "leave the first plate, or give the second another name",
 }
 

@@ -684,6 +684,10 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         "the branches return different structures",
     ),
+    "a branch that returns nothing": (
+        lambda: vmap(lambda i: cond(i, nothing, lambda: None)())(torch.tensor([True, False])),
+        "one returns None where another returns a value",
+    ),
     "a negative weight": (lambda: mixture([-1.0, 2.0], [nothing] * 2), r"\[-1.0, 2.0\] are no wei"),
     "weights of zero": (lambda: mixture([0, 0], [nothing] * 2), r"\[0.0, 0.0\] are no weights"),
     "a weight that is no number": (lambda: mixture([math.nan], [nothing]), r"\[nan\] are no weigh"),
