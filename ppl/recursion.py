@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Hashable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +15,9 @@ from .effects import emit, stack
 from .errors import BranchError, ProgramError, located
 from .handlers import Handler, Scoping, Step
 from .keys import Keys, Unkeyed
+from .nesting import deep
 from .program import Callback, Program, derived, program_name
 from .validate import is_known
-
-FRAMES = 30_000  # Python frames that a recursion may use: about 2 000 nested calls
-
 
 # --------------------------------------------------------------------------------------- recursion
 
@@ -38,7 +35,7 @@ def fix(step: Callback) -> Program:
     """
 
     def recursive(*args: Any) -> Any:
-        with _deep():
+        with deep():
             return _call(step, args)
 
     return derived(recursive, f"fix({program_name(step)})")
@@ -79,24 +76,6 @@ def _call(step: Callback, args: tuple[Any, ...]) -> Any:
 def _activate(step: Callback, number: int | None, *args: Any) -> Any:
     with nullcontext() if number is None else Step(number), Activation():
         return step(Again(step), *args)
-
-
-@contextmanager
-def _deep() -> Iterator[None]:
-    """Within, Python may nest its calls as deeply as a recursive program needs."""
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(before, FRAMES))
-    try:
-        yield
-    except RecursionError as error:
-        raise ProgramError(
-            located(
-                f"the recursion is deeper than {FRAMES} Python frames",
-                hint="on some choices it may not end; or use iterate(..., until=)",
-            )
-        ) from error
-    finally:
-        sys.setrecursionlimit(before)
 
 
 # -------------------------------------------------------------------------------- random functions

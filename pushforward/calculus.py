@@ -18,6 +18,7 @@ from .semantics.agreement import bounded, is_continuous, leaves, plain
 from .semantics.reference.values import Left, Listed, Right
 
 ROWS = 20  # of a posterior, that are printed
+WIDTH = 60  # of the text on either side of a mistake
 
 
 def read(path: Path) -> s.Module:
@@ -26,7 +27,10 @@ def read(path: Path) -> s.Module:
     Errors:
         CalculusError: with the file, the line and a mark under the place in it.
     """
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CalculusError(f"{path} is no text in UTF-8 (byte {error.start})") from error
     try:
         module = parse_module(text)
         type_of(module)
@@ -41,8 +45,9 @@ def marked(error: CalculusError, path: Path, text: str) -> str:
         return f"{path}: {error}"
     line, column = error.at
     written = text.splitlines()[line - 1] if line <= len(text.splitlines()) else ""
-    number = f"{line} | "
-    return f"{path}:{error}\n{number}{written}\n{' ' * (len(number) + column - 1)}^"
+    start = max(0, column - WIDTH)
+    number, shown = f"{line} | ", written[start : start + 2 * WIDTH]
+    return f"{path}:{error}\n{number}{shown}\n{' ' * (len(number) + column - start - 1)}^"
 
 
 def types(module: s.Module) -> str:

@@ -70,8 +70,7 @@ def agreement(
 
 def is_continuous(term: s.Term) -> bool:
     """Whether a term has a continuous distribution in it."""
-    here = isinstance(term, s.Law) and term.name in CONTINUOUS
-    return here or any(map(is_continuous, s.subterms(term)))
+    return any(isinstance(part, s.Law) and part.name in CONTINUOUS for part in s.every(term))
 
 
 def bounded(type_: MeasureType) -> float | None:
@@ -90,8 +89,7 @@ class _Comparison:
 def _atoms(typing: Typing, depth: int, _: int) -> _Comparison:
     assert isinstance(typing.type, MeasureType)
     exact = reference.denote(typing.term, depth=depth)
-    limit = depth if exact.rest else None  # infinite supports are listed only if they must be
-    found = denote(elaborate(typing.term), depth=limit, bound=bounded(typing.type))
+    found = denote(elaborate(typing.term), depth=depth, bound=bounded(typing.type))
     first, second = collected(exact), collected(found.items())
     gaps = {v: abs(first.get(v, 0.0) - second.get(v, 0.0)) for v in {**first, **second}}
     gaps["what was cut"] = 0.0 if exact.rest == found.rest else abs(float(exact.rest) - found.rest)

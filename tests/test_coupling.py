@@ -71,7 +71,7 @@ def in_order(stream: list[F]) -> Callable[[Any], F]:
 
 
 def has_query(term: s.Term) -> bool:
-    return isinstance(term, s.Normalize) or any(map(has_query, s.subterms(term)))
+    return any(isinstance(part, s.Normalize) for part in s.every(term))
 
 
 def couple(term: s.Term, start: int, flaw: float = 0.0) -> None:

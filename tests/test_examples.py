@@ -198,3 +198,50 @@ def test_an_error_at_the_end_of_a_file(tmp_path: Path) -> None:
     file.write_text("def main : P Bool = do {\n")
     with pytest.raises(CalculusError, match=r"open\.pf:2:1: unexpected the end"):
         read(file)
+
+
+def test_a_long_line_is_shown_about_the_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "long.pf"
+    file.write_text(f"def main : S Real = return ({'1 + ' * 100}true)\n")
+    with pytest.raises(CalculusError, match="expected Real, found Bool") as caught:
+        read(file)
+    shown, mark = str(caught.value).splitlines()[1:]
+    assert len(shown) < 130
+    assert shown[mark.index("^") :].startswith("true")
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "binary.pf"
+    file.write_bytes(b"def main\xff")
+    with pytest.raises(CalculusError, match=r"binary\.pf is no text in UTF-8 \(byte 8\)"):
+        read(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "evidence"),
+    [
+        (f"return ({' + '.join(['1'] * 2_000)})", "  2000  1"),
+        (f"return {'(' * 2_000}1{')' * 2_000}", "  1  1"),
+        (f"do {{ {'x <- flip(1/2); ' * 300} return 1 }}", "  1  1"),
+    ],
+    ids=["sum", "parentheses", "statements"],
+)
+def test_a_deeply_nested_file(
+    text: str, evidence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "deep.pf"
+    file.write_text(f"def main : S Real = {text}")
+    status, said = run(capsys, "check", str(file))
+    assert status == 0
+    assert said.startswith("main : S Real\nPASS: the program has the measure of the reference")
+    assert run(capsys, "infer", str(file)) == (0, f"evidence 1\n{evidence}\n")
+
+
+def test_an_infinite_support_is_listed_by_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "count.pf"
+    file.write_text("def main : S Nat = poisson(3)")
+    status, said = run(capsys, "check", str(file))
+    assert status == 0
+    assert "30 values, of mass 1" in said

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from fractions import Fraction
 
 from ..errors import CalculusError
+from ..nesting import deep
 from . import syntax as s
 from .types import (
     BOOL,
@@ -52,6 +53,7 @@ class Typing:
         return self.types[id(part)]
 
 
+@deep()
 def check(term: s.Term | s.Module, type_: Type | None = None, context: Context = {}) -> Typing:  # noqa: B006
     """The type of a term, held against ``type_`` if one is given.
 

@@ -23,6 +23,7 @@ from ..branching import cond
 from ..combinators import iterate
 from ..effects import emit, factor, observe, sample
 from ..errors import BranchError, CalculusError, ZeroMassError
+from ..nesting import deep
 from ..program import Program
 from ..queries import Ideal, ideal
 from ..recursion import RandomFunction, fix, memo
@@ -34,6 +35,7 @@ from .types import Measure
 Env = Mapping[str, Any]
 
 
+@deep()
 def elaborate(term: s.Term | s.Module) -> Program:
     """The program of a closed term: it runs a measure, and returns anything else.
 
@@ -43,6 +45,7 @@ def elaborate(term: s.Term | s.Module) -> Program:
     typing = check(term)
     meaning = Meaning(typing)
 
+    @deep()
     def main() -> Any:
         value = meaning.value(typing.term, {})
         return run(value, "", "value") if isinstance(typing.type, Measure) else value

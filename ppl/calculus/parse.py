@@ -12,10 +12,12 @@ from typing import Any
 import lark
 
 from ..errors import CalculusError
+from ..nesting import deep
 from . import syntax as s
 from . import types as t
 
 
+@deep()
 def parse(text: str) -> s.Term:
     """The term that a text writes.
 
@@ -25,6 +27,7 @@ def parse(text: str) -> s.Term:
     return _read(text, "start_term")  # type: ignore[no-any-return]
 
 
+@deep()
 def parse_module(text: str) -> s.Module:
     """The definitions of a file; the last must be called ``main``."""
     module: s.Module = _read(text, "module")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from ..nesting import deep
 from . import syntax as s
 
 _EXPR, _CONS, _UNARY, _APP, _ATOM = 0, 4, 7, 8, 9
 _STEP = "  "
 
 
+@deep()
 def pretty(term: s.Term | s.Module) -> str:
     """The text of a term: ``parse(pretty(t)) == t``; of a module, that of its file."""
     if isinstance(term, s.Module):

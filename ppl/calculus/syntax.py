@@ -361,6 +361,15 @@ def subterms(term: Term | Pattern) -> Iterator[Term]:
                 yield part  # type: ignore[misc]
 
 
+def every(term: Term) -> Iterator[Term]:
+    """A term and all that is in it."""
+    pending = [term]
+    while pending:
+        term = pending.pop()
+        yield term
+        pending += subterms(term)
+
+
 def binders(term: Term) -> dict[int, frozenset[str]]:
     """For each subterm that is in the scope of variables bound here: those variables, by id."""
     match term:

@@ -17,6 +17,7 @@ from ...ppl.calculus import syntax as s
 from ...ppl.calculus.check import Typing, check
 from ...ppl.calculus.errors import BudgetError, CalculusError
 from ...ppl.calculus.types import Function, Measure, values
+from ...ppl.nesting import deep
 from .laws import LawValue
 from .measure import Finite, dirac, scaled
 from .spaces import space
@@ -26,6 +27,7 @@ from .values import Env, Left, Listed, Number, Right, apply_operation, bind_patt
 BUDGET = 100_000
 
 
+@deep()
 def denote(
     term: s.Term | s.Module,
     *,
@@ -59,13 +61,11 @@ def denote(
 
 def _asks_infinitely(term: s.Term, typing: Typing) -> bool:
     """Whether a random function with infinitely many arguments is drawn anywhere in a term."""
-    if isinstance(term, s.Memo):
-        function = typing.of(term.function)
-        if isinstance(function, Function) and values(function.argument) is None:
-            return True
-    return any(_asks_infinitely(part, typing) for part in s.subterms(term))
+    functions = (typing.of(part.function) for part in s.every(term) if isinstance(part, s.Memo))
+    return any(isinstance(f, Function) and values(f.argument) is None for f in functions)
 
 
+@deep()
 def value(term: s.Term | s.Module, *, depth: int = 50) -> Any:
     """The value of a closed term of any other type; functions are callable.
 

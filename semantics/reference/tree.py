@@ -19,6 +19,7 @@ from ...ppl.calculus import syntax as s
 from ...ppl.calculus.check import check
 from ...ppl.calculus.errors import BudgetError, CalculusError
 from ...ppl.calculus.types import Measure
+from ...ppl.nesting import deep
 from .laws import LawValue
 from .measure import Finite
 from .values import Env, Left, Listed, Number, Right, apply_operation, bind_pattern
@@ -62,6 +63,7 @@ class RandomElement:
         return self.computation(source, ())
 
 
+@deep()
 def random_element(term: s.Term | s.Module, *, depth: int = 50) -> RandomElement:
     """The weighted random element that a closed term of a measure type denotes."""
     typing = check(term)
@@ -71,6 +73,7 @@ def random_element(term: s.Term | s.Module, *, depth: int = 50) -> RandomElement
     return RandomElement(elaborator.computation(elaborator.value(typing.term, {})))
 
 
+@deep()
 def integrate(
     element: RandomElement, *, budget: int = 20_000, most: Number = 1, terms: int = 50
 ) -> Finite:
