@@ -3,12 +3,13 @@
 from .chains import MCMC
 from .filter import particle_filter
 from .importance import importance
+from .islands import SMC
 from .mcmc import hmc, nuts
 from .population import Population
 from .predict import Prediction, log_likelihood, predict
-from .resampling import multinomial, resample, stratified, systematic
+from .resampling import multinomial, resample, residual, stratified, systematic
 from .results import Fit
-from .smc import SMC
+from .smc import smc
 from .svi import SVI
 from .tempering import tempered
 
@@ -27,6 +28,8 @@ __all__ = [
     "particle_filter",
     "predict",
     "resample",
+    "residual",
+    "smc",
     "stratified",
     "systematic",
     "tempered",

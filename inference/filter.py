@@ -147,7 +147,7 @@ def particle_filter(
         def step(state: tuple[Population, bool], t: Tensor) -> tuple[Any, Any]:
             population, recording = state
             ancestors = None
-            if int(t) > 0 and (ess >= 1.0 or _uneven(population, ess)):
+            if int(t) > 0 and (ess >= 1.0 or uneven(population, ess)):
                 population, ancestors = resampled(population, recording)
             particle, output, log_weights = vmap(advance, (0, None, *constants), particles)(
                 population.values, int(t), *args
@@ -176,7 +176,7 @@ def particle_filter(
     return Program(run)
 
 
-def _uneven(population: Population, ess: float) -> bool:
+def uneven(population: Population, ess: float) -> bool:
     return float(population.effective_size().detach()) <= ess * len(population.log_weights)
 
 

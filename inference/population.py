@@ -7,11 +7,19 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from pyro import distributions as dist
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ..ppl import draw, factor
 from ..ppl.errors import ProgramError, located
 from ..ppl.validate import is_lane
+
+
+class Apart(NamedTuple):
+    """The values of particles one by one, where their structures may differ."""
+
+    each: tuple[Any, ...]
 
 
 class Population(NamedTuple):
@@ -20,7 +28,8 @@ class Population(NamedTuple):
     Meaning: the measure sum_i w_i delta_{x_i}; an algorithm that returns a population is valid for
     a model if the expectation of this measure is the model's.
 
-    ``values``: a tree of tensors with the particle axis first; ``log_weights``: [particles].
+    ``values``: a tree of tensors with the particle axis first, or ``Apart``; ``log_weights``:
+    [particles].
     """
 
     values: Any
@@ -29,7 +38,19 @@ class Population(NamedTuple):
     def meaning(self) -> Iterator[tuple[Any, float]]:
         """The atoms (value, log weight) of the measure."""
         for i, log_weight in enumerate(self.log_weights.tolist()):
-            yield tree_map(lambda x: x[i], self.values), log_weight  # noqa: B023
+            yield self.value(i), log_weight
+
+    def value(self, i: int) -> Any:
+        """The value of particle i."""
+        if isinstance(self.values, Apart):
+            return self.values.each[i]
+        return tree_map(lambda x: x[i], self.values)
+
+    def values_at(self, ancestors: Tensor) -> Any:
+        """The values of the particles [n] with these numbers."""
+        if isinstance(self.values, Apart):
+            return Apart(tuple(self.values.each[i] for i in ancestors.tolist()))
+        return tree_map(lambda x: x.index_select(0, ancestors), self.values)
 
     def require_weights(self) -> Population:
         """This population; a ``ProgramError`` if a log weight is NaN or infinite."""
@@ -57,13 +78,65 @@ class Population(NamedTuple):
 
     def mean(self) -> Any:
         """The self-normalised mean of every tensor of the values: consistent, but biased."""
-        p = self.probabilities()
-        return tree_map(lambda x: torch.einsum("n...,n->...", x.to(p.dtype), p), self.values)
+        p, values = self.probabilities(), together(self.values)
+        return tree_map(lambda x: torch.einsum("n...,n->...", x.to(p.dtype), p), values)
 
     def log_evidence_error(self) -> Tensor:
         """A delta-method standard error of ``log_evidence`` for independent particles."""
         n = len(self.log_weights)
         return torch.sqrt(torch.clamp(1.0 / self.effective_size() - 1.0 / n, min=0.0))
+
+
+def together(values: Any) -> Any:
+    """Values that are apart as one tree of tensors, particles first.
+
+    Errors:
+        ProgramError: their structures or shapes differ.
+    """
+    if not isinstance(values, Apart):
+        return values
+    try:
+        return tree_map(lambda *xs: torch.stack([torch.as_tensor(x) for x in xs]), *values.each)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise ProgramError(
+            located(
+                "the particles have results of different structures or shapes",
+                hint="return one structure from all paths, or look at population.value(i)",
+            )
+        ) from error
+
+
+def spawn(n: int) -> Population:
+    """n particles without a value, each of weight 1/n.
+
+    Invariant: their measure is one unit, so that ``spawn`` may stand before any program.
+    """
+    return Population(Apart(((),) * n), uniform_log_weights(n))
+
+
+def collapse(population: Population) -> tuple[Any, Tensor]:
+    """One particle, drawn in proportion to the weights, with their total as its log weight.
+
+    Invariant: the expected measure is that of the population.
+    """
+    total = population.log_evidence()
+    alive = torch.where(total == -math.inf, 0.0, population.log_weights - total)
+    index = draw(dist.Categorical(logits=alive), label="particle")
+    if isinstance(population.values, Apart):
+        return population.value(int(index)), total
+    picked = population.values_at(index.reshape(1))
+    return tree_map(lambda x: x.squeeze(0), picked), total
+
+
+def push_evidence(population: Population, name: str = "evidence") -> Population:
+    """The population with weights that sum to one; their total is scored in the program around.
+
+    Invariant: total score times measure is what it was.
+    """
+    total = population.log_evidence()
+    factor(name, total)
+    log_weights = torch.where(total == -math.inf, -math.inf, population.log_weights - total)
+    return Population(population.values, log_weights)
 
 
 def uniform_log_weights(n: int, total: Tensor | float = 0.0) -> Tensor:

@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable
 
 import torch
+from pyro import distributions as dist
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from ..ppl import draw
 from ..ppl.ancestors import MultinomialAncestors, Strata, Systematic
@@ -38,6 +38,24 @@ def stratified(log_weights: Tensor) -> Tensor:
     return draw(Strata(log_weights), label="ancestors").reshape(n)
 
 
+def residual(log_weights: Tensor) -> Tensor:
+    """Floor(n w_i) copies of each particle, and the rest drawn by the fractions that are left.
+
+    The number of what is left is random to torch, so particles are resampled by it one population
+    at a time.
+    """
+    n, weights = len(log_weights), torch.softmax(log_weights, 0)
+    expected = n * weights + 1e-9  # a whole number may lie a rounding below itself
+    copies = expected.floor().long()
+    left = n - int(copies.sum())
+    kept = torch.repeat_interleave(torch.arange(n, device=log_weights.device), copies)
+    if not left:
+        return kept
+    fractions = (n * weights - copies).clamp(min=0.0)
+    drawn = draw(dist.Categorical(fractions), (left,), label="ancestors")
+    return torch.cat([kept, drawn]).sort().values
+
+
 def resample(population: Population, scheme: Scheme = systematic) -> tuple[Population, Tensor]:
     """Draw n ancestors; the particles get equal weights with the same total.
 
@@ -53,5 +71,4 @@ def resample(population: Population, scheme: Scheme = systematic) -> tuple[Popul
     elif not math.isfinite(known):
         population.require_weights()
     ancestors = scheme(log_weights)
-    values = tree_map(lambda x: x.index_select(0, ancestors), population.values)
-    return Population(values, uniform_log_weights(n, total)), ancestors
+    return Population(population.values_at(ancestors), uniform_log_weights(n, total)), ancestors

@@ -32,7 +32,8 @@ from .validate import check_data
 class Handler(Messenger):  # type: ignore[misc]
     """A handler whose state is an explicit value, so that an evaluator may merge below it.
 
-    ``lane_wise``: it treats a message of one lane as it would treat that lane of a batched message.
+    ``lane_wise``: it treats a message of one lane as it would treat that lane of a batched message;
+    one that records values by name, or gives them, does not.
     """
 
     lane_wise = True
@@ -109,6 +110,7 @@ class Weighing(Handler):
     def __init__(self, given: dict[str, Tensor] | None = None) -> None:
         super().__init__()
         self.given = given or {}
+        self.lane_wise = not self.given
 
     def __enter__(self) -> Any:
         self.log_weight: Tensor | float = 0.0
@@ -145,6 +147,8 @@ class Weighing(Handler):
 
 class Proposing(Handler):
     """Records the latents inside it with their log density; they pass outward as they are."""
+
+    lane_wise = False
 
     def __enter__(self) -> Any:
         self.choices: dict[str, Tensor] = {}

@@ -326,9 +326,12 @@ class Evaluator(Explorer):
         cut: list[Outcome] = []
         for t in range(loop.length):
             merged: dict[Hashable, tuple[Outcome, list[float]]] = {}
-            for at in front:
+            done = [loop.done(at.value[0]) for at in front]
+            if all(ended is not None and bool(ended) for ended in done):
+                break
+            for at, ended in zip(front, done, strict=True):
                 c, ys = at.value
-                if (done := loop.done(c)) is not None and bool(done):
+                if ended is not None and bool(ended):
                     merged.setdefault(self._key((at.value, at.states)), (at, []))[1].append(
                         at.log_weight
                     )

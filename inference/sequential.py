@@ -1,0 +1,161 @@
+"""Suspended runs: a program that stops at each of its scores, and goes on by replay.
+
+Any program can be suspended, wherever it observes.  To go on, it is run again from the start with
+its choices so far given and its scores so far passed over, up to the next score.  So one step costs
+the length of the run; a program with a ``scan`` has a quicker way (see ``filter``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..ppl.effects import Message, is_deterministic, is_latent, is_subsample, scaled_log_prob
+from ..ppl.handlers import Handler, Untracing, is_one, plated
+from ..ppl.program import Callback, Program, program_name
+
+# Effects that are run in place: leaving one that is denoted on its own would be seen by the first
+# of its paths only.
+_IN_PLACE = ("call", "loop", "fix")
+
+
+class Suspended(NamedTuple):
+    """A run up to a score: its choices, and its result if it has ended.
+
+    Meaning: the law of the choices, weighted by the scores so far.
+    """
+
+    choices: dict[str, Tensor]
+    ended: bool = False
+    value: Any = None
+
+
+class _AtScore(BaseException):
+    """Leaves the program at a score."""
+
+
+class _Counting(Handler):
+    """Counts the scores that pass, and leaves the program after the one numbered ``until``.
+
+    What is scored within one ``vmap`` is one score.
+    """
+
+    lane_wise = False
+
+    def __init__(self, until: int) -> None:
+        super().__init__()
+        self.until = until
+
+    def __enter__(self) -> Any:
+        self.met, self.lanes, self.scored = 0, 0, False
+        return super().__enter__()
+
+    def state(self) -> Any:
+        return self.met, self.lanes, self.scored
+
+    def restore(self, state: Any) -> None:
+        self.met, self.lanes, self.scored = state
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] in _IN_PLACE:
+            msg["stop"] = True
+        elif msg["type"] == "vmap":
+            self.lanes += 1
+        elif msg["type"] == "sample" and not is_subsample(msg) and not is_deterministic(msg):
+            msg["infer"]["counted"] = msg["is_observed"]
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if msg["type"] == "vmap":
+            self.lanes -= 1
+        elif msg["infer"] and msg["infer"].get("counted"):
+            self.scored = True
+        if self.scored and not self.lanes:
+            self.met, self.scored = self.met + 1, False
+            if self.met >= self.until:
+                raise _AtScore
+
+
+class Advancing(_Counting):
+    """Replays choices, passes over the first ``passed`` scores, and weighs and leaves at the next.
+
+    What it is not given is drawn; all choices are recorded.
+    """
+
+    def __init__(self, choices: dict[str, Tensor], passed: int) -> None:
+        super().__init__(passed + 1)
+        self.given, self.passed = choices, passed
+
+    def __enter__(self) -> Any:
+        self.choices: dict[str, Tensor] = {}
+        self.log_weight: Tensor | float = 0.0
+        return super().__enter__()
+
+    def state(self) -> Any:
+        return super().state(), dict(self.choices), self.log_weight
+
+    def restore(self, state: Any) -> None:
+        super().restore(state[0])
+        self.choices, self.log_weight = dict(state[1]), state[2]
+
+    def _process_message(self, msg: Message) -> None:
+        super()._process_message(msg)
+        if msg["type"] != "sample" or is_subsample(msg):
+            return
+        if is_latent(msg):
+            msg["infer"]["advanced"] = self
+            if msg["name"] in self.given:
+                msg["value"], msg["is_observed"], msg["done"] = self.given[msg["name"]], True, True
+                msg["type"], msg["infer"]["absorber"] = "absorbed", self
+        elif msg["is_observed"]:
+            msg["type"], msg["infer"]["absorber"] = "absorbed", self
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if msg["infer"] and msg["infer"].get("advanced") is self:
+            self.choices[msg["name"]] = msg["value"]
+            if msg["name"] not in self.given and not is_one(msg["scale"]):
+                # it was drawn with its own density p, but stands for p ** scale
+                log_prob = scaled_log_prob(msg) - scaled_log_prob({**msg, "scale": 1.0})
+                self.log_weight = self.log_weight + log_prob
+        elif (
+            msg["type"] == "absorbed"
+            and msg["infer"].get("absorber") is self
+            and not is_deterministic(msg)
+            and self.met >= self.passed
+        ):
+            self.log_weight = self.log_weight + scaled_log_prob(plated(msg))
+        super()._postprocess_message(msg)
+
+
+def advance(model: Callback, run: Suspended, scores: int, *args: Any) -> tuple[Suspended, Tensor]:
+    """Go on with a run that has passed ``scores`` scores, up to the next one or to the end.
+
+    Returns the run with the log weight of that score.  A run that has ended stays as it is.
+    Invariant: the law of the new run, weighted, is the meaning of a run with one score more.
+    """
+    if run.ended:
+        return run, torch.zeros(())
+    with Untracing(), Advancing(run.choices, scores) as advancing:
+        try:
+            value = model(*args)
+        except _AtScore:
+            return Suspended(advancing.choices), torch.as_tensor(advancing.log_weight)
+    return Suspended(advancing.choices, True, value), torch.as_tensor(advancing.log_weight)
+
+
+def prefix(model: Callback, scores: int) -> Program:
+    """The model up to this many scores, or to its end: returns whether it has ended, and its value.
+
+    Its trace measure is the meaning of a run that was advanced so often.
+    """
+
+    def run(*args: Any) -> tuple[bool, Any]:
+        with _Counting(scores):
+            try:
+                return True, model(*args)
+            except _AtScore:
+                return False, None
+
+    run.__name__ = run.__qualname__ = f"prefix({program_name(model)}, {scores})"
+    return Program(run)

@@ -1,0 +1,192 @@
+"""Traced runs: a program run with some of its choices given, and the density of all that it did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..ppl.effects import Message, is_deterministic, is_latent, is_subsample, scaled_log_prob
+from ..ppl.errors import InitializationError, ProgramError, located
+from ..ppl.handlers import Handler, Untracing, is_one, plated
+from ..ppl.program import Callback, Program, program_name
+from ..ppl.types import space_of
+
+
+class Traced(NamedTuple):
+    """A run of a program: its choices by name in the order of the run, and their laws.
+
+    Meaning: one point of the trace measure, whose density is ``exp(log_density)``.
+
+    ``log_probs``: the log density of each choice; ``log_score``: of all observations and factors.
+    ``drawn``: the names of the choices that were drawn, not given.
+    """
+
+    choices: dict[str, Tensor]
+    laws: dict[str, Any]
+    log_probs: dict[str, Tensor]
+    log_score: Tensor
+    value: Any
+    drawn: frozenset[str] = frozenset()
+
+    @property
+    def log_density(self) -> Tensor:
+        """Of choices, observations and factors together."""
+        return self.log_score + total(self.log_probs.values())
+
+
+def total(log_probs: Iterable[Tensor]) -> Tensor:
+    """The sum of log densities; 0 if there are none."""
+    return sum((lp.sum() for lp in log_probs), torch.zeros((), dtype=torch.float64))
+
+
+class _Impossible(BaseException):
+    """Leaves a run in which a given choice lies outside its support."""
+
+
+class Tracing(Handler):
+    """Gives choices to a run, lets it draw the others, and takes the density of everything.
+
+    A choice is given only where its space is that of the run in which it was made, ``laws``: else
+    the way back would not give it, and it is drawn anew.  Names without a law are always given.
+    """
+
+    lane_wise = False
+
+    def __init__(self, given: dict[str, Tensor], laws: dict[str, Any]) -> None:
+        super().__init__()
+        self.given, self.laws_of = given, laws
+
+    def __enter__(self) -> Any:
+        self.choices: dict[str, Tensor] = {}
+        self.laws: dict[str, Any] = {}
+        self.log_probs: dict[str, Tensor] = {}
+        self.log_score: Tensor | float = 0.0
+        self.drawn: frozenset[str] = frozenset()
+        return super().__enter__()
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] in ("call", "loop", "fix"):
+            msg["stop"] = True  # an impossible choice leaves them
+        elif msg["type"] == "sample" and not is_subsample(msg):
+            if is_latent(msg):
+                self._give(msg)
+            elif msg["is_observed"]:
+                msg["type"], msg["infer"]["absorber"] = "absorbed", self
+
+    def _give(self, msg: Message) -> None:
+        name = msg["name"]
+        if name in self.choices:
+            raise ProgramError(
+                located("the name is used twice", site=name, hint="rename one of the sites")
+            )
+        msg["infer"]["traced"] = self
+        if name not in self.given or not self._same_space(name, msg["fn"]):
+            self.drawn |= {name}
+            return
+        value = self.given[name]
+        if not bool(torch.as_tensor(space_of(msg["fn"]).contains(value)).all()):
+            raise _Impossible
+        msg["value"], msg["is_observed"], msg["done"] = value, True, True
+        msg["type"], msg["infer"]["absorber"] = "absorbed", self
+
+    def _same_space(self, name: str, law: Any) -> bool:
+        if name not in self.laws_of:
+            return True
+        ours, theirs = space_of(law), space_of(self.laws_of[name])
+        return str(ours) == str(theirs)
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if msg["infer"] and msg["infer"].get("traced") is self:
+            name = msg["name"]
+            self.choices[name], self.laws[name] = msg["value"], msg["fn"]
+            self.log_probs[name] = torch.as_tensor(scaled_log_prob(plated(msg)))
+            if not is_one(msg["scale"]):
+                what = "a latent in a subsampled or scaled plate has no law of its own to draw from"
+                hint = "use all the data, or NUTS on the scaled density"
+                raise ProgramError(located(what, site=name, hint=hint))
+        elif (
+            msg["type"] == "absorbed"
+            and msg["infer"].get("absorber") is self
+            and not is_deterministic(msg)
+        ):
+            self.log_score = self.log_score + scaled_log_prob(plated(msg))
+
+
+def traced(
+    p: Callback, given: dict[str, Tensor], laws: dict[str, Any], *args: Any
+) -> Traced | None:
+    """Run ``p(*args)`` with choices given, see ``Tracing``; the others are draws.
+
+    None if a given choice lies outside its support.
+    """
+    with Untracing(), Tracing(given, laws) as tracing:
+        try:
+            value = p(*args)
+        except _Impossible:
+            return None
+    return Traced(
+        tracing.choices,
+        tracing.laws,
+        tracing.log_probs,
+        torch.as_tensor(tracing.log_score),
+        value,
+        tracing.drawn,
+    )
+
+
+def at(p: Callback, choices: dict[str, Tensor], *args: Any) -> Traced:
+    """The run of ``p(*args)`` at choices, all of which it must make.
+
+    Errors:
+        InitializationError: they are not those of a run, or have density zero.
+    """
+    found = traced(p, choices, {}, *args)
+    if found is None or float(found.log_density) == -math.inf:
+        what = f"the density of {program_name(p)} is zero at the start"
+        raise InitializationError(located(what, hint="start elsewhere, such as from the prior"))
+    if found.choices.keys() != choices.keys():
+        wrong = sorted(found.choices.keys() ^ choices.keys())
+        raise InitializationError(located(f"the start and {program_name(p)} differ in {wrong}"))
+    if math.isnan(float(found.log_density)) or float(found.log_density) == math.inf:
+        raise InitializationError(located(f"the log density is {float(found.log_density)}"))
+    return found._replace(drawn=frozenset())
+
+
+def choices_of(p: Callback) -> Program:
+    """The program that returns the choices of p: its measure is the trace measure of p."""
+
+    def run(*args: Any) -> dict[str, Tensor]:
+        with Untracing(), _Recording() as recording:
+            p(*args)
+        return dict(recording.choices)
+
+    run.__name__ = run.__qualname__ = f"choices_of({program_name(p)})"
+    return Program(run)
+
+
+class _Recording(Handler):
+    """Notes the latents that pass, in the order of the run."""
+
+    lane_wise = False
+
+    def __enter__(self) -> Any:
+        self.choices: dict[str, Tensor] = {}
+        return super().__enter__()
+
+    def state(self) -> Any:
+        return dict(self.choices)
+
+    def restore(self, state: Any) -> None:
+        self.choices = dict(state)
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] == "sample" and is_latent(msg):
+            msg["infer"]["recording"] = self
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if msg["infer"] and msg["infer"].get("recording") is self:
+            self.choices[msg["name"]] = msg["value"]
