@@ -7,7 +7,6 @@ obeys plates and is visible to every interpretation, but is no part of a trace.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -23,8 +22,9 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 from torch.distributions import constraints
 
+from .densities import log_density
 from .errors import NoDensityError, located
-from .validate import possible
+from .repeated import Repeated
 
 # A message of Pyro's runtime: a mutable mapping, with our own types and entries beside Pyro's.
 Message: TypeAlias = Any
@@ -122,50 +122,6 @@ def draw(distribution: Any, shape: Sequence[int] = (), *, label: str = "draw") -
     )
 
 
-class Repeated(dist.TorchDistribution):  # type: ignore[misc]
-    """``shape`` independent draws of one distribution, without expanding its parameters."""
-
-    arg_constraints: dict[str, Any] = {}
-
-    def __init__(self, base: Any, shape: tuple[int, ...]) -> None:
-        self.base, self.sizes = base, shape
-        self.has_rsample = base.has_rsample
-        batch = torch.Size(shape) + base.batch_shape
-        super().__init__(batch, base.event_shape, validate_args=False)
-
-    @property
-    def support(self) -> Any:
-        return self.base.support
-
-    @property
-    def has_enumerate_support(self) -> bool:  # type: ignore[override]
-        return bool(self.base.has_enumerate_support)
-
-    def enumerate_support(self, expand: bool = True) -> Tensor:
-        values = self.base.enumerate_support(expand=expand)
-        split = values.shape[:1] + (1,) * len(self.sizes) + values.shape[1:]
-        values = values.reshape(split)
-        if expand:
-            values = values.expand(split[:1] + self.batch_shape + self.event_shape)
-        return cast(Tensor, values)
-
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        return cast(Tensor, self.base.sample(torch.Size(sample_shape) + torch.Size(self.sizes)))
-
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        return cast(Tensor, self.base.rsample(torch.Size(sample_shape) + torch.Size(self.sizes)))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return cast(Tensor, self.base.log_prob(value))
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        return dist.ExpandedDistribution(self, batch_shape)
-
-    def expanded(self) -> Any:
-        """The same law as one distribution of the base's own family."""
-        return self.base.expand(self.batch_shape)
-
-
 class Subsets(dist.TorchDistribution):  # type: ignore[misc]
     """``size`` choose ``k`` indices in random order, independently for each batch element."""
 
@@ -212,63 +168,6 @@ def is_subsample(message: Message) -> bool:
 def is_deterministic(message: Message) -> bool:
     """Whether a message records a derived value."""
     return bool(message["infer"] and message["infer"].get("_deterministic"))
-
-
-def log_density(distribution: Any, value: Tensor) -> Tensor:
-    """``distribution.log_prob(value)``, exact at probability zero.
-
-    torch clamps the probabilities of Bernoulli and categorical distributions away from 0 and 1, so
-    that an impossible event keeps a mass of about 1e-16 (1e-7 in float32).
-    """
-    if isinstance(distribution, Repeated):
-        return log_density(distribution.base, value)
-    if not torch.distributions.Distribution._validate_args:
-        distribution = unvalidated(distribution)
-    if isinstance(distribution, torch.distributions.Independent):
-        inner = log_density(distribution.base_dist, value)
-        dims = distribution.reinterpreted_batch_ndims
-        return inner.sum(tuple(range(-dims, 0))) if dims else inner
-    by_probs = vars(distribution).get("_param") is vars(distribution).get("probs", False)
-    if by_probs and isinstance(distribution, torch.distributions.Bernoulli):
-        p = distribution.probs
-        chance: Tensor = torch.where(value == 1, p, 1 - p)
-        return chance.log()
-    if by_probs and isinstance(distribution, torch.distributions.Categorical):
-        index, p = torch.broadcast_tensors(value.long()[..., None], distribution.probs)
-        chosen: Tensor = p.gather(-1, index[..., :1])[..., 0]
-        return chosen.log()
-    if isinstance(distribution, torch.distributions.Multinomial):
-        log_prob = _multinomial(distribution, value)
-    else:
-        log_prob = distribution.log_prob(value)
-    inside = possible(distribution, value)
-    return log_prob if inside is None else log_prob.masked_fill(~inside, -math.inf)
-
-
-def unvalidated(distribution: Any) -> Any:
-    """The same law without checks of its arguments, which a distribution keeps when it expands."""
-    changed: dict[str, Any] = {"_validate_args": False} if _validates(distribution) else {}
-    for name, part in vars(distribution).items():
-        if isinstance(part, torch.distributions.Distribution):
-            inner = unvalidated(part)
-            if inner is not part:
-                changed[name] = inner
-    if not changed:
-        return distribution
-    new = copy.copy(distribution)
-    vars(new).update(changed)
-    return new
-
-
-def _validates(distribution: Any) -> bool:
-    return bool(vars(distribution).get("_validate_args"))
-
-
-def _multinomial(distribution: Any, value: Tensor) -> Tensor:
-    """The log density of counts, without the indexing by a mask that lanes do not allow."""
-    terms = torch.where(value == 0, 0.0, value * distribution.logits) - torch.lgamma(value + 1)
-    total: Tensor = torch.lgamma(value.sum(-1) + 1) + terms.sum(-1)
-    return total
 
 
 def scaled_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:

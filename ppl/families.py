@@ -21,8 +21,8 @@ from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import lazy_property
 
-from .effects import Repeated
 from .errors import UnsupportedDistributionError, located
+from .repeated import Repeated
 
 Leaf = Callable[[Tensor, int], Tensor]
 """What to do with a tensor, given the number of dimensions that it should fill behind the lanes."""

@@ -13,12 +13,12 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from .data import as_arguments
+from .densities import log_density
 from .effects import (
     Message,
     is_deterministic,
     is_draw,
     is_subsample,
-    log_density,
     scaled_log_prob,
 )
 from .errors import (

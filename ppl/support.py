@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from .data import value_dtype
-from .effects import Repeated, Subsets, log_density
+from .densities import log_density
+from .effects import Subsets
 from .errors import BudgetError, InfiniteSupportError, UnsupportedDistributionError, located
+from .repeated import Repeated
 from .types import space_of
 from .unconstrain import bijection
 

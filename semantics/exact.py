@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ..ppl.combinators import Lanes, Loop, stack_outputs
+from ..ppl.densities import log_density
 from ..ppl.effects import (
     Message,
     is_draw,
     is_subsample,
-    log_density,
     scaled_log_prob,
     stack,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -20,7 +21,8 @@ from pushforward.errors import (
     ProgramError,
     ZeroMassError,
 )
-from pushforward.ppl import condition, draw, factor, observe, program, sample, scan
+from pushforward.ppl import condition, draw, factor, observe, program, sample, scan, seeded
+from pushforward.ppl.densities import log_density
 from pushforward.semantics import denote
 
 
@@ -340,3 +342,66 @@ def test_two_modes_in_one_window_are_integrated() -> None:
     measure = denote(mixture, quadrature=64)
     assert measure.mass() == pytest.approx(1.0, abs=1e-12)
     assert float(measure.expect()) == pytest.approx(1.5, abs=1e-10)
+
+
+T = torch.tensor
+IMPOSSIBLE = [
+    (dist.Bernoulli(T(1.0)), T(0.0)),
+    (dist.Bernoulli(logits=T(-math.inf)), T(1.0)),
+    (dist.Categorical(T([1.0, 0.0])), T(1)),
+    (dist.Categorical(logits=T([0.0, -math.inf])), T(1)),
+    (dist.OneHotCategorical(T([1.0, 0.0])), T([0.0, 1.0])),
+    (dist.Binomial(2, T(1.0)), T(0.0)),
+    (dist.Binomial(2, T(0.0)), T(1.0)),
+    (dist.Multinomial(2, T([1.0, 0.0])), T([1.0, 1.0])),
+    (dist.Geometric(T(1.0)), T(1.0)),
+    (dist.NegativeBinomial(T(2.0), T(0.0)), T(1.0)),
+    (dist.Poisson(T(0.0)), T(1.0)),
+    (dist.Uniform(0.0, 1.0), T(2.0)),
+]
+CERTAIN = [
+    (dist.Bernoulli(T(1.0)), T(1.0)),
+    (dist.Bernoulli(logits=T(-math.inf)), T(0.0)),
+    (dist.Categorical(T([1.0, 0.0])), T(0)),
+    (dist.OneHotCategorical(T([1.0, 0.0])), T([1.0, 0.0])),
+    (dist.Binomial(2, T(1.0)), T(2.0)),
+    (dist.Binomial(2, T(0.0)), T(0.0)),
+    (dist.Multinomial(2, T([1.0, 0.0])), T([2.0, 0.0])),
+    (dist.Geometric(T(1.0)), T(0.0)),
+    (dist.NegativeBinomial(T(2.0), T(0.0)), T(0.0)),
+    (dist.Poisson(T(0.0)), T(0.0)),
+]
+
+
+@pytest.mark.parametrize(("law", "value"), IMPOSSIBLE, ids=lambda x: type(x).__name__)
+def test_what_is_impossible_has_no_mass(law: Any, value: torch.Tensor) -> None:
+    with pyro.validation_enabled(False):
+        assert float(log_density(law, value)) == -math.inf
+
+
+@pytest.mark.parametrize(("law", "value"), CERTAIN, ids=lambda x: type(x).__name__)
+def test_what_is_certain_has_mass_one(law: Any, value: torch.Tensor) -> None:
+    assert float(log_density(law, value)) == 0.0
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        dist.Bernoulli(T(0.3)),
+        dist.Categorical(T([0.3, 0.7])),
+        dist.Binomial(5, T(0.3)),
+        dist.Geometric(T(0.3)),
+        dist.NegativeBinomial(T(2.5), T(0.3)),
+        dist.Multinomial(3, T([0.2, 0.3, 0.5])),
+        dist.OneHotCategorical(T([0.2, 0.8])),
+        dist.Bernoulli(logits=T(0.3)),
+        dist.Binomial(5, logits=T(0.3)),
+        dist.Multinomial(3, logits=T([0.2, 0.3, 0.5])),
+    ],
+    ids=lambda law: type(law).__name__,
+)
+def test_what_is_possible_has_the_density_of_torch(law: Any) -> None:
+    with seeded(0):
+        for _ in range(5):
+            value = law.sample()
+            assert torch.allclose(log_density(law, value), law.log_prob(value), atol=1e-6)

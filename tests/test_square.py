@@ -146,6 +146,13 @@ def test_unmerged_paths_agree() -> None:
     run()
 
 
+def test_a_binomial_that_is_certain_leaves_nothing_else() -> None:
+    """A clamped probability would leave the query below a mass of 1e-31 to normalise."""
+    term = parse("""case normalize do { observe 0 from binomial(2, 1); return 0 }
+      of { inl v1 -> return true; inr v1 -> return false }""")
+    assert by_reference(term) == by_enumeration(term) == by_assessment(term)
+
+
 def test_a_difference_prints_the_term_as_source() -> None:
     term = parse("do { x <- flip(1/3); score if x then 1/2 else 1; return x }")
     with pytest.raises(Mismatch, match=r"a gives True the mass 0.16.*\ndo \{\n  x <- flip\(1/3\);"):

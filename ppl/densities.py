@@ -1,0 +1,129 @@
+"""Log densities, exact at probability zero."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .repeated import Repeated
+from .validate import possible
+
+
+def log_density(distribution: Any, value: Tensor) -> Tensor:
+    """``distribution.log_prob(value)``, exact at probability zero.
+
+    torch clamps the probabilities of discrete laws away from 0 and 1, so that an impossible event
+    keeps a mass of about 1e-16 (1e-7 in float32).
+    """
+    if isinstance(distribution, Repeated):
+        return log_density(distribution.base, value)
+    if not torch.distributions.Distribution._validate_args:
+        distribution = unvalidated(distribution)
+    if isinstance(distribution, torch.distributions.Independent):
+        inner = log_density(distribution.base_dist, value)
+        dims = distribution.reinterpreted_batch_ndims
+        return inner.sum(tuple(range(-dims, 0))) if dims else inner
+    exact = next((f for kind, f in _EXACT if isinstance(distribution, kind)), None)
+    log_prob = distribution.log_prob(value) if exact is None else exact(distribution, value)
+    inside = possible(distribution, value)
+    return log_prob if inside is None else log_prob.masked_fill(~inside, -math.inf)
+
+
+def unvalidated(distribution: Any) -> Any:
+    """The same law without checks of its arguments, which a distribution keeps when it expands."""
+    changed: dict[str, Any] = {"_validate_args": False} if _validates(distribution) else {}
+    for name, part in vars(distribution).items():
+        if isinstance(part, torch.distributions.Distribution):
+            inner = unvalidated(part)
+            if inner is not part:
+                changed[name] = inner
+    if not changed:
+        return distribution
+    new = copy.copy(distribution)
+    vars(new).update(changed)
+    return new
+
+
+def _validates(distribution: Any) -> bool:
+    return bool(vars(distribution).get("_validate_args"))
+
+
+def _by_probs(distribution: Any) -> bool:
+    """Whether the probabilities are the parameters, and not made from logits."""
+    fields = vars(distribution)
+    return "probs" in fields and fields.get("_param", fields["probs"]) is fields["probs"]
+
+
+def _bernoulli(distribution: Any, value: Tensor) -> Tensor:
+    if not _by_probs(distribution):
+        logits = distribution.logits
+        return torch.nn.functional.logsigmoid(torch.where(value == 1, logits, -logits))
+    p = distribution.probs
+    chance: Tensor = torch.where(value == 1, p, 1 - p)
+    return chance.log()
+
+
+def _categorical(distribution: Any, value: Tensor) -> Tensor:
+    if not _by_probs(distribution):
+        return distribution.log_prob(value)  # type: ignore[no-any-return]
+    index, p = torch.broadcast_tensors(value.long()[..., None], distribution.probs)
+    chosen: Tensor = p.gather(-1, index[..., :1])[..., 0]
+    return chosen.log()
+
+
+def _one_hot(distribution: Any, value: Tensor) -> Tensor:
+    return _categorical(distribution._categorical, value.max(-1).indices)
+
+
+def _multinomial(distribution: Any, value: Tensor) -> Tensor:
+    """The log density of counts, without the indexing by a mask that lanes do not allow."""
+    inner = distribution._categorical
+    logs = inner.probs.log() if _by_probs(inner) else inner.logits
+    terms = _times(value, logs) - torch.lgamma(value + 1)
+    total: Tensor = torch.lgamma(value.sum(-1) + 1) + terms.sum(-1)
+    return total
+
+
+def _binomial(distribution: Any, value: Tensor) -> Tensor:
+    if not _by_probs(distribution):
+        return distribution.log_prob(value)  # type: ignore[no-any-return]
+    n, p = distribution.total_count, distribution.probs
+    orders = torch.lgamma(n + 1) - torch.lgamma(value + 1) - torch.lgamma(n - value + 1)
+    return orders + _times(value, p.log()) + _times(n - value, torch.log1p(-p))
+
+
+def _geometric(distribution: Any, value: Tensor) -> Tensor:
+    if not _by_probs(distribution):
+        return distribution.log_prob(value)  # type: ignore[no-any-return]
+    p = distribution.probs
+    log_prob: Tensor = _times(value, torch.log1p(-p)) + p.log()
+    return log_prob
+
+
+def _negative_binomial(distribution: Any, value: Tensor) -> Tensor:
+    if not _by_probs(distribution):
+        return distribution.log_prob(value)  # type: ignore[no-any-return]
+    n, p = distribution.total_count, distribution.probs
+    orders = torch.lgamma(n + value) - torch.lgamma(value + 1) - torch.lgamma(n)
+    return orders + _times(value, p.log()) + _times(n, torch.log1p(-p))
+
+
+def _times(count: Tensor, log: Tensor) -> Tensor:
+    """The product, zero where the count is zero, with a gradient that is finite there."""
+    return torch.where(count == 0, 0.0, count * torch.where(count == 0, 0.0, log))
+
+
+_EXACT: list[tuple[type, Callable[[Any, Tensor], Tensor]]] = [
+    (torch.distributions.Bernoulli, _bernoulli),
+    (torch.distributions.Binomial, _binomial),
+    (torch.distributions.Categorical, _categorical),
+    (torch.distributions.Geometric, _geometric),
+    (torch.distributions.Multinomial, _multinomial),
+    (torch.distributions.NegativeBinomial, _negative_binomial),
+    (torch.distributions.OneHotCategorical, _one_hot),
+]
