@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..ppl.effects import Message, is_deterministic, is_latent, is_subsample, scaled_log_prob
+from ..ppl.effects import (
+    Message,
+    is_deterministic,
+    is_draw,
+    is_latent,
+    is_subsample,
+    scaled_log_prob,
+)
 from ..ppl.handlers import Handler, Untracing, is_one, plated
 from ..ppl.program import Callback, Program, program_name
 
@@ -22,12 +29,13 @@ _IN_PLACE = ("call", "loop", "fix")
 
 
 class Suspended(NamedTuple):
-    """A run up to a score: its choices, and its result if it has ended.
+    """A run up to a score: its choices and anonymous draws, and its result if it has ended.
 
     Meaning: the law of the choices, weighted by the scores so far.
     """
 
     choices: dict[str, Tensor]
+    draws: tuple[Tensor, ...] = ()
     ended: bool = False
     value: Any = None
 
@@ -83,36 +91,46 @@ class Advancing(_Counting):
     What it is not given is drawn; all choices are recorded.
     """
 
-    def __init__(self, choices: dict[str, Tensor], passed: int) -> None:
+    def __init__(self, run: Suspended, passed: int) -> None:
         super().__init__(passed + 1)
-        self.given, self.passed = choices, passed
+        self.given, self.given_draws, self.passed = run.choices, run.draws, passed
 
     def __enter__(self) -> Any:
         self.choices: dict[str, Tensor] = {}
+        self.draws: tuple[Tensor, ...] = ()
         self.log_weight: Tensor | float = 0.0
         return super().__enter__()
 
     def state(self) -> Any:
-        return super().state(), dict(self.choices), self.log_weight
+        return super().state(), dict(self.choices), self.draws, self.log_weight
 
     def restore(self, state: Any) -> None:
         super().restore(state[0])
-        self.choices, self.log_weight = dict(state[1]), state[2]
+        self.choices, self.draws, self.log_weight = dict(state[1]), state[2], state[3]
 
     def _process_message(self, msg: Message) -> None:
         super()._process_message(msg)
         if msg["type"] != "sample" or is_subsample(msg):
             return
-        if is_latent(msg):
+        if is_draw(msg):
+            msg["infer"]["replayed_draw"] = self
+            if len(self.draws) < len(self.given_draws):
+                self._give(msg, self.given_draws[len(self.draws)])
+        elif is_latent(msg):
             msg["infer"]["advanced"] = self
             if msg["name"] in self.given:
-                msg["value"], msg["is_observed"], msg["done"] = self.given[msg["name"]], True, True
-                msg["type"], msg["infer"]["absorber"] = "absorbed", self
+                self._give(msg, self.given[msg["name"]])
         elif msg["is_observed"]:
             msg["type"], msg["infer"]["absorber"] = "absorbed", self
 
+    def _give(self, msg: Message, value: Tensor) -> None:
+        msg["value"], msg["is_observed"], msg["done"] = value, True, True
+        msg["type"], msg["infer"]["absorber"] = "absorbed", self
+
     def _postprocess_message(self, msg: Message) -> None:
-        if msg["infer"] and msg["infer"].get("advanced") is self:
+        if msg["infer"] and msg["infer"].get("replayed_draw") is self:
+            self.draws = (*self.draws, msg["value"])
+        elif msg["infer"] and msg["infer"].get("advanced") is self:
             self.choices[msg["name"]] = msg["value"]
             if msg["name"] not in self.given and not is_one(msg["scale"]):
                 # it was drawn with its own density p, but stands for p ** scale
@@ -136,12 +154,14 @@ def advance(model: Callback, run: Suspended, scores: int, *args: Any) -> tuple[S
     """
     if run.ended:
         return run, torch.zeros(())
-    with Untracing(), Advancing(run.choices, scores) as advancing:
+    ended, value = False, None
+    with Untracing(), Advancing(run, scores) as advancing:
         try:
-            value = model(*args)
+            ended, value = True, model(*args)
         except _AtScore:
-            return Suspended(advancing.choices), torch.as_tensor(advancing.log_weight)
-    return Suspended(advancing.choices, True, value), torch.as_tensor(advancing.log_weight)
+            pass
+    after = Suspended(advancing.choices, advancing.draws, ended, value)
+    return after, torch.as_tensor(advancing.log_weight)
 
 
 def prefix(model: Callback, scores: int) -> Program:

@@ -54,7 +54,7 @@ def smc(
         assert move is not None
         p = prefix(model, scores)
         after = move.step(at(p, run.choices, *args), p, *args).run
-        return Suspended(after.choices, *after.value)
+        return Suspended(after.choices, after.draws, *after.value)
 
     def run(*args: Any) -> Population:
         def step(state: tuple[int, Population]) -> tuple[int, Population]:

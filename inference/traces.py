@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..ppl.effects import Message, is_deterministic, is_latent, is_subsample, scaled_log_prob
+from ..ppl.effects import (
+    Message,
+    is_deterministic,
+    is_draw,
+    is_latent,
+    is_subsample,
+    scaled_log_prob,
+)
 from ..ppl.errors import InitializationError, ProgramError, located
 from ..ppl.handlers import Handler, Untracing, is_one, plated
 from ..ppl.program import Callback, Program, program_name
@@ -22,7 +29,8 @@ class Traced(NamedTuple):
     Meaning: one point of the trace measure, whose density is ``exp(log_density)``.
 
     ``log_probs``: the log density of each choice; ``log_score``: of all observations and factors.
-    ``drawn``: the names of the choices that were drawn, not given.
+    ``drawn``: the names of the choices that were drawn, not given.  ``draws``: what the program drew
+    anonymously, as a part of an algorithm does; always anew, and not a part of the density.
     """
 
     choices: dict[str, Tensor]
@@ -31,6 +39,7 @@ class Traced(NamedTuple):
     log_score: Tensor
     value: Any
     drawn: frozenset[str] = frozenset()
+    draws: tuple[Tensor, ...] = ()
 
     @property
     def log_density(self) -> Tensor:
@@ -66,13 +75,16 @@ class Tracing(Handler):
         self.log_probs: dict[str, Tensor] = {}
         self.log_score: Tensor | float = 0.0
         self.drawn: frozenset[str] = frozenset()
+        self.draws: tuple[Tensor, ...] = ()
         return super().__enter__()
 
     def _process_message(self, msg: Message) -> None:
         if msg["type"] in ("call", "loop", "fix"):
             msg["stop"] = True  # an impossible choice leaves them
         elif msg["type"] == "sample" and not is_subsample(msg):
-            if is_latent(msg):
+            if is_draw(msg):
+                msg["infer"]["drawing"] = self
+            elif is_latent(msg):
                 self._give(msg)
             elif msg["is_observed"]:
                 msg["type"], msg["infer"]["absorber"] = "absorbed", self
@@ -100,7 +112,9 @@ class Tracing(Handler):
         return str(ours) == str(theirs)
 
     def _postprocess_message(self, msg: Message) -> None:
-        if msg["infer"] and msg["infer"].get("traced") is self:
+        if msg["infer"] and msg["infer"].get("drawing") is self:
+            self.draws = (*self.draws, msg["value"])
+        elif msg["infer"] and msg["infer"].get("traced") is self:
             name = msg["name"]
             self.choices[name], self.laws[name] = msg["value"], msg["fn"]
             self.log_probs[name] = torch.as_tensor(scaled_log_prob(plated(msg)))
@@ -135,6 +149,7 @@ def traced(
         torch.as_tensor(tracing.log_score),
         value,
         tracing.drawn,
+        tracing.draws,
     )
 
 
