@@ -7,6 +7,7 @@ the length of the run; a program with a ``scan`` has a quicker way (see ``filter
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -155,11 +156,8 @@ def advance(model: Callback, run: Suspended, scores: int, *args: Any) -> tuple[S
     if run.ended:
         return run, torch.zeros(())
     ended, value = False, None
-    with Untracing(), Advancing(run, scores) as advancing:
-        try:
-            ended, value = True, model(*args)
-        except _AtScore:
-            pass
+    with Untracing(), Advancing(run, scores) as advancing, suppress(_AtScore):
+        ended, value = True, model(*args)
     after = Suspended(advancing.choices, advancing.draws, ended, value)
     return after, torch.as_tensor(advancing.log_weight)
 

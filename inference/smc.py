@@ -15,7 +15,7 @@ from .kernels.kernel import TraceKernel
 from .population import Apart, Population
 from .resampling import Scheme, resample, systematic
 from .sequential import Suspended, advance, prefix
-from .traces import at
+from .traces import Point, at
 
 
 def smc(
@@ -53,7 +53,7 @@ def smc(
     def moved(run: Suspended, scores: int, *args: Any) -> Suspended:
         assert move is not None
         p = prefix(model, scores)
-        after = move.step(at(p, run.choices, *args), p, *args).run
+        after = move.step(at(p, Point(run.choices, run.draws), *args), p, *args).run
         return Suspended(after.choices, after.draws, *after.value)
 
     def run(*args: Any) -> Population:

@@ -23,14 +23,21 @@ from ..ppl.program import Callback, Program, program_name
 from ..ppl.types import space_of
 
 
+class Point(NamedTuple):
+    """What determines a run of a program: its choices by name, and its anonymous draws in order."""
+
+    choices: dict[str, Tensor]
+    draws: tuple[Tensor, ...] = ()
+
+
 class Traced(NamedTuple):
     """A run of a program: its choices by name in the order of the run, and their laws.
 
-    Meaning: one point of the trace measure, whose density is ``exp(log_density)``.
+    Meaning: one point of the trace measure, whose density is ``exp(log_density)``; as to anonymous
+    draws, with respect to their law.
 
     ``log_probs``: the log density of each choice; ``log_score``: of all observations and factors.
-    ``drawn``: the names of the choices that were drawn, not given.  ``draws``: what the program drew
-    anonymously, as a part of an algorithm does; always anew, and not a part of the density.
+    ``drawn``: the names of the choices that were drawn, not given.
     """
 
     choices: dict[str, Tensor]
@@ -40,6 +47,11 @@ class Traced(NamedTuple):
     value: Any
     drawn: frozenset[str] = frozenset()
     draws: tuple[Tensor, ...] = ()
+
+    @property
+    def point(self) -> Point:
+        """The choices and draws."""
+        return Point(self.choices, self.draws)
 
     @property
     def log_density(self) -> Tensor:
@@ -65,9 +77,11 @@ class Tracing(Handler):
 
     lane_wise = False
 
-    def __init__(self, given: dict[str, Tensor], laws: dict[str, Any]) -> None:
+    def __init__(
+        self, given: dict[str, Tensor], laws: dict[str, Any], draws: tuple[Tensor, ...]
+    ) -> None:
         super().__init__()
-        self.given, self.laws_of = given, laws
+        self.given, self.laws_of, self.given_draws = given, laws, draws
 
     def __enter__(self) -> Any:
         self.choices: dict[str, Tensor] = {}
@@ -84,6 +98,8 @@ class Tracing(Handler):
         elif msg["type"] == "sample" and not is_subsample(msg):
             if is_draw(msg):
                 msg["infer"]["drawing"] = self
+                if len(self.draws) < len(self.given_draws):
+                    self._set(msg, self.given_draws[len(self.draws)])
             elif is_latent(msg):
                 self._give(msg)
             elif msg["is_observed"]:
@@ -102,6 +118,9 @@ class Tracing(Handler):
         value = self.given[name]
         if not bool(torch.as_tensor(space_of(msg["fn"]).contains(value)).all()):
             raise _Impossible
+        self._set(msg, value)
+
+    def _set(self, msg: Message, value: Tensor) -> None:
         msg["value"], msg["is_observed"], msg["done"] = value, True, True
         msg["type"], msg["infer"]["absorber"] = "absorbed", self
 
@@ -131,13 +150,17 @@ class Tracing(Handler):
 
 
 def traced(
-    p: Callback, given: dict[str, Tensor], laws: dict[str, Any], *args: Any
+    p: Callback,
+    given: dict[str, Tensor],
+    laws: dict[str, Any],
+    *args: Any,
+    draws: tuple[Tensor, ...] = (),
 ) -> Traced | None:
-    """Run ``p(*args)`` with choices given, see ``Tracing``; the others are draws.
+    """Run ``p(*args)`` with choices given, see ``Tracing``, and the first of its anonymous draws.
 
-    None if a given choice lies outside its support.
+    The others are drawn.  None if a given choice lies outside its support.
     """
-    with Untracing(), Tracing(given, laws) as tracing:
+    with Untracing(), Tracing(given, laws, draws) as tracing:
         try:
             value = p(*args)
         except _Impossible:
@@ -153,13 +176,14 @@ def traced(
     )
 
 
-def at(p: Callback, choices: dict[str, Tensor], *args: Any) -> Traced:
-    """The run of ``p(*args)`` at choices, all of which it must make.
+def at(p: Callback, point: Point, *args: Any) -> Traced:
+    """The run of ``p(*args)`` at a point, all of whose choices it must make.
 
     Errors:
         InitializationError: they are not those of a run, or have density zero.
     """
-    found = traced(p, choices, {}, *args)
+    choices = point.choices
+    found = traced(p, choices, {}, *args, draws=point.draws)
     if found is None or float(found.log_density) == -math.inf:
         what = f"the density of {program_name(p)} is zero at the start"
         raise InitializationError(located(what, hint="start elsewhere, such as from the prior"))
@@ -171,37 +195,42 @@ def at(p: Callback, choices: dict[str, Tensor], *args: Any) -> Traced:
     return found._replace(drawn=frozenset())
 
 
-def choices_of(p: Callback) -> Program:
-    """The program that returns the choices of p: its measure is the trace measure of p."""
+def points_of(p: Callback) -> Program:
+    """The program that returns the point of a run of p: its measure is the trace measure of p."""
 
-    def run(*args: Any) -> dict[str, Tensor]:
+    def run(*args: Any) -> Point:
         with Untracing(), _Recording() as recording:
             p(*args)
-        return dict(recording.choices)
+        return Point(dict(recording.choices), recording.draws)
 
-    run.__name__ = run.__qualname__ = f"choices_of({program_name(p)})"
+    run.__name__ = run.__qualname__ = f"points_of({program_name(p)})"
     return Program(run)
 
 
 class _Recording(Handler):
-    """Notes the latents that pass, in the order of the run."""
+    """Notes the latents and draws that pass, in the order of the run."""
 
     lane_wise = False
 
     def __enter__(self) -> Any:
         self.choices: dict[str, Tensor] = {}
+        self.draws: tuple[Tensor, ...] = ()
         return super().__enter__()
 
     def state(self) -> Any:
-        return dict(self.choices)
+        return dict(self.choices), self.draws
 
     def restore(self, state: Any) -> None:
-        self.choices = dict(state)
+        self.choices, self.draws = dict(state[0]), state[1]
 
     def _process_message(self, msg: Message) -> None:
         if msg["type"] == "sample" and is_latent(msg):
             msg["infer"]["recording"] = self
+        elif msg["type"] == "sample" and is_draw(msg):
+            msg["infer"]["drawing"] = self
 
     def _postprocess_message(self, msg: Message) -> None:
         if msg["infer"] and msg["infer"].get("recording") is self:
             self.choices[msg["name"]] = msg["value"]
+        elif msg["infer"] and msg["infer"].get("drawing") is self:
+            self.draws = (*self.draws, msg["value"])

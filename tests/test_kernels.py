@@ -30,7 +30,7 @@ from pushforward.inference.kernels import (
     single_site,
 )
 from pushforward.inference.kernels.kernel import Moved, decide, log_ratio, metropolis
-from pushforward.inference.traces import Traced, at, choices_of, traced
+from pushforward.inference.traces import Point, Traced, at, points_of, traced
 from pushforward.semantics import check, denote
 
 
@@ -74,7 +74,7 @@ def row(kernel: TraceKernel, p: Callable[[], Any], **choices: float) -> dict[Sta
     """Where one step leads from a trace, by the values of the choices in order."""
     start = {name: torch.tensor(value) for name, value in choices.items()}
     found: dict[State, float] = {}
-    for after, weight in denote(kernel.on(p), start).items():
+    for (after, _), weight in denote(kernel.on(p), Point(start)).items():
         key = tuple(float(after[name]) for name in sorted(after))
         found[key] = found.get(key, 0.0) + weight
     return found
@@ -98,15 +98,15 @@ def test_check_13_single_site_on_coin() -> None:
     assert row(kernel, coin, x=1.0, y=0.0) == law((TF, stay), (TT, "1/4"), (FF, "1/15"))
     stay = str(1 - F(1, 20) - F(1, 6))
     assert row(kernel, coin, x=0.0, y=1.0) == law((FT, stay), (FF, "1/20"), (TT, "1/6"))
-    check.reversible(kernel.on(coin), choices_of(coin)).require()
+    check.reversible(kernel.on(coin), points_of(coin)).require()
 
 
 def test_check_13_the_prior_after_one_step() -> None:
     def start() -> None:
         flip("x", 1 / 3), flip("y", 1 / 2)
 
-    after = denote(choices_of(start)).then(lambda c: denote(single_site().on(coin), c))
-    found = {(float(c["x"]), float(c["y"])): w for c, w in after.items()}
+    after = denote(points_of(start)).then(lambda c: denote(single_site().on(coin), c))
+    found = {(float(c["x"]), float(c["y"])): w for (c, _), w in after.items()}
     assert found == law((TT, "17/81"), (TF, "26/135"), (FT, "152/405"), (FF, "2/9"))
 
 
@@ -115,7 +115,7 @@ def test_check_14_traces_of_two_lengths() -> None:
     assert row(kernel, var, x=0.0) == law(((0.0,), "1/2"), (TF, "1/3"), (TT, "1/6"))
     assert row(kernel, var, x=1.0, y=0.0) == law(((0.0,), "1/4"), (TT, "1/6"), (TF, "7/12"))
     assert row(kernel, var, x=1.0, y=1.0) == law(((0.0,), "1/8"), (TF, "1/6"), (TT, "17/24"))
-    check.reversible(kernel.on(var), choices_of(var)).require()
+    check.reversible(kernel.on(var), points_of(var)).require()
     assert denote(var).mass() == pytest.approx(11 / 24)
 
 
@@ -125,7 +125,7 @@ def test_check_14_a_support_that_changes_is_drawn_anew() -> None:
     assert from_f2[(1.0, 1.0)] == pytest.approx(1 / 12)
     assert from_f2[(1.0, 0.0)] == pytest.approx(1 / 24)
     assert row(kernel, rs, x=1.0, y=1.0)[(0.0, 2.0)] == pytest.approx(1 / 12)
-    check.reversible(kernel.on(rs), choices_of(rs)).require()
+    check.reversible(kernel.on(rs), points_of(rs)).require()
     assert denote(rs).mass() == pytest.approx(7 / 12)
 
 
@@ -140,10 +140,10 @@ def without_lengths(run: Traced, p: Any, *args: Any) -> Moved:
 
 
 def test_check_14_leaving_out_the_lengths_is_rejected() -> None:
-    report = check.invariant(TraceKernel(without_lengths, "short").on(var), choices_of(var))
+    report = check.invariant(TraceKernel(without_lengths, "short").on(var), points_of(var))
     assert report.verdict == "fail"
     assert "state" in report.counterexample
-    check.invariant(TraceKernel(without_lengths, "short").on(coin), choices_of(coin)).require()
+    check.invariant(TraceKernel(without_lengths, "short").on(coin), points_of(coin)).require()
 
 
 def reusing(run: Traced, p: Any, *args: Any) -> Moved:
@@ -157,7 +157,7 @@ def reusing(run: Traced, p: Any, *args: Any) -> Moved:
 
 
 def test_check_14_reuse_across_supports_is_rejected() -> None:
-    assert check.invariant(TraceKernel(reusing, "reusing").on(rs), choices_of(rs)).verdict == "fail"
+    assert check.invariant(TraceKernel(reusing, "reusing").on(rs), points_of(rs)).verdict == "fail"
 
 
 def test_a_program_without_choices_stays_as_it_is() -> None:
@@ -181,7 +181,7 @@ def test_check_15_a_gibbs_update_is_a_projection() -> None:
     assert torch.allclose(on_x @ on_x, on_x, atol=1e-14)
     assert float(on_x[0, 0]) == pytest.approx(9 / 19)
     assert float(on_x[0, 2]) == pytest.approx(10 / 19)
-    check.reversible(gibbs("x").on(coin), choices_of(coin)).require()
+    check.reversible(gibbs("x").on(coin), points_of(coin)).require()
     joint = matrix(gibbs(["x", "y"]))
     posterior = torch.tensor([9 / 26, 5 / 26, 5 / 13, 1 / 13])
     assert torch.allclose(joint, posterior.expand(4, 4), atol=1e-14)
@@ -189,18 +189,18 @@ def test_check_15_a_gibbs_update_is_a_projection() -> None:
 
 def test_check_15_a_sweep_is_invariant_and_not_reversible() -> None:
     sweep = cycle(gibbs("x"), gibbs("y"))
-    check.invariant(sweep.on(coin), choices_of(coin)).require()
+    check.invariant(sweep.on(coin), points_of(coin)).require()
     assert row(sweep, coin, x=1.0, y=1.0) == law(
         (TT, "81/266"), (TF, "45/266"), (FT, "25/57"), (FF, "5/57")
     )
-    assert check.reversible(sweep.on(coin), choices_of(coin)).verdict == "fail"
+    assert check.reversible(sweep.on(coin), points_of(coin)).verdict == "fail"
     flows = torch.tensor([3 / 20, 1 / 12, 1 / 6, 1 / 30])[:, None] * matrix(sweep)
     assert float(flows[3, 1] - flows[1, 3]) == pytest.approx(2 / 441)
 
 
 def test_gibbs_refuses_a_block_that_decides_about_others() -> None:
     with pytest.raises(ProgramError, match=r"the block \['x'\] decides about the choices \['y'\]"):
-        gibbs("x").on(var)({"x": torch.tensor(1.0), "y": torch.tensor(0.0)})
+        gibbs("x").on(var)(Point({"x": torch.tensor(1.0), "y": torch.tensor(0.0)}))
 
 
 # ------------------------------------------------------------------------------- proposals, Barker
@@ -216,14 +216,14 @@ def test_check_16_independence() -> None:
         (TT, "5/9"), (TF, "5/36"), (FT, "1/4"), (FF, "1/18")
     )
     assert row(kernel, coin, x=0.0, y=0.0) == law(*((s, "1/4") for s in (TT, TF, FT, FF)))
-    check.reversible(kernel.on(coin), choices_of(coin)).require()
+    check.reversible(kernel.on(coin), points_of(coin)).require()
 
 
 def test_check_16_barker() -> None:
     kernel = single_site(barker)
     assert row(kernel, coin, x=1.0, y=1.0) == law((TT, "19/24"), (TF, "5/56"), (FT, "5/42"))
     for p in (coin, var, rs):
-        check.reversible(kernel.on(p), choices_of(p)).require()
+        check.reversible(kernel.on(p), points_of(p)).require()
 
 
 def leaning(choices: dict[str, Tensor]) -> None:
@@ -239,7 +239,7 @@ def both(choices: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("proposal", [leaning, both])
 @pytest.mark.parametrize("accept", [metropolis, barker])
 def test_a_block_with_its_own_proposal(proposal: Any, accept: Any) -> None:
-    check.reversible(block(proposal, accept).on(coin), choices_of(coin)).require()
+    check.reversible(block(proposal, accept).on(coin), points_of(coin)).require()
 
 
 def test_a_block_that_changes_which_choices_there_are() -> None:
@@ -248,8 +248,8 @@ def test_a_block_that_changes_which_choices_there_are() -> None:
     def other_x(choices: dict[str, Tensor]) -> None:
         flip("x", 0.3 + 0.4 * choices["x"])
 
-    check.reversible(block(other_x).on(var), choices_of(var)).require()
-    check.reversible(block(other_x).on(rs), choices_of(rs)).require()
+    check.reversible(block(other_x).on(var), points_of(var)).require()
+    check.reversible(block(other_x).on(rs), points_of(rs)).require()
 
 
 def test_a_proposal_outside_the_support_is_rejected_as_a_move() -> None:
@@ -262,7 +262,7 @@ def test_a_proposal_outside_the_support_is_rejected_as_a_move() -> None:
         sample("n", dist.Delta(choices["n"] + 2 * step - 1))
 
     # a Delta has a density of one in both directions
-    check.reversible(block(walk).on(positive), choices_of(positive)).require()
+    check.reversible(block(walk).on(positive), points_of(positive)).require()
 
 
 def test_a_proposal_must_name_sites_of_both_runs() -> None:
@@ -272,7 +272,7 @@ def test_a_proposal_must_name_sites_of_both_runs() -> None:
     def only_there(choices: dict[str, Tensor]) -> None:
         flip("x" if choices["x"] == 1 else "y", 0.5)
 
-    start = {"x": torch.tensor(1.0), "y": torch.tensor(1.0)}
+    start = Point({"x": torch.tensor(1.0), "y": torch.tensor(1.0)})
     with pytest.raises(ProgramError, match=r"misspelt proposes \['z'\], which the run has not"):
         block(misspelt).on(coin)(start)
     with pytest.raises(ProgramError, match=r"which the way back has not"):
@@ -290,7 +290,7 @@ def test_an_involution_of_discrete_choices() -> None:
         name = "x" if others["site"] == 1 else "y"
         return {**choices, name: 1 - choices[name]}, others
 
-    check.reversible(involutive(which, turn).on(coin), choices_of(coin)).require()
+    check.reversible(involutive(which, turn).on(coin), points_of(coin)).require()
     assert row(involutive(which, turn), coin, x=1.0, y=1.0)[FT] == pytest.approx(1 / 4)
 
 
@@ -304,7 +304,7 @@ def test_an_involution_between_traces_of_two_lengths() -> None:
             return {"x": torch.tensor(1.0), "y": others["new"]}, {}
         return {"x": torch.tensor(0.0)}, {"new": choices["y"]}
 
-    check.reversible(involutive(fresh, jump).on(var), choices_of(var)).require()
+    check.reversible(involutive(fresh, jump).on(var), points_of(var)).require()
 
 
 def test_no_involution_is_refused() -> None:
@@ -315,7 +315,7 @@ def test_no_involution_is_refused() -> None:
         return {**choices, "x": torch.tensor(1.0)}, others
 
     with pytest.raises(ProgramError, match="lose is no involution: twice applied it does not"):
-        involutive(nothing, lose).on(coin)({"x": torch.tensor(0.0), "y": torch.tensor(1.0)})
+        involutive(nothing, lose).on(coin)(Point({"x": torch.tensor(0.0), "y": torch.tensor(1.0)}))
 
 
 def gamma() -> None:
@@ -348,8 +348,8 @@ class Answers(Messenger):  # type: ignore[misc]
 @pytest.mark.parametrize("r", [0.3, 1.0, 4.0])
 @pytest.mark.parametrize("u", [-0.7, 0.2, 1.1])
 def test_the_jacobian_of_an_involution(r: float, u: float) -> None:
-    """Of r e^-r Normal(u; 0, 1/2) and its image under r -> r e^u, u -> -u, whose Jacobian is e^u."""
-    run = at(gamma, {"r": torch.tensor(r)})
+    """r e^-r Normal(u; 0, 1/2) at r, u and at r e^u, -u, with the Jacobian e^u of that map."""
+    run = at(gamma, Point({"r": torch.tensor(r)}))
     with Answers(u) as answers:
         moved = involutive(stretch, scaled).step(run, gamma)
     after = r * math.exp(u)
@@ -370,11 +370,11 @@ def test_compositions_are_invariant() -> None:
         cycle(gibbs("x"), single_site(barker)),
     )
     for kernel in kernels:
-        check.invariant(kernel.on(coin), choices_of(coin)).require()
-    check.reversible(kernels[1].on(coin), choices_of(coin)).require()
+        check.invariant(kernel.on(coin), points_of(coin)).require()
+    check.reversible(kernels[1].on(coin), points_of(coin)).require()
     # a palindrome is reversible
     palindrome = cycle(gibbs("x"), gibbs("y"), gibbs("x"))
-    check.reversible(palindrome.on(coin), choices_of(coin)).require()
+    check.reversible(palindrome.on(coin), points_of(coin)).require()
 
 
 def test_compositions_of_nothing_are_refused() -> None:
@@ -393,9 +393,9 @@ def test_a_start_of_density_zero_is_refused() -> None:
         factor("f", flip("x", 0.5).log())
 
     with pytest.raises(InitializationError, match=r"the density of .*must is zero at the start"):
-        single_site().on(must)({"x": torch.tensor(0.0)})
+        single_site().on(must)(Point({"x": torch.tensor(0.0)}))
     with pytest.raises(InitializationError, match=r"differ in \['y'\]"):
-        single_site().on(coin)({"x": torch.tensor(0.0)})
+        single_site().on(coin)(Point({"x": torch.tensor(0.0)}))
 
 
 def test_lanes_and_loops_are_sites_too() -> None:
@@ -403,8 +403,8 @@ def test_lanes_and_loops_are_sites_too() -> None:
         x = vmap(lambda p: flip("x", p))(torch.tensor([0.2, 0.7]))
         observe("y", dist.Bernoulli(0.2 + 0.3 * x.sum()), torch.tensor(1.0))
 
-    check.reversible(single_site().on(many), choices_of(many)).require()
-    check.reversible(gibbs("x").on(many), choices_of(many)).require()
+    check.reversible(single_site().on(many), points_of(many)).require()
+    check.reversible(gibbs("x").on(many), points_of(many)).require()
 
 
 def test_kernels_run_on_programs_that_are_called() -> None:
@@ -414,4 +414,4 @@ def test_kernels_run_on_programs_that_are_called() -> None:
         inner()
         flip("z", 0.5)
 
-    check.reversible(single_site().on(outer), choices_of(outer)).require()
+    check.reversible(single_site().on(outer), points_of(outer)).require()

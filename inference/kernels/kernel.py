@@ -13,7 +13,7 @@ from torch import Tensor
 from ...ppl import draw
 from ...ppl.errors import ProgramError, located
 from ...ppl.program import Callback, Program, program_name
-from ..traces import Traced, at, total
+from ..traces import Point, Traced, at, total
 
 # From the log of a ratio of flows to the probability to accept; g(r) = r g(1 / r).
 Acceptance = Callable[[Tensor], Tensor]
@@ -35,19 +35,22 @@ class TraceKernel(NamedTuple):
     step: Callable[..., Moved]
     name: str
 
-    def init(self, p: Callback, choices: dict[str, Tensor], *args: Any) -> Traced:
-        """The run of ``p(*args)`` at choices.
+    def init(self, p: Callback, point: Point, *args: Any) -> Traced:
+        """The run of ``p(*args)`` at a point.
 
         Errors:
             InitializationError: their density is zero, or they are not those of a run.
         """
-        return at(p, choices, *args)
+        return at(p, point, *args)
 
     def on(self, p: Callback, *args: Any) -> Program:
-        """The kernel as a program from choices to choices, as ``check.invariant`` takes it."""
+        """The kernel as a program from point to point, as ``check.invariant`` takes it.
 
-        def step(choices: dict[str, Tensor]) -> dict[str, Tensor]:
-            return self.step(self.init(p, choices, *args), p, *args).run.choices
+        It leaves the measure of ``points_of(p)`` invariant.
+        """
+
+        def step(point: Point) -> Point:
+            return self.step(self.init(p, point, *args), p, *args).run.point
 
         step.__name__ = step.__qualname__ = f"{self.name} on {program_name(p)}"
         return Program(step)
