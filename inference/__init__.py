@@ -5,8 +5,9 @@ from .filter import particle_filter
 from .importance import importance
 from .islands import SMC
 from .mcmc import hmc, nuts
-from .population import Population
+from .population import Apart, Population, collapse, push_evidence, spawn
 from .predict import Prediction, log_likelihood, predict
+from .pseudo_marginal import pseudo_marginal
 from .resampling import multinomial, resample, residual, stratified, systematic
 from .results import Fit
 from .smc import smc
@@ -17,9 +18,11 @@ __all__ = [
     "MCMC",
     "SMC",
     "SVI",
+    "Apart",
     "Fit",
     "Population",
     "Prediction",
+    "collapse",
     "hmc",
     "importance",
     "log_likelihood",
@@ -27,9 +30,12 @@ __all__ = [
     "nuts",
     "particle_filter",
     "predict",
+    "pseudo_marginal",
+    "push_evidence",
     "resample",
     "residual",
     "smc",
+    "spawn",
     "stratified",
     "systematic",
     "tempered",

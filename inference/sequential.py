@@ -29,6 +29,9 @@ from ..ppl.program import Callback, Program, program_name
 _IN_PLACE = ("call", "loop", "fix")
 
 
+ENDLESS = 1_000_000_000  # scores: the bound of loops that end when their runs do
+
+
 class Suspended(NamedTuple):
     """A run up to a score: its choices and anonymous draws, and its result if it has ended.
 
@@ -72,13 +75,13 @@ class _Counting(Handler):
             msg["stop"] = True
         elif msg["type"] == "vmap":
             self.lanes += 1
-        elif msg["type"] == "sample" and not is_subsample(msg) and not is_deterministic(msg):
-            msg["infer"]["counted"] = msg["is_observed"]
+        elif msg["type"] == "sample" and msg["is_observed"] and not is_deterministic(msg):
+            self.mark(msg, "score")
 
     def _postprocess_message(self, msg: Message) -> None:
         if msg["type"] == "vmap":
             self.lanes -= 1
-        elif msg["infer"] and msg["infer"].get("counted"):
+        elif self.marked(msg) == "score":
             self.scored = True
         if self.scored and not self.lanes:
             self.met, self.scored = self.met + 1, False
@@ -114,11 +117,11 @@ class Advancing(_Counting):
         if msg["type"] != "sample" or is_subsample(msg):
             return
         if is_draw(msg):
-            msg["infer"]["replayed_draw"] = self
+            self.mark(msg, "draw")
             if len(self.draws) < len(self.given_draws):
                 self._give(msg, self.given_draws[len(self.draws)])
         elif is_latent(msg):
-            msg["infer"]["advanced"] = self
+            self.mark(msg, "choice")
             if msg["name"] in self.given:
                 self._give(msg, self.given[msg["name"]])
         elif msg["is_observed"]:
@@ -129,20 +132,15 @@ class Advancing(_Counting):
         msg["type"], msg["infer"]["absorber"] = "absorbed", self
 
     def _postprocess_message(self, msg: Message) -> None:
-        if msg["infer"] and msg["infer"].get("replayed_draw") is self:
+        if self.marked(msg) == "draw":
             self.draws = (*self.draws, msg["value"])
-        elif msg["infer"] and msg["infer"].get("advanced") is self:
+        elif self.marked(msg) == "choice":
             self.choices[msg["name"]] = msg["value"]
             if msg["name"] not in self.given and not is_one(msg["scale"]):
                 # it was drawn with its own density p, but stands for p ** scale
                 log_prob = scaled_log_prob(msg) - scaled_log_prob({**msg, "scale": 1.0})
                 self.log_weight = self.log_weight + log_prob
-        elif (
-            msg["type"] == "absorbed"
-            and msg["infer"].get("absorber") is self
-            and not is_deterministic(msg)
-            and self.met >= self.passed
-        ):
+        elif self.marked(msg) == "score" and self.met >= self.passed:
             self.log_weight = self.log_weight + scaled_log_prob(plated(msg))
         super()._postprocess_message(msg)
 

@@ -12,9 +12,9 @@ from ..ppl import iterate
 from ..ppl.program import Callback, Program
 from .filter import uneven
 from .kernels.kernel import TraceKernel
-from .population import Apart, Population
+from .population import Apart, Population, push_evidence, uniform_log_weights
 from .resampling import Scheme, resample, systematic
-from .sequential import Suspended, advance, prefix
+from .sequential import ENDLESS, Suspended, advance, prefix
 from .traces import Point, at
 
 
@@ -24,6 +24,7 @@ def smc(
     scheme: Scheme = systematic,
     ess: float = 1.0,
     move: TraceKernel | None = None,
+    evidence: str | None = None,
 ) -> Program:
     """Sequential Monte Carlo for any program; it returns a ``Population``.
 
@@ -41,6 +42,8 @@ def smc(
         ess: resample when the effective sample size is at most this fraction (1: always).
         move: after each resampling, a step of this kernel for each particle, on the program up to
             its last score (resample-move; Gilks and Berzuini 2001).
+        evidence: score the total weight in the program around, at each step, under this name; the
+            weights of the result then sum to one.
     """
     if particles < 1:
         raise ValueError("smc needs at least one particle")
@@ -54,7 +57,7 @@ def smc(
         assert move is not None
         p = prefix(model, scores)
         after = move.step(at(p, Point(run.choices, run.draws), *args), p, *args).run
-        return Suspended(after.choices, after.draws, *after.value)
+        return Suspended(after.choices, after.draws or (), *after.value)
 
     def run(*args: Any) -> Population:
         def step(state: tuple[int, Population]) -> tuple[int, Population]:
@@ -67,16 +70,20 @@ def smc(
             pairs = [advanced(each, scores, *args) for each in population.values.each]
             log_weights = torch.stack([torch.as_tensor(w, dtype=torch.float64) for _, w in pairs])
             values = Apart(tuple(run for run, _ in pairs))
-            return scores + 1, Population(values, population.log_weights + log_weights)
+            population = Population(values, population.log_weights + log_weights)
+            if evidence is not None:
+                population = push_evidence(population, evidence)
+            return scores + 1, population
 
         def done(state: tuple[int, Population]) -> bool:
             return all(each.ended for each in state[1].values.each)
 
-        # n times too heavy until the end: no rounding
-        start = Population(Apart((Suspended({}),) * particles), torch.zeros(particles).double())
-        _, population = iterate(step, 1_000_000_000, until=done)((0, start))
+        start = Population(
+            Apart((Suspended({}),) * particles), uniform_log_weights(particles).double()
+        )
+        _, population = iterate(step, ENDLESS, until=done)((0, start))
         values = Apart(tuple(each.value for each in population.values.each))
-        return Population(values, population.log_weights - math.log(particles)).require_weights()
+        return Population(values, population.log_weights).require_weights()
 
     run.__name__ = run.__qualname__ = f"smc({particles})"
     return Program(run)

@@ -19,15 +19,19 @@ from ..ppl.effects import (
 )
 from ..ppl.errors import InitializationError, ProgramError, located
 from ..ppl.handlers import Handler, Untracing, is_one, plated
+from ..ppl.keys import Unkeyed
 from ..ppl.program import Callback, Program, program_name
 from ..ppl.types import space_of
 
 
 class Point(NamedTuple):
-    """What determines a run of a program: its choices by name, and its anonymous draws in order."""
+    """What determines a run of a program: its choices by name, and its anonymous draws in order.
+
+    ``draws`` is None where they are not kept: the run cannot be retraced then, but gone on from.
+    """
 
     choices: dict[str, Tensor]
-    draws: tuple[Tensor, ...] = ()
+    draws: tuple[Tensor, ...] | None = ()
 
 
 class Traced(NamedTuple):
@@ -46,7 +50,7 @@ class Traced(NamedTuple):
     log_score: Tensor
     value: Any
     drawn: frozenset[str] = frozenset()
-    draws: tuple[Tensor, ...] = ()
+    draws: tuple[Tensor, ...] | None = ()
 
     @property
     def point(self) -> Point:
@@ -64,45 +68,55 @@ def total(log_probs: Iterable[Tensor]) -> Tensor:
     return sum((lp.sum() for lp in log_probs), torch.zeros((), dtype=torch.float64))
 
 
-class _Impossible(BaseException):
-    """Leaves a run in which a given choice lies outside its support."""
+class Laws(dict[str, Any], Unkeyed):
+    """The laws of choices, which follow from the choices: states need not tell them apart."""
 
 
 class Tracing(Handler):
     """Gives choices to a run, lets it draw the others, and takes the density of everything.
 
     A choice is given only where its space is that of the run in which it was made, ``laws``: else
-    the way back would not give it, and it is drawn anew.  Names without a law are always given.
+    the way back would not give it, and it is drawn anew.  Names without a law are always given; if
+    one lies outside its support the run is ``impossible``.
     """
 
     lane_wise = False
 
     def __init__(
-        self, given: dict[str, Tensor], laws: dict[str, Any], draws: tuple[Tensor, ...]
+        self, given: dict[str, Tensor], laws: dict[str, Any], draws: tuple[Tensor, ...] | None
     ) -> None:
         super().__init__()
         self.given, self.laws_of, self.given_draws = given, laws, draws
 
     def __enter__(self) -> Any:
         self.choices: dict[str, Tensor] = {}
-        self.laws: dict[str, Any] = {}
+        self.laws = Laws()
         self.log_probs: dict[str, Tensor] = {}
         self.log_score: Tensor | float = 0.0
         self.drawn: frozenset[str] = frozenset()
         self.draws: tuple[Tensor, ...] = ()
+        self.impossible = False
         return super().__enter__()
 
+    def state(self) -> Any:
+        kept = self.log_score, sorted(self.drawn), self.draws, self.impossible
+        return dict(self.choices), Laws(self.laws), dict(self.log_probs), kept
+
+    def restore(self, state: Any) -> None:
+        self.choices, self.laws, self.log_probs = dict(state[0]), Laws(state[1]), dict(state[2])
+        self.log_score, drawn, self.draws, self.impossible = state[3]
+        self.drawn = frozenset(drawn)
+
     def _process_message(self, msg: Message) -> None:
-        if msg["type"] in ("call", "loop", "fix"):
-            msg["stop"] = True  # an impossible choice leaves them
-        elif msg["type"] == "sample" and not is_subsample(msg):
-            if is_draw(msg):
-                msg["infer"]["drawing"] = self
+        if msg["type"] == "sample" and not is_subsample(msg):
+            if is_draw(msg) and self.given_draws is not None:
+                self.mark(msg, "draw")
                 if len(self.draws) < len(self.given_draws):
                     self._set(msg, self.given_draws[len(self.draws)])
             elif is_latent(msg):
                 self._give(msg)
             elif msg["is_observed"]:
+                self.mark(msg, "" if is_deterministic(msg) else "score")
                 msg["type"], msg["infer"]["absorber"] = "absorbed", self
 
     def _give(self, msg: Message) -> None:
@@ -111,14 +125,15 @@ class Tracing(Handler):
             raise ProgramError(
                 located("the name is used twice", site=name, hint="rename one of the sites")
             )
-        msg["infer"]["traced"] = self
+        self.mark(msg, "choice")
         if name not in self.given or not self._same_space(name, msg["fn"]):
             self.drawn |= {name}
             return
         value = self.given[name]
-        if not bool(torch.as_tensor(space_of(msg["fn"]).contains(value)).all()):
-            raise _Impossible
-        self._set(msg, value)
+        if bool(torch.as_tensor(space_of(msg["fn"]).contains(value)).all()):
+            self._set(msg, value)
+        else:
+            self.impossible = True
 
     def _set(self, msg: Message, value: Tensor) -> None:
         msg["value"], msg["is_observed"], msg["done"] = value, True, True
@@ -131,9 +146,9 @@ class Tracing(Handler):
         return str(ours) == str(theirs)
 
     def _postprocess_message(self, msg: Message) -> None:
-        if msg["infer"] and msg["infer"].get("drawing") is self:
+        if self.marked(msg) == "draw":
             self.draws = (*self.draws, msg["value"])
-        elif msg["infer"] and msg["infer"].get("traced") is self:
+        elif self.marked(msg) == "choice":
             name = msg["name"]
             self.choices[name], self.laws[name] = msg["value"], msg["fn"]
             self.log_probs[name] = torch.as_tensor(scaled_log_prob(plated(msg)))
@@ -141,11 +156,7 @@ class Tracing(Handler):
                 what = "a latent in a subsampled or scaled plate has no law of its own to draw from"
                 hint = "use all the data, or NUTS on the scaled density"
                 raise ProgramError(located(what, site=name, hint=hint))
-        elif (
-            msg["type"] == "absorbed"
-            and msg["infer"].get("absorber") is self
-            and not is_deterministic(msg)
-        ):
+        elif self.marked(msg) == "score":
             self.log_score = self.log_score + scaled_log_prob(plated(msg))
 
 
@@ -154,17 +165,17 @@ def traced(
     given: dict[str, Tensor],
     laws: dict[str, Any],
     *args: Any,
-    draws: tuple[Tensor, ...] = (),
+    draws: tuple[Tensor, ...] | None = (),
 ) -> Traced | None:
     """Run ``p(*args)`` with choices given, see ``Tracing``, and the first of its anonymous draws.
 
-    The others are drawn.  None if a given choice lies outside its support.
+    The others are drawn; with None no draws are kept.  None if a given choice lies outside its
+    support.
     """
     with Untracing(), Tracing(given, laws, draws) as tracing:
-        try:
-            value = p(*args)
-        except _Impossible:
-            return None
+        value = p(*args)
+    if tracing.impossible:
+        return None
     return Traced(
         tracing.choices,
         tracing.laws,
@@ -172,8 +183,13 @@ def traced(
         torch.as_tensor(tracing.log_score),
         value,
         tracing.drawn,
-        tracing.draws,
+        None if draws is None else tracing.draws,
     )
+
+
+def fresh(run: Traced) -> tuple[Tensor, ...] | None:
+    """No draws to be given, but to be kept if those of this run were."""
+    return None if run.draws is None else ()
 
 
 def at(p: Callback, point: Point, *args: Any) -> Traced:
@@ -225,12 +241,12 @@ class _Recording(Handler):
 
     def _process_message(self, msg: Message) -> None:
         if msg["type"] == "sample" and is_latent(msg):
-            msg["infer"]["recording"] = self
+            self.mark(msg, "choice")
         elif msg["type"] == "sample" and is_draw(msg):
-            msg["infer"]["drawing"] = self
+            self.mark(msg, "draw")
 
     def _postprocess_message(self, msg: Message) -> None:
-        if msg["infer"] and msg["infer"].get("recording") is self:
+        if self.marked(msg) == "choice":
             self.choices[msg["name"]] = msg["value"]
-        elif msg["infer"] and msg["infer"].get("drawing") is self:
+        elif self.marked(msg) == "draw":
             self.draws = (*self.draws, msg["value"])

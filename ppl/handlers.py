@@ -44,6 +44,15 @@ class Handler(Messenger):  # type: ignore[misc]
     def restore(self, state: Any) -> None:
         del state
 
+    def mark(self, msg: Message, what: str) -> None:
+        """Note what this handler has to do with a message, for when it comes back."""
+        msg["infer"] = {**(msg["infer"] or {}), ("mark", id(self)): what}
+
+    def marked(self, msg: Message) -> str:
+        """What was noted; empty if nothing was."""
+        found: str = (msg["infer"] or {}).get(("mark", id(self)), "")
+        return found
+
 
 class Sealed(Messenger):  # type: ignore[misc]
     """Lets no message out and no plate in: what runs inside is a function, and no effect."""

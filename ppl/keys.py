@@ -60,6 +60,8 @@ class Keys:
             return (Cell, value.address)
         if isinstance(value, list | tuple):
             return (type(value), *map(self, value))
+        if isinstance(value, set | frozenset):
+            return (type(value), frozenset(map(self, value)))
         if isinstance(value, dict):
             return (dict, *((key, self(item)) for key, item in value.items()))
         if isinstance(value, types.FunctionType):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...ppl.errors import ProgramError, located
 from ...ppl.handlers import Proposing, Untracing, Weighing
 from ...ppl.program import Callback, program_name
-from ..traces import Traced, traced
+from ..traces import Traced, fresh, traced
 from .kernel import Acceptance, Moved, TraceKernel, decide, log_ratio, metropolis
 
 
@@ -35,7 +35,7 @@ def block(proposal: Callback, accept: Acceptance = metropolis) -> TraceKernel:
         names = there.choices.keys()
         _require(names <= run.choices.keys(), proposal, names - run.choices.keys(), "the run")
         kept = {n: law for n, law in run.laws.items() if n not in names}
-        proposed = traced(p, {**run.choices, **there.choices}, kept, *args)
+        proposed = traced(p, {**run.choices, **there.choices}, kept, *args, draws=fresh(run))
         if proposed is None:
             return decide(run, None, torch.zeros(()), accept, program_name(proposal))
         missed = names - (proposed.choices.keys() - proposed.drawn)

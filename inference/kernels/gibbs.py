@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...ppl import draw
 from ...ppl.errors import BudgetError, ProgramError, located
-from ...ppl.program import Callback
+from ...ppl.program import Callback, program_name
 from ...ppl.support import finite_support
 from ..traces import Traced, traced
 from .kernel import Moved, TraceKernel
@@ -51,6 +51,9 @@ def gibbs(names: str | Sequence[str]) -> TraceKernel:
         for values in itertools.product(*supports):
             choices = {**run.choices, **dict(zip(here, values, strict=True))}
             found = traced(p, choices, run.laws, *args)
+            if found is not None and found.draws:
+                what = f"{program_name(p)} draws anonymously, so its conditionals are not known"
+                raise ProgramError(located(what, hint="use single_site() or block(...)"))
             if found is not None and (found.drawn or found.choices.keys() != choices.keys()):
                 other = sorted(found.drawn | (found.choices.keys() ^ choices.keys()))
                 what = f"the block {here} decides about the choices {other}"

@@ -16,7 +16,7 @@ from ...ppl.errors import ProgramError, located
 from ...ppl.handlers import Proposing, Untracing, Weighing
 from ...ppl.program import Callback, program_name
 from ...ppl.types import space_of
-from ..traces import Traced, traced
+from ..traces import Traced, fresh, traced
 from .kernel import Acceptance, Moved, TraceKernel, decide, metropolis
 
 Choices = dict[str, Tensor]
@@ -45,7 +45,7 @@ def involutive(
             auxiliary(run.choices, *args)
         choices, others = involution(dict(run.choices), dict(there.choices))
         _require_return(name, involution(dict(choices), dict(others)), (run.choices, there.choices))
-        proposed = traced(p, choices, {}, *args)
+        proposed = traced(p, choices, {}, *args, draws=fresh(run))
         if proposed is None:
             return decide(run, None, torch.zeros(()), accept, name)
         if proposed.choices.keys() != choices.keys() or proposed.drawn:

@@ -13,7 +13,7 @@ from pyro import distributions as dist
 
 from ...ppl import draw
 from ...ppl.program import Callback
-from ..traces import Traced, traced
+from ..traces import Traced, fresh, traced
 from .kernel import Acceptance, Moved, TraceKernel, decide, log_ratio, metropolis
 
 
@@ -32,7 +32,7 @@ def single_site(accept: Acceptance = metropolis) -> TraceKernel:
         names = list(run.choices)
         site = names[int(draw(dist.Categorical(torch.ones(n, dtype=torch.float64)), label="site"))]
         others = {name: value for name, value in run.choices.items() if name != site}
-        proposed = traced(p, others, run.laws, *args)
+        proposed = traced(p, others, run.laws, *args, draws=fresh(run))
         assert proposed is not None  # the spaces of what is given are those of the run
         ratio = log_ratio(run, proposed) + torch.tensor(n / len(proposed.choices)).log()
         return decide(run, proposed, ratio, accept, site)
