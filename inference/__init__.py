@@ -1,5 +1,6 @@
 """Inference algorithms, each a program whose randomness goes through the effects."""
 
+from .annealing import annealed, powered, spaced_powers
 from .chains import MCMC
 from .filter import particle_filter
 from .importance import importance
@@ -8,6 +9,7 @@ from .mcmc import hmc, nuts
 from .population import Apart, Population, collapse, push_evidence, spawn
 from .predict import Prediction, log_likelihood, predict
 from .pseudo_marginal import pseudo_marginal
+from .rejection import rejection
 from .resampling import multinomial, resample, residual, stratified, systematic
 from .results import Fit
 from .smc import smc
@@ -22,6 +24,7 @@ __all__ = [
     "Fit",
     "Population",
     "Prediction",
+    "annealed",
     "collapse",
     "hmc",
     "importance",
@@ -29,12 +32,15 @@ __all__ = [
     "multinomial",
     "nuts",
     "particle_filter",
+    "powered",
     "predict",
     "pseudo_marginal",
     "push_evidence",
+    "rejection",
     "resample",
     "residual",
     "smc",
+    "spaced_powers",
     "spawn",
     "stratified",
     "systematic",
