@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from ..ppl.compiling import Potential, by_columns
+from ..ppl.data import as_arguments
 from ..ppl.density import LogDensity
 from ..ppl.errors import DataError, located
 from ..ppl.interpret import seeded
 from ..ppl.program import Callback
+from .kernels import TraceKernel
 from .mcmc import Kernel, Parameters, Samples, nuts, sample
 from .progress import Progress
 from .results import Fit, fit_from_vectors
 from .start import starting_points
+from .trace_chains import run_chains
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class MCMC:
     """Run a kernel from random starts: warm-up, then draws.
 
     Args:
-        kernel: ``nuts()`` or ``hmc(leapfrogs)``.
+        kernel: ``nuts()`` or ``hmc(leapfrogs)``, for programs whose latents are continuous; or one
+            of ``inference.kernels`` for any program, whose chains run one by one, unadapted.
         chains: run together, one row each of the tensors that the kernel moves.
         draws: of each chain after warm-up.
         warmup: transitions that adapt step size and diagonal metric, and are thrown away.
@@ -34,7 +38,7 @@ class MCMC:
         progress: show a progress bar.
     """
 
-    kernel: Kernel = field(default_factory=nuts)
+    kernel: Kernel | TraceKernel = field(default_factory=nuts)
     chains: int = 4
     draws: int = 1000
     warmup: int = 1000
@@ -57,6 +61,9 @@ class MCMC:
             UnsupportedDistributionError: a latent is discrete.
             BranchError: Python control flow depends on a random value.
         """
+        if isinstance(self.kernel, TraceKernel):
+            return self._run_traces(self.kernel, p, args, seed, resume)
+        kernel = self.kernel
         start = time.perf_counter()
         warmup = 0 if resume else self.warmup
         with seeded(seed), Progress(warmup + self.draws, "MCMC", self.progress) as progress:
@@ -69,7 +76,7 @@ class MCMC:
                 progress.advance(phase=phase, step=float(parameters.step_size.mean()))
 
             samples = sample(
-                self.kernel,
+                kernel,
                 potential,
                 u0,
                 warmup,
@@ -81,7 +88,7 @@ class MCMC:
             fit = fit_from_vectors(
                 density,
                 samples.draws,
-                method=f"MCMC ({self.kernel.name})",
+                method=f"MCMC ({kernel.name})",
                 stats=samples.stats,
                 state=_state(samples),
                 seed=seed,
@@ -89,6 +96,23 @@ class MCMC:
                 interrupted=samples.interrupted,
             )
         return joined(resume, fit) if resume else fit
+
+    def _run_traces(
+        self, kernel: TraceKernel, p: Callback, args: tuple[Any, ...], seed: int, resume: Fit | None
+    ) -> Fit:
+        if resume is not None:
+            what = "chains of kernels on traces cannot be resumed"
+            raise DataError(located(what, hint="run longer ones, with another seed"))
+        return run_chains(
+            kernel,
+            p,
+            as_arguments(args),
+            chains=self.chains,
+            draws=self.draws,
+            warmup=self.warmup,
+            seed=seed,
+            progress=self.progress,
+        )
 
     def _start(self, density: LogDensity, resume: Fit | None) -> tuple[Tensor, Parameters | None]:
         if resume is None:

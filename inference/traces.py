@@ -41,7 +41,7 @@ class Traced(NamedTuple):
     draws, with respect to their law.
 
     ``log_probs``: the log density of each choice; ``log_score``: of all observations and factors.
-    ``drawn``: the names of the choices that were drawn, not given.
+    ``drawn``: names of the choices that were drawn, not given; ``derived``: deterministic sites.
     """
 
     choices: dict[str, Tensor]
@@ -51,6 +51,7 @@ class Traced(NamedTuple):
     value: Any
     drawn: frozenset[str] = frozenset()
     draws: tuple[Tensor, ...] | None = ()
+    derived: dict[str, Tensor] = {}
 
     @property
     def point(self) -> Point:
@@ -96,16 +97,17 @@ class Tracing(Handler):
         self.drawn: frozenset[str] = frozenset()
         self.draws: tuple[Tensor, ...] = ()
         self.impossible = False
+        self.derived: dict[str, Tensor] = {}
         return super().__enter__()
 
     def state(self) -> Any:
-        kept = self.log_score, sorted(self.drawn), self.draws, self.impossible
+        kept = self.log_score, sorted(self.drawn), self.draws, self.impossible, dict(self.derived)
         return dict(self.choices), Laws(self.laws), dict(self.log_probs), kept
 
     def restore(self, state: Any) -> None:
         self.choices, self.laws, self.log_probs = dict(state[0]), Laws(state[1]), dict(state[2])
-        self.log_score, drawn, self.draws, self.impossible = state[3]
-        self.drawn = frozenset(drawn)
+        self.log_score, drawn, self.draws, self.impossible, derived = state[3]
+        self.drawn, self.derived = frozenset(drawn), dict(derived)
 
     def _process_message(self, msg: Message) -> None:
         if msg["type"] == "sample" and not is_subsample(msg):
@@ -116,7 +118,7 @@ class Tracing(Handler):
             elif is_latent(msg):
                 self._give(msg)
             elif msg["is_observed"]:
-                self.mark(msg, "" if is_deterministic(msg) else "score")
+                self.mark(msg, "derived" if is_deterministic(msg) else "score")
                 msg["type"], msg["infer"]["absorber"] = "absorbed", self
 
     def _give(self, msg: Message) -> None:
@@ -156,6 +158,8 @@ class Tracing(Handler):
                 what = "a latent in a subsampled or scaled plate has no law of its own to draw from"
                 hint = "use all the data, or NUTS on the scaled density"
                 raise ProgramError(located(what, site=name, hint=hint))
+        elif self.marked(msg) == "derived":
+            self.derived[msg["name"]] = msg["value"]
         elif self.marked(msg) == "score":
             self.log_score = self.log_score + scaled_log_prob(plated(msg))
 
@@ -184,6 +188,7 @@ def traced(
         value,
         tracing.drawn,
         None if draws is None else tracing.draws,
+        tracing.derived,
     )
 
 

@@ -109,7 +109,7 @@ def test_powers_must_increase_to_one(powers: list[float]) -> None:
 
 
 def test_powers_are_spaced_by_the_effective_sample_size() -> None:
-    """Two equal groups with scores 0 and s keep (1 + e)^2 / (2 + 2 e^2) of a step b, e = exp(bs)."""
+    """Groups with scores 0 and s keep (1 + e)^2 / (2 + 2 e^2) of a step b, where e = exp(bs)."""
     scores = torch.tensor([0.0, -30.0])
     powers = spaced_powers(scores, ess=0.7)
     e = math.exp(-30.0 * powers[0])

@@ -16,8 +16,8 @@ from typing import Any
 from ...ppl.calculus import syntax as s
 from ...ppl.calculus.check import Typing, check
 from ...ppl.calculus.errors import BudgetError, CalculusError
+from ...ppl.calculus.nesting import deep
 from ...ppl.calculus.types import Function, Measure, values
-from ...ppl.nesting import deep
 from .laws import LawValue
 from .measure import Finite, dirac, scaled
 from .spaces import space

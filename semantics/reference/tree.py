@@ -18,8 +18,8 @@ from typing import Any, Protocol
 from ...ppl.calculus import syntax as s
 from ...ppl.calculus.check import check
 from ...ppl.calculus.errors import BudgetError, CalculusError
+from ...ppl.calculus.nesting import deep
 from ...ppl.calculus.types import Measure
-from ...ppl.nesting import deep
 from .laws import LawValue
 from .measure import Finite
 from .values import Env, Left, Listed, Number, Right, apply_operation, bind_pattern
