@@ -50,7 +50,7 @@ class Population(NamedTuple):
         """The values of the particles [n] with these numbers."""
         if isinstance(self.values, Apart):
             return Apart(tuple(self.values.each[i] for i in ancestors.tolist()))
-        return tree_map(lambda x: x.index_select(0, ancestors), self.values)
+        return tree_map(lambda x: None if x is None else x.index_select(0, ancestors), self.values)
 
     def require_weights(self) -> Population:
         """This population; a ``ProgramError`` if a log weight is NaN or infinite."""

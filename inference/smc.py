@@ -1,14 +1,20 @@
-"""Sequential Monte Carlo on any program: particles go from score to score, and are resampled."""
+"""Sequential Monte Carlo on any program: particles go from score to score, and are resampled.
+
+One algorithm over two representations of suspended runs: in lanes, or one by one.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..ppl import iterate
+from ..ppl import iterate, vmap
+from ..ppl.abstract import has_type
+from ..ppl.handlers import Handler
 from ..ppl.program import Callback, Program
 from .filter import uneven
 from .kernels.kernel import TraceKernel
@@ -32,8 +38,9 @@ def smc(
     is, so E[sum_i w_i delta_{x_i}] is the model's, for every n and whenever one resamples.
     Particles that have ended take part in resampling.
 
-    Particles are kept one by one, and every step runs each of them again from its start.  For a
-    program with a ``scan``, ``particle_filter`` advances all of them together, without replay.
+    Where the program has a type, and no ``move`` is asked for, all particles run together as lanes;
+    otherwise one by one.  Each step runs the program again from its start; one with a ``scan`` is
+    advanced without replay by ``particle_filter``.
 
     Args:
         model: any program; branches with other numbers of scores, and recursion, may be in it.
@@ -48,42 +55,108 @@ def smc(
     if particles < 1:
         raise ValueError("smc needs at least one particle")
 
-    @Program
-    def advanced(run: Suspended, scores: int, *args: Any) -> tuple[Suspended, Tensor]:
-        return advance(model, run, scores, *args)
-
-    @Program
-    def moved(run: Suspended, scores: int, *args: Any) -> Suspended:
-        assert move is not None
-        p = prefix(model, scores)
-        after = move.step(at(p, Point(run.choices, run.draws), *args), p, *args).run
-        return Suspended(after.choices, after.draws or (), *after.value)
-
     def run(*args: Any) -> Population:
-        def step(state: tuple[int, Population]) -> tuple[int, Population]:
-            scores, population = state
+        lanes = move is None and has_type(model, *args)
+        runs = Lanes(model, args) if lanes else OneByOne(model, args, move)
+
+        def step(state: tuple[int, Population, bool]) -> tuple[int, Population, bool]:
+            scores, population, _ = state
             if scores and (ess >= 1.0 or uneven(population, ess)):
                 population = resample(population, scheme)[0]
-                if move is not None and float(population.log_evidence()) > -math.inf:
-                    runs = (moved(each, scores, *args) for each in population.values.each)
-                    population = population._replace(values=Apart(tuple(runs)))
-            pairs = [advanced(each, scores, *args) for each in population.values.each]
-            log_weights = torch.stack([torch.as_tensor(w, dtype=torch.float64) for _, w in pairs])
-            values = Apart(tuple(run for run, _ in pairs))
-            population = Population(values, population.log_weights + log_weights)
+                if float(population.log_evidence()) > -math.inf:
+                    population = runs.move(population, scores)
+            population, ended = runs.advance(population, scores)
             if evidence is not None:
                 population = push_evidence(population, evidence)
-            return scores + 1, population
+            return scores + 1, population, ended
 
-        def done(state: tuple[int, Population]) -> bool:
-            return all(each.ended for each in state[1].values.each)
-
-        start = Population(
-            Apart((Suspended({}),) * particles), uniform_log_weights(particles).double()
-        )
-        _, population = iterate(step, ENDLESS, until=done)((0, start))
-        values = Apart(tuple(each.value for each in population.values.each))
+        start = Population(runs.start(particles), uniform_log_weights(particles).double())
+        population: Population = iterate(step, ENDLESS, until=_ended)((0, start, False))[1]
+        values = runs.results(population.values)
         return Population(values, population.log_weights).require_weights()
 
     run.__name__ = run.__qualname__ = f"smc({particles})"
     return Program(run)
+
+
+def _ended(state: tuple[int, Population, bool]) -> bool:
+    return state[2]
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """Suspended runs of any structures."""
+
+    model: Callback
+    args: tuple[Any, ...]
+    kernel: TraceKernel | None
+
+    def start(self, n: int) -> Apart:
+        return Apart((Suspended({}),) * n)
+
+    def advance(self, population: Population, scores: int) -> tuple[Population, bool]:
+        pairs = [self._advanced(each, scores) for each in population.values.each]
+        log_weights = torch.stack([torch.as_tensor(w, dtype=torch.float64) for _, w in pairs])
+        values = Apart(tuple(run for run, _ in pairs))
+        ended = all(run.ended for run, _ in pairs)
+        return Population(values, population.log_weights + log_weights), ended
+
+    def move(self, population: Population, scores: int) -> Population:
+        if self.kernel is None:
+            return population
+        runs = (self._moved(each, scores) for each in population.values.each)
+        return population._replace(values=Apart(tuple(runs)))
+
+    def results(self, runs: Apart) -> Apart:
+        return Apart(tuple(each.value for each in runs.each))
+
+    @property
+    def _advanced(self) -> Program:
+        return Program(lambda run, scores: advance(self.model, run, scores, *self.args))
+
+    @property
+    def _moved(self) -> Program:
+        def moved(run: Suspended, scores: int) -> Suspended:
+            assert self.kernel is not None
+            p = prefix(self.model, scores)
+            before = at(p, Point(run.choices, run.draws), *self.args)
+            after = self.kernel.step(before, p, *self.args).run
+            return Suspended(after.choices, after.draws or (), *after.value)
+
+        return Program(moved)
+
+
+class _Jointly(Handler):
+    """Keeps the lanes inside together under the exact evaluator, as they run otherwise."""
+
+    lane_wise = False
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Suspended runs of one structure: (choices, draws, result), particles first."""
+
+    model: Callback
+    args: tuple[Any, ...]
+
+    def start(self, n: int) -> Any:
+        return {}, (), ()
+
+    def advance(self, population: Population, scores: int) -> tuple[Population, bool]:
+        def lane(choices: dict[str, Tensor], draws: tuple[Tensor, ...]) -> Any:
+            after, log_weight = advance(self.model, Suspended(choices, draws), scores, *self.args)
+            value = after.value if after.ended else ()
+            return (after.choices, after.draws, value), torch.tensor(after.ended), log_weight
+
+        choices, draws, _ = population.values
+        with _Jointly():
+            every = vmap(lane, size=len(population.log_weights))
+            values, ended, log_weights = every(choices, draws)
+        log_weights = population.log_weights + log_weights.double()
+        return Population(values, log_weights), bool(ended.all())
+
+    def move(self, population: Population, scores: int) -> Population:
+        return population
+
+    def results(self, runs: Any) -> Any:
+        return runs[2]

@@ -29,6 +29,7 @@ from .errors import (
     BranchError,
     DuplicateNameError,
     ImpureProgramError,
+    NoDensityError,
     ProgramError,
     UnsupportedDistributionError,
     checked,
@@ -363,14 +364,32 @@ def abstract_run(p: Callback, *args: Any, **kwargs: Any) -> tuple[AbstractRun, A
     return run, value
 
 
+UNTYPED = (
+    BranchError,
+    DuplicateNameError,
+    ImpureProgramError,
+    NoDensityError,
+    UnsupportedDistributionError,
+)
+
+
 def check_program(p: Callback, *args: Any) -> None:
     """Raise what ``abstract_run`` finds wrong; a program that has no type may pass unchecked.
 
     Such are those whose control flow is random, and those whose branches share names.
     """
-    untyped = BranchError, DuplicateNameError, ImpureProgramError, UnsupportedDistributionError
-    with suppress(*untyped), Sealed():
+    with suppress(*UNTYPED), Sealed():
         abstract_run(p, *args)
+
+
+def has_type(p: Callback, *args: Any) -> bool:
+    """Whether the runs of a program differ in their values only, so that lanes can follow them."""
+    try:
+        with Sealed():
+            abstract_run(p, *args)
+    except UNTYPED:
+        return False
+    return True
 
 
 def program_type(p: Callback, *args: Any, **kwargs: Any) -> ProgramType:

@@ -14,16 +14,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from pushforward import dist, draw, factor, program, sample, vmap
+from pushforward import dist, draw, factor, observe, program, sample, vmap
+from pushforward.errors import ProgramError
 from pushforward.inference import (
     Population,
+    collapse,
+    importance,
     multinomial,
+    push_evidence,
     residual,
     smc,
+    spawn,
     stratified,
     systematic,
 )
 from pushforward.inference.kernels import single_site
+from pushforward.ppl import seeded
+from pushforward.ppl.abstract import has_type
 from pushforward.semantics import Measure, check, denote
 
 
@@ -178,3 +185,119 @@ def test_check_12_resample_move() -> None:
     assert share(outputs, lambda v: v[1]) == exactly("407/540")
     assert share(outputs, lambda v: v[0]) == exactly("3281/4320")
     check.valid(smc(ssm, 2, multinomial, move=single_site()), ssm).require()
+
+
+# -------------------------------------------------------------------------- together, and one by one
+
+
+def looking() -> Any:
+    """The two-state model with a branch in Python, which lanes cannot follow."""
+    x = sample("x", dist.Bernoulli(1 / 2))
+    score("first", x, 3 / 4, 1 / 4)
+    y = sample("y", dist.Bernoulli(2 / 3 if x == 1 else 1 / 3))
+    score("second", y, 1 / 2, 1 / 8)
+    return x, y
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_both_representations_are_one_algorithm(n: int) -> None:
+    assert has_type(ssm) and not has_type(looking)
+    together, apart = (denote(smc(p, n, systematic)) for p in (ssm, looking))
+    assert variance(together) == pytest.approx(variance(apart), abs=1e-14)
+    check.valid(smc(looking, n, systematic), ssm).require()
+
+
+def linear() -> Any:
+    """Three steps of a linear Gaussian model, each of them observed."""
+    x = torch.tensor(0.0)
+    for t, y in enumerate((0.5, -0.3, 1.2)):
+        x = sample(f"x{t}", dist.Normal(0.9 * x, 1.0))
+        observe(f"y{t}", dist.Normal(x, 0.5), torch.tensor(y))
+    return x
+
+
+def kalman() -> float:
+    """The log evidence of ``linear``, by the Kalman filter."""
+    mean, var, log_z = 0.0, 0.0, 0.0
+    for y in (0.5, -0.3, 1.2):
+        mean, var = 0.9 * mean, 0.81 * var + 1.0
+        s = var + 0.25
+        log_z += -0.5 * (math.log(2 * math.pi * s) + (y - mean) ** 2 / s)
+        gain = var / s
+        mean, var = mean + gain * (y - mean), (1 - gain) * var
+    return log_z
+
+
+@pytest.mark.parametrize("n", [1_000, 10_000])
+def test_many_particles_estimate_the_evidence(n: int) -> None:
+    """Within 5 standard errors of the mean of 20 runs (level 6e-7), which shrink as 1 / n."""
+    with seeded(1):
+        z = torch.stack([smc(linear, n)().log_evidence().exp() for _ in range(20)]) / math.exp(
+            kalman()
+        )
+    assert abs(float(z.mean()) - 1.0) < 5 * float(z.std()) / math.sqrt(20)
+    assert 0.3 < float(z.var()) * n < 3.0
+
+
+def test_one_step_of_many_particles_is_a_few_operations() -> None:
+    """A hundred thousand particles take no longer than Python would for a hundred."""
+    with seeded(0):
+        population = smc(linear, 100_000)()
+    assert population.values.shape == (100_000,)
+    assert float(population.effective_size()) > 10_000
+
+
+# -------------------------------------------------------------------------------------- what fails
+
+
+def test_all_particles_dead() -> None:
+    def impossible() -> Any:
+        x = sample("x", dist.Bernoulli(0.5))
+        factor("f", torch.tensor(-torch.inf))
+        factor("g", x)
+        return x
+
+    population = smc(impossible, 4)()
+    assert float(population.log_evidence()) == -math.inf
+    check.valid(smc(impossible, 2), impossible).require()
+
+
+def test_a_weight_that_is_no_number() -> None:
+    def broken() -> Any:
+        x = sample("x", dist.Bernoulli(0.5))
+        observe("y", dist.Normal(0.0, x - x), torch.tensor(0.0))
+        return x
+
+    with pytest.raises(ProgramError, match="log weight NaN or infinity"):
+        smc(broken, 4)()
+
+
+def test_results_of_different_structures_are_told_apart() -> None:
+    def either() -> Any:
+        if sample("x", dist.Bernoulli(0.5)) == 1:
+            factor("f", torch.tensor(0.0))
+            return torch.zeros(2)
+        factor("f", torch.tensor(0.0))
+        return torch.zeros(3)
+
+    with seeded(0):
+        population = smc(either, 8)()
+    with pytest.raises(ProgramError, match="results of different structures"):
+        population.mean()
+    assert population.value(0).shape in {(2,), (3,)}
+
+
+def test_spawn_collapse_and_push_evidence_keep_the_measure() -> None:
+    def weighed() -> Population:
+        return importance(ssm, 2)()
+
+    check.valid(lambda: collapse(weighed()), ssm).require()
+
+    def pushed() -> Any:
+        value, log_weight = collapse(push_evidence(weighed()))
+        assert abs(float(log_weight)) < 1e-12
+        return value
+
+    assert denote(pushed).deviation(denote(ssm))[0] < 1e-14
+    units = spawn(3)
+    assert float(units.log_evidence()) == pytest.approx(0.0, abs=1e-7)
