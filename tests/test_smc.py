@@ -187,7 +187,7 @@ def test_check_12_resample_move() -> None:
     check.valid(smc(ssm, 2, multinomial, move=single_site()), ssm).require()
 
 
-# -------------------------------------------------------------------------- together, and one by one
+# ----------------------------------------------------------------------- together, and one by one
 
 
 def looking() -> Any:
@@ -230,17 +230,20 @@ def kalman() -> float:
 
 @pytest.mark.parametrize("n", [1_000, 10_000])
 def test_many_particles_estimate_the_evidence(n: int) -> None:
-    """Within 5 standard errors of the mean of 20 runs (level 6e-7), which shrink as 1 / n."""
+    """Within 5 standard errors of the mean of 20 runs (level 6e-7).
+
+    The relative variance is 1 / n times about one a step, the chi-square of the filter to its
+    prediction; 20 runs estimate it within a factor of 4 (level 1e-6).
+    """
     with seeded(1):
-        z = torch.stack([smc(linear, n)().log_evidence().exp() for _ in range(20)]) / math.exp(
-            kalman()
-        )
+        runs = torch.stack([smc(linear, n)().log_evidence().exp() for _ in range(20)])
+    z = runs / math.exp(kalman())
     assert abs(float(z.mean()) - 1.0) < 5 * float(z.std()) / math.sqrt(20)
-    assert 0.3 < float(z.var()) * n < 3.0
+    assert 3 / 4 < float(z.var()) * n < 3 * 4
 
 
-def test_one_step_of_many_particles_is_a_few_operations() -> None:
-    """A hundred thousand particles take no longer than Python would for a hundred."""
+def test_a_hundred_thousand_particles() -> None:
+    """A hundred thousand particles run as lanes."""
     with seeded(0):
         population = smc(linear, 100_000)()
     assert population.values.shape == (100_000,)
