@@ -125,7 +125,7 @@ def collapse(population: Population) -> tuple[Any, Tensor]:
     if isinstance(population.values, Apart):
         return population.value(int(index)), total
     picked = population.values_at(index.reshape(1))
-    return tree_map(lambda x: x.squeeze(0), picked), total
+    return tree_map(lambda x: None if x is None else x.squeeze(0), picked), total
 
 
 def push_evidence(population: Population, name: str = "evidence") -> Population:

@@ -6,6 +6,7 @@ from .gibbs import gibbs
 from .involutive import involutive
 from .kernel import TraceKernel, barker, cycle, metropolis, mixture, repeat
 from .single_site import single_site
+from .slices import elliptical_slice, slice_site
 
 __all__ = [
     "TraceKernel",
@@ -13,6 +14,7 @@ __all__ = [
     "block",
     "conditional_smc",
     "cycle",
+    "elliptical_slice",
     "gibbs",
     "independence",
     "involutive",
@@ -20,4 +22,5 @@ __all__ = [
     "mixture",
     "repeat",
     "single_site",
+    "slice_site",
 ]
