@@ -78,8 +78,8 @@ FAULTS = [
     Fault(
         "a loop that is done is advanced all the same",
         "semantics.exact:Evaluator._loop_outcomes",
-        "is not None and bool(done):",
-        "is not None and bool(done) and t > 1:",
+        "if ended is not None and bool(ended):",
+        "if ended is not None and bool(ended) and t > 1:",
     ),
     Fault(
         "recursion at another depth is taken for the same",
