@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ..ppl import draw
 from ..ppl.ancestors import MultinomialAncestors, Strata, Systematic
+from ..ppl.errors import ProgramError, located
+from ..ppl.program import program_name
 from ..ppl.validate import is_lane
 from .population import Population, uniform_log_weights
 
@@ -71,4 +73,12 @@ def resample(population: Population, scheme: Scheme = systematic) -> tuple[Popul
     elif not math.isfinite(known):
         population.require_weights()
     ancestors = scheme(log_weights)
-    return Population(population.values_at(ancestors), uniform_log_weights(n, total)), ancestors
+    if ancestors.shape != (n,):
+        what = f"{program_name(scheme)} gives {list(ancestors.shape)} ancestors to {n} particles"
+        raise ProgramError(located(what, hint="a scheme returns one ancestor for each particle"))
+    try:
+        values = population.values_at(ancestors)
+    except IndexError as error:
+        what = f"{program_name(scheme)} gives ancestors that are no particles"
+        raise ProgramError(located(what, hint=f"they are numbers from 0 to {n - 1}")) from error
+    return Population(values, uniform_log_weights(n, total)), ancestors

@@ -96,6 +96,7 @@ def run_chains(
         for name, tried in outcomes.items()
         if len(tried) >= 20 and not any(tried)
     ]
+    notes += [f"no run has '{name}', which {kernel.name} is to move" for name in missed(outcomes)]
     notes += [
         f"'{name}' never changed{_where(x)}: {REDUCIBLE}"
         for name, x in found.items()
@@ -114,6 +115,11 @@ def run_chains(
         interrupted=interrupted,
         notes=tuple(notes),
     )
+
+
+def missed(outcomes: dict[str, list[bool]]) -> list[str]:
+    """The sites that were to be moved and never were there."""
+    return [name for name, tried in outcomes.items() if not tried]
 
 
 def _where(x: Tensor) -> str:

@@ -87,6 +87,21 @@ def test_importance_with_a_guide_for_some_latents(n: int) -> None:
     check.valid(importance(coin, n, guide(0.8)), coin).require()
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_importance_with_a_guide_in_lanes(n: int) -> None:
+    """The lanes of a guide propose for the lanes of the model, one for one."""
+
+    def model() -> Tensor:
+        x = vmap(lambda p: sample("x", dist.Bernoulli(p)))(f([0.2, 0.6]))
+        observe("y", dist.Bernoulli(0.2 + 0.3 * x.sum()), f(1.0))
+        return x
+
+    def lanes() -> None:
+        vmap(lambda p: sample("x", dist.Bernoulli(p)))(f([0.4, 0.5]))
+
+    check.valid(importance(model, n, lanes), model).require()
+
+
 def test_a_guide_that_misses_support_is_rejected() -> None:
     report = check.valid(importance(coin, 1, guide(1.0)), coin)
     assert report.verdict == "fail"

@@ -304,3 +304,13 @@ def test_spawn_collapse_and_push_evidence_keep_the_measure() -> None:
     assert denote(pushed).deviation(denote(ssm))[0] < 1e-14
     units = spawn(3)
     assert float(units.log_evidence()) == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize(("ancestors", "said"), [
+    ([0, 1, 7], "gives ancestors that are no particles"),
+    ([0, 1], r"gives \[2\] ancestors to 3 particles"),
+])  # fmt: skip
+def test_a_scheme_must_give_every_particle_an_ancestor(ancestors: list[int], said: str) -> None:
+    for p in (ssm, looking):
+        with pytest.raises(ProgramError, match=said):
+            smc(p, 3, scheme=lambda _: torch.tensor(ancestors))()

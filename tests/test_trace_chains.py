@@ -27,7 +27,15 @@ from pushforward import (
 )
 from pushforward.errors import DataError, InitializationError, ProgramError
 from pushforward.inference import MCMC, pseudo_marginal, smc
-from pushforward.inference.kernels import block, conditional_smc, cycle, gibbs, single_site
+from pushforward.inference.kernels import (
+    block,
+    conditional_smc,
+    cycle,
+    elliptical_slice,
+    gibbs,
+    single_site,
+    slice_site,
+)
 from pushforward.semantics import denote
 
 
@@ -184,3 +192,9 @@ def test_chains_on_traces_are_not_resumed() -> None:
     fit = chains(single_site(), 10).run(coin, seed=1)
     with pytest.raises(DataError, match="cannot be resumed"):
         chains(single_site(), 10).run(coin, resume=fit)
+
+
+@pytest.mark.parametrize("kernel", [gibbs("z"), slice_site("z"), elliptical_slice("z")])
+def test_a_misspelt_site_is_told_of(kernel: Any) -> None:
+    fit = chains(kernel, 5).run(coin, seed=1)
+    assert f"no run has 'z', which {kernel.name} is to move" in fit.warnings()

@@ -36,7 +36,7 @@ def gibbs(names: str | Sequence[str]) -> TraceKernel:
     def step(run: Traced, p: Callback, *args: Any) -> Moved:
         here = [name for name in run.choices if name in block]
         if not here:
-            return Moved(run, {})
+            return Moved(run, {"+".join(block): []})
         runs = [r for r in _runs(run, here, p, args) if r is not None]
         weights = torch.stack([r.log_density for r in runs])
         index = int(draw(dist.Categorical(logits=weights), label="gibbs"))

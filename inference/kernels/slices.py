@@ -38,7 +38,7 @@ def slice_site(name: str, width: float = 1.0, steps: int = 10) -> TraceKernel:
 
     def step(run: Traced, p: Callback, *args: Any) -> Moved:
         if name not in run.choices:
-            return Moved(run, {})
+            return Moved(run, {name: []})
         x = run.choices[name]
         if x.numel() != 1 or not x.is_floating_point():
             what = f"'{name}' is no real number"
@@ -77,7 +77,7 @@ def elliptical_slice(name: str) -> TraceKernel:
 
     def step(run: Traced, p: Callback, *args: Any) -> Moved:
         if name not in run.choices:
-            return Moved(run, {})
+            return Moved(run, {name: []})
         law, x = run.laws[name], run.choices[name]
         core = law
         while isinstance(core, torch.distributions.Independent):
