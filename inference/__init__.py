@@ -5,7 +5,7 @@ from .chains import MCMC
 from .filter import particle_filter
 from .importance import importance
 from .islands import SMC
-from .mcmc import hmc, nuts
+from .mcmc import hmc, mala, nuts
 from .population import Apart, Population, collapse, push_evidence, spawn
 from .predict import Prediction, log_likelihood, predict
 from .pseudo_marginal import pseudo_marginal
@@ -29,6 +29,7 @@ __all__ = [
     "hmc",
     "importance",
     "log_likelihood",
+    "mala",
     "multinomial",
     "nuts",
     "particle_filter",

@@ -28,8 +28,9 @@ class MCMC:
     """Run a kernel from random starts: warm-up, then draws.
 
     Args:
-        kernel: ``nuts()`` or ``hmc(leapfrogs)``, for programs whose latents are continuous; or one
-            of ``inference.kernels`` for any program, whose chains run one by one, unadapted.
+        kernel: ``nuts()``, ``hmc(leapfrogs)`` or ``mala()``, for programs whose latents are
+            continuous; or one of ``inference.kernels`` for any program, whose chains run one by
+            one, unadapted.
         chains: run together, one row each of the tensors that the kernel moves.
         draws: of each chain after warm-up.
         warmup: transitions that adapt step size and diagonal metric, and are thrown away.

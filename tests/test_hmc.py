@@ -15,7 +15,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pushforward.inference.mcmc import Kernel, Parameters, State, hmc, nuts
+from pushforward.inference.mcmc import Kernel, Parameters, State, hmc, mala, nuts
 from pushforward.inference.mcmc.hamiltonian import Phase, Potential, leapfrog, with_momentum
 from pushforward.inference.mcmc.hmc import acceptance, propose
 from pushforward.ppl import seeded
@@ -140,6 +140,24 @@ def test_faults_are_rejected(fault: str) -> None:
     move, accept, message = FAULTS[fault]
     report = judged("banana", move, accept)
     assert report.verdict == "fail" and message in report.counterexample
+
+
+def test_mala_is_the_langevin_proposal() -> None:
+    """One leapfrog is z + h^2 / 2 grad + h w; its acceptance is that of Langevin proposals."""
+    potential = potential_of(banana)
+    z, w, h = f([[0.7, -0.4]]), f([[0.3, 1.1]]), 0.4
+    parameters = Parameters(f(h), torch.ones(2, dtype=torch.float64))
+    gradient = potential(z)[1]
+    after = propose(with_momentum(mala().init(z, potential), w), potential, parameters.scale, 1)
+    assert torch.allclose(after.position, z + h**2 / 2 * gradient + h * w, atol=1e-14)
+
+    def proposal(a: Tensor, b: Tensor) -> Tensor:
+        return -((b - a - h**2 / 2 * potential(a)[1]) ** 2).sum() / (2 * h**2)
+
+    ratio = potential(after.position)[0] - potential(z)[0]
+    ratio = ratio + proposal(after.position, z) - proposal(z, after.position)
+    before = with_momentum(mala().init(z, potential), w)
+    assert torch.allclose(acceptance(before, after), ratio.clamp(max=0.0).exp(), atol=1e-13)
 
 
 def test_leapfrog_on_the_harmonic_oscillator_in_closed_form() -> None:

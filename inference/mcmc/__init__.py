@@ -2,7 +2,7 @@
 
 from .adaptation import Samples, sample
 from .hamiltonian import Kernel, Parameters, Potential, State
-from .hmc import hmc
+from .hmc import hmc, mala
 from .nuts import nuts
 
-__all__ = ["Kernel", "Parameters", "Potential", "Samples", "State", "hmc", "nuts", "sample"]
+__all__ = ["Kernel", "Parameters", "Potential", "Samples", "State", "hmc", "mala", "nuts", "sample"]

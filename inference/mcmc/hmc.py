@@ -68,3 +68,11 @@ def hmc(leapfrogs: int = 16) -> Kernel:
     if leapfrogs < 1:
         raise ValueError(f"hmc: leapfrogs must be at least 1, not {leapfrogs}")
     return Kernel(init, partial(step, leapfrogs=leapfrogs), "HMC")
+
+
+def mala() -> Kernel:
+    """The Metropolis-adjusted Langevin algorithm: HMC with one leapfrog.
+
+    Besag 1994; Roberts and Tweedie 1996.
+    """
+    return hmc(1)._replace(name="MALA")
