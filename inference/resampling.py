@@ -58,14 +58,31 @@ def residual(log_weights: Tensor) -> Tensor:
     return torch.cat([kept, drawn]).sort().values
 
 
-def resample(population: Population, scheme: Scheme = systematic) -> tuple[Population, Tensor]:
+def resample(
+    population: Population, scheme: Scheme = systematic, ahead: Tensor | None = None
+) -> tuple[Population, Tensor]:
     """Draw n ancestors; the particles get equal weights with the same total.
 
     Invariant: the expected measure of the result is that of the population.  A population of total
     weight zero is returned as it is (in lanes, with other values of weight zero).
+
+    Args:
+        ahead: log factors [n], finite, by which particles are preferred; their weights are divided
+            by them afterwards (Pitt and Shephard 1999, auxiliary particle filters).
+
+    Errors:
+        ProgramError: a weight is NaN or infinite, a factor is not finite, or the scheme does not
+            give each particle an ancestor.
     """
-    n, total = len(population.log_weights), population.log_evidence()
-    log_weights = (population.log_weights - total).detach()
+    n = len(population.log_weights)
+    log_weights = population.log_weights
+    if ahead is not None:
+        if not bool(torch.isfinite(ahead).all()):
+            what = "a factor to look ahead by is zero, infinite or NaN"
+            raise ProgramError(located(what, hint="what might matter must keep a positive factor"))
+        log_weights = log_weights + ahead
+    total = torch.logsumexp(log_weights, 0)
+    log_weights = (log_weights - total).detach()
     if is_lane(total):  # one of many populations: a dead one draws too, and stays dead
         log_weights = torch.where(total == -math.inf, 0.0, log_weights)
     elif (known := float(total.detach())) == -math.inf:
@@ -81,4 +98,5 @@ def resample(population: Population, scheme: Scheme = systematic) -> tuple[Popul
     except IndexError as error:
         what = f"{program_name(scheme)} gives ancestors that are no particles"
         raise ProgramError(located(what, hint=f"they are numbers from 0 to {n - 1}")) from error
-    return Population(values, uniform_log_weights(n, total)), ancestors
+    equal = uniform_log_weights(n, total)
+    return Population(values, equal if ahead is None else equal - ahead[ancestors]), ancestors

@@ -6,6 +6,7 @@ One algorithm over two representations of suspended runs: in lanes, or one by on
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ from .resampling import Scheme, resample, systematic
 from .sequential import ENDLESS, Suspended, advance, prefix
 from .traces import Point, at
 
+Ahead = Callable[[dict[str, Tensor], int], Any]
+
 
 def smc(
     model: Callback,
@@ -31,6 +34,7 @@ def smc(
     ess: float = 1.0,
     move: TraceKernel | None = None,
     evidence: str | None = None,
+    ahead: Ahead | None = None,
 ) -> Program:
     """Sequential Monte Carlo for any program; it returns a ``Population``.
 
@@ -51,6 +55,9 @@ def smc(
             its last score (resample-move; Gilks and Berzuini 2001).
         evidence: score the total weight in the program around, at each step, under this name; the
             weights of the result then sum to one.
+        ahead: ``ahead(choices, scores)``, a finite log factor by which a particle of these choices,
+            which has passed so many scores, is preferred when resampling (auxiliary particle
+            filter): an estimate of the scores to come.  Any is valid, a good one reduces variance.
     """
     if particles < 1:
         raise ValueError("smc needs at least one particle")
@@ -62,7 +69,8 @@ def smc(
         def step(state: tuple[int, Population, bool]) -> tuple[int, Population, bool]:
             scores, population, _ = state
             if scores and (ess >= 1.0 or uneven(population, ess)):
-                population = resample(population, scheme)[0]
+                factors = None if ahead is None else runs.looked(ahead, population, scores)
+                population = resample(population, scheme, factors)[0]
                 if float(population.log_evidence()) > -math.inf:
                     population = runs.move(population, scores)
             population, ended = runs.advance(population, scores)
@@ -106,6 +114,10 @@ class OneByOne:
             return population
         runs = (self._moved(each, scores) for each in population.values.each)
         return population._replace(values=Apart(tuple(runs)))
+
+    def looked(self, ahead: Ahead, population: Population, scores: int) -> Tensor:
+        found = [ahead(each.choices, scores) for each in population.values.each]
+        return torch.stack([torch.as_tensor(each, dtype=torch.float64) for each in found])
 
     def results(self, runs: Apart) -> Apart:
         return Apart(tuple(each.value for each in runs.each))
@@ -157,6 +169,13 @@ class Lanes:
 
     def move(self, population: Population, scores: int) -> Population:
         return population
+
+    def looked(self, ahead: Ahead, population: Population, scores: int) -> Tensor:
+        def lane(choices: dict[str, Tensor]) -> Tensor:
+            return torch.as_tensor(ahead(choices, scores), dtype=torch.float64)
+
+        found: Tensor = vmap(lane, size=len(population.log_weights))(population.values[0])
+        return found
 
     def results(self, runs: Any) -> Any:
         return runs[2]

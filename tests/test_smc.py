@@ -22,6 +22,7 @@ from pushforward.inference import (
     importance,
     multinomial,
     push_evidence,
+    resample,
     residual,
     smc,
     spawn,
@@ -248,6 +249,55 @@ def test_a_hundred_thousand_particles() -> None:
         population = smc(linear, 100_000)()
     assert population.values.shape == (100_000,)
     assert float(population.effective_size()) > 10_000
+
+
+# -------------------------------------------------------------------------------------- look ahead
+
+
+def foresight(choices: dict[str, Tensor], scores: int) -> Tensor:
+    """After the first score of ``ssm``: the expectation of the second, 3/8 or 1/4."""
+    return torch.where(choices["x"] == 1, 3 / 8, 1 / 4).log() if scores == 1 else torch.tensor(0.0)
+
+
+def fancy(choices: dict[str, Tensor], scores: int) -> Tensor:
+    return 2.0 * choices["x"] - scores
+
+
+@pytest.mark.parametrize("ahead", [foresight, fancy])
+@pytest.mark.parametrize("p", [ssm, looking])
+def test_any_look_ahead_is_valid(p: Any, ahead: Any) -> None:
+    for n in (1, 2):
+        check.valid(smc(p, n, multinomial, ahead=ahead), ssm).require()
+
+
+def test_a_good_look_ahead_reduces_the_variance() -> None:
+    plain, good, bad = (
+        variance(denote(smc(ssm, 2, multinomial, ahead=a))) for a in (None, foresight, fancy)
+    )
+    assert good < plain == exactly("173/16384") < bad
+
+
+def test_a_factor_that_is_not_divided_out_is_rejected() -> None:
+    def forgetful() -> Population:
+        population = importance(ssm, 2)()
+        factors = torch.where(population.values[0] == 1, 0.5, 0.0)
+        looked = resample(population, multinomial, factors)[0]
+        return looked._replace(log_weights=looked.log_weights + factors)
+
+    assert check.valid(program(forgetful), ssm).verdict == "fail"
+
+    def rightly() -> Population:
+        population = importance(ssm, 2)()
+        return resample(population, multinomial, torch.where(population.values[0] == 1, 0.5, 0.0))[
+            0
+        ]
+
+    check.valid(program(rightly), ssm).require()
+
+
+def test_a_factor_of_zero_is_refused() -> None:
+    with pytest.raises(ProgramError, match="a factor to look ahead by is zero, infinite or NaN"):
+        smc(ssm, 2, ahead=lambda choices, scores: choices["x"].log())()
 
 
 # -------------------------------------------------------------------------------------- what fails
