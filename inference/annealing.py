@@ -96,7 +96,7 @@ def annealed(
             log_weights = population.log_weights + (ladder[k] - ladder[k - 1]) * scores
             population = Population(population.values, log_weights)
             if ladder[k] < 1.0:
-                if scheme is not None and (ess >= 1.0 or _uneven(population, ess)):
+                if scheme is not None and population.is_uneven(ess):
                     population = resample(population, scheme)[0]
                 pairs = zip(population.values.each, population.log_weights.tolist(), strict=True)
                 alive = (moved(r, ladder[k], *args) if w > -math.inf else r for r, w in pairs)
@@ -111,10 +111,6 @@ def annealed(
 
     run.__name__ = run.__qualname__ = f"annealed({particles})"
     return Program(run)
-
-
-def _uneven(population: Population, ess: float) -> bool:
-    return float(population.effective_size()) <= ess * len(population.log_weights)
 
 
 def spaced_powers(log_scores: Tensor, ess: float = 0.5) -> list[float]:

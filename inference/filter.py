@@ -147,7 +147,7 @@ def particle_filter(
         def step(state: tuple[Population, bool], t: Tensor) -> tuple[Any, Any]:
             population, recording = state
             ancestors = None
-            if int(t) > 0 and (ess >= 1.0 or uneven(population, ess)):
+            if int(t) > 0 and population.is_uneven(ess):
                 population, ancestors = resampled(population, recording)
             particle, output, log_weights = vmap(advance, (0, None, *constants), particles)(
                 population.values, int(t), *args
@@ -174,10 +174,6 @@ def particle_filter(
 
     run.__name__ = run.__qualname__ = f"particle_filter({particles})"
     return Program(run)
-
-
-def uneven(population: Population, ess: float) -> bool:
-    return float(population.effective_size().detach()) <= ess * len(population.log_weights)
 
 
 def ancestry(outputs: Any, ancestors: Tensor) -> Any:

@@ -76,6 +76,11 @@ class Population(NamedTuple):
         """1 / sum of squared normalised weights (Kish)."""
         return 1.0 / self.probabilities().square().sum()
 
+    def is_uneven(self, fraction: float) -> bool:
+        """Whether the effective sample size is at most this fraction of the particles."""
+        size = float(self.effective_size().detach())
+        return fraction >= 1.0 or size <= fraction * len(self.log_weights)
+
     def mean(self) -> Any:
         """The self-normalised mean of every tensor of the values: consistent, but biased."""
         p, values = self.probabilities(), together(self.values)

@@ -25,7 +25,7 @@ def rejection(model: Callback, bound: float) -> Program:
         raise ProgramError(located(f"rejection needs a positive bound, not {bound}"))
     once = untraced(weighted(model))
 
-    def attempt(again: Any, trial: int, *args: Any) -> tuple[Any, int]:
+    def attempt(again: Any, trial: int, *args: Any) -> Any:
         value, log_weight = once(*args)
         chance = log_weight.exp() / bound
         if not float(chance) <= 1.0 + 1e-12:
@@ -33,7 +33,7 @@ def rejection(model: Callback, bound: float) -> Program:
             raise ProgramError(located(f"{what}, beyond the bound {bound:g}", hint="raise bound="))
         if bool(draw(dist.Bernoulli(torch.clamp(chance, max=1.0)), label="accept")):
             return value, trial
-        return again(trial + 1, *args)  # type: ignore[no-any-return]
+        return again(trial + 1, *args)
 
     sampler = fix(attempt)
 

@@ -23,6 +23,7 @@ from ..ppl.effects import (
 )
 from ..ppl.handlers import Handler, Untracing, is_one, plated
 from ..ppl.program import Callback, Program, program_name
+from .population import Apart, Population
 
 # Effects that are run in place: leaving one that is denoted on its own would be seen by the first
 # of its paths only.
@@ -119,17 +120,13 @@ class Advancing(_Counting):
         if is_draw(msg):
             self.mark(msg, "draw")
             if len(self.draws) < len(self.given_draws):
-                self._give(msg, self.given_draws[len(self.draws)])
+                self.give(msg, self.given_draws[len(self.draws)])
         elif is_latent(msg):
             self.mark(msg, "choice")
             if msg["name"] in self.given:
-                self._give(msg, self.given[msg["name"]])
+                self.give(msg, self.given[msg["name"]])
         elif msg["is_observed"]:
             msg["type"], msg["infer"]["absorber"] = "absorbed", self
-
-    def _give(self, msg: Message, value: Tensor) -> None:
-        msg["value"], msg["is_observed"], msg["done"] = value, True, True
-        msg["type"], msg["infer"]["absorber"] = "absorbed", self
 
     def _postprocess_message(self, msg: Message) -> None:
         if self.marked(msg) == "draw":
@@ -158,6 +155,18 @@ def advance(model: Callback, run: Suspended, scores: int, *args: Any) -> tuple[S
         ended, value = True, model(*args)
     after = Suspended(advancing.choices, advancing.draws, ended, value)
     return after, torch.as_tensor(advancing.log_weight)
+
+
+def advance_each(
+    model: Callback, population: Population, scores: int, *args: Any
+) -> tuple[Population, bool]:
+    """Particles that are suspended runs, each with one score more; and whether all have ended."""
+    advanced = Program(lambda run: advance(model, run, scores, *args))
+    pairs = [advanced(run) for run in population.values.each]
+    log_weights = torch.stack([torch.as_tensor(w, dtype=torch.float64) for _, w in pairs])
+    runs = tuple(run for run, _ in pairs)
+    ended = all(run.ended for run in runs)
+    return Population(Apart(runs), population.log_weights + log_weights), ended
 
 
 def prefix(model: Callback, scores: int) -> Program:

@@ -16,12 +16,13 @@ from torch import Tensor
 from ..ppl import iterate, vmap
 from ..ppl.abstract import has_type
 from ..ppl.handlers import Handler
+from ..ppl.keys import Bookkeeping
 from ..ppl.program import Callback, Program
-from .filter import uneven
+from .importance import signature
 from .kernels.kernel import TraceKernel
 from .population import Apart, Population, push_evidence, uniform_log_weights
 from .resampling import Scheme, resample, systematic
-from .sequential import ENDLESS, Suspended, advance, prefix
+from .sequential import ENDLESS, Suspended, advance, advance_each, prefix
 from .traces import Point, at
 
 Ahead = Callable[[dict[str, Tensor], int], Any]
@@ -62,13 +63,19 @@ def smc(
     if particles < 1:
         raise ValueError("smc needs at least one particle")
 
+    asked, typed = Bookkeeping(), Bookkeeping()
+
     def run(*args: Any) -> Population:
-        lanes = move is None and has_type(model, *args)
+        if (key := signature(args)) not in asked:
+            if has_type(model, *args):
+                typed.add(key)
+            asked.add(key)
+        lanes = move is None and key in typed
         runs = Lanes(model, args) if lanes else OneByOne(model, args, move)
 
         def step(state: tuple[int, Population, bool]) -> tuple[int, Population, bool]:
             scores, population, _ = state
-            if scores and (ess >= 1.0 or uneven(population, ess)):
+            if scores and population.is_uneven(ess):
                 factors = None if ahead is None else runs.looked(ahead, population, scores)
                 population = resample(population, scheme, factors)[0]
                 if float(population.log_evidence()) > -math.inf:
@@ -103,11 +110,7 @@ class OneByOne:
         return Apart((Suspended({}),) * n)
 
     def advance(self, population: Population, scores: int) -> tuple[Population, bool]:
-        pairs = [self._advanced(each, scores) for each in population.values.each]
-        log_weights = torch.stack([torch.as_tensor(w, dtype=torch.float64) for _, w in pairs])
-        values = Apart(tuple(run for run, _ in pairs))
-        ended = all(run.ended for run, _ in pairs)
-        return Population(values, population.log_weights + log_weights), ended
+        return advance_each(self.model, population, scores, *self.args)
 
     def move(self, population: Population, scores: int) -> Population:
         if self.kernel is None:
@@ -121,10 +124,6 @@ class OneByOne:
 
     def results(self, runs: Apart) -> Apart:
         return Apart(tuple(each.value for each in runs.each))
-
-    @property
-    def _advanced(self) -> Program:
-        return Program(lambda run, scores: advance(self.model, run, scores, *self.args))
 
     @property
     def _moved(self) -> Program:

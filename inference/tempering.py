@@ -51,7 +51,7 @@ def tempered(
         population = Population(population.values, log_weights)
         if float(population.log_evidence()) == -math.inf:
             return population, None  # nothing is left to move
-        if float(population.effective_size()) <= ess * particles:
+        if population.is_uneven(ess):
             population = resampled(population)
         return Population(moved(population.values, beta), population.log_weights), None
 

@@ -114,14 +114,14 @@ class Tracing(Handler):
             if is_draw(msg) and self.given_draws is not None:
                 self.mark(msg, "draw")
                 if len(self.draws) < len(self.given_draws):
-                    self._set(msg, self.given_draws[len(self.draws)])
+                    self.give(msg, self.given_draws[len(self.draws)])
             elif is_latent(msg):
-                self._give(msg)
+                self._choose(msg)
             elif msg["is_observed"]:
                 self.mark(msg, "derived" if is_deterministic(msg) else "score")
                 msg["type"], msg["infer"]["absorber"] = "absorbed", self
 
-    def _give(self, msg: Message) -> None:
+    def _choose(self, msg: Message) -> None:
         name = msg["name"]
         if name in self.choices:
             raise ProgramError(
@@ -133,19 +133,14 @@ class Tracing(Handler):
             return
         value = self.given[name]
         if bool(torch.as_tensor(space_of(msg["fn"]).contains(value)).all()):
-            self._set(msg, value)
+            self.give(msg, value)
         else:
             self.impossible = True
-
-    def _set(self, msg: Message, value: Tensor) -> None:
-        msg["value"], msg["is_observed"], msg["done"] = value, True, True
-        msg["type"], msg["infer"]["absorber"] = "absorbed", self
 
     def _same_space(self, name: str, law: Any) -> bool:
         if name not in self.laws_of:
             return True
-        ours, theirs = space_of(law), space_of(self.laws_of[name])
-        return str(ours) == str(theirs)
+        return space_of(law) == space_of(self.laws_of[name])
 
     def _postprocess_message(self, msg: Message) -> None:
         if self.marked(msg) == "draw":

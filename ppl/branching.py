@@ -105,9 +105,9 @@ def switch(index: Tensor | int, *programs: Callback) -> Program:
 
 def _in_range(index: Tensor | int, count: int) -> Tensor | int:
     """The index; raises if it is that of no branch, also where Python cannot look at it."""
-    if not is_lane(index):
+    if not isinstance(index, Tensor) or not is_lane(index):
         return index
-    whole = index.long()  # type: ignore[union-attr]
+    whole = index.long()
     whole = torch.where(whole == index, whole, count)
     numbers = torch.arange(count, device=whole.device)
     try:

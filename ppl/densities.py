@@ -28,7 +28,7 @@ def log_density(distribution: Any, value: Tensor) -> Tensor:
         inner = log_density(distribution.base_dist, value)
         dims = distribution.reinterpreted_batch_ndims
         return inner.sum(tuple(range(-dims, 0))) if dims else inner
-    exact = next((f for kind, f in _EXACT if isinstance(distribution, kind)), None)
+    exact = _exact(distribution)
     log_prob = distribution.log_prob(value) if exact is None else exact(distribution, value)
     inside = possible(distribution, value)
     return log_prob if inside is None else log_prob.masked_fill(~inside, -math.inf)
@@ -69,8 +69,6 @@ def _bernoulli(distribution: Any, value: Tensor) -> Tensor:
 
 
 def _categorical(distribution: Any, value: Tensor) -> Tensor:
-    if not _by_probs(distribution):
-        return distribution.log_prob(value)  # type: ignore[no-any-return]
     index, p = torch.broadcast_tensors(value.long()[..., None], distribution.probs)
     chosen: Tensor = p.gather(-1, index[..., :1])[..., 0]
     return chosen.log()
@@ -90,24 +88,18 @@ def _multinomial(distribution: Any, value: Tensor) -> Tensor:
 
 
 def _binomial(distribution: Any, value: Tensor) -> Tensor:
-    if not _by_probs(distribution):
-        return distribution.log_prob(value)  # type: ignore[no-any-return]
     n, p = distribution.total_count, distribution.probs
     orders = torch.lgamma(n + 1) - torch.lgamma(value + 1) - torch.lgamma(n - value + 1)
     return orders + _times(value, p.log()) + _times(n - value, torch.log1p(-p))
 
 
 def _geometric(distribution: Any, value: Tensor) -> Tensor:
-    if not _by_probs(distribution):
-        return distribution.log_prob(value)  # type: ignore[no-any-return]
     p = distribution.probs
     log_prob: Tensor = _times(value, torch.log1p(-p)) + p.log()
     return log_prob
 
 
 def _negative_binomial(distribution: Any, value: Tensor) -> Tensor:
-    if not _by_probs(distribution):
-        return distribution.log_prob(value)  # type: ignore[no-any-return]
     n, p = distribution.total_count, distribution.probs
     orders = torch.lgamma(n + value) - torch.lgamma(value + 1) - torch.lgamma(n)
     return orders + _times(value, p.log()) + _times(n, torch.log1p(-p))
@@ -118,12 +110,22 @@ def _times(count: Tensor, log: Tensor) -> Tensor:
     return torch.where(count == 0, 0.0, count * torch.where(count == 0, 0.0, log))
 
 
-_EXACT: list[tuple[type, Callable[[Any, Tensor], Tensor]]] = [
-    (torch.distributions.Bernoulli, _bernoulli),
-    (torch.distributions.Binomial, _binomial),
-    (torch.distributions.Categorical, _categorical),
-    (torch.distributions.Geometric, _geometric),
-    (torch.distributions.Multinomial, _multinomial),
-    (torch.distributions.NegativeBinomial, _negative_binomial),
-    (torch.distributions.OneHotCategorical, _one_hot),
-]
+# What torch clamps: in every case, and only where the probabilities are given.
+_ALWAYS: dict[type, Callable[[Any, Tensor], Tensor]] = {
+    torch.distributions.Bernoulli: _bernoulli,
+    torch.distributions.Multinomial: _multinomial,
+}
+_GIVEN_PROBS: dict[type, Callable[[Any, Tensor], Tensor]] = {
+    torch.distributions.Binomial: _binomial,
+    torch.distributions.Categorical: _categorical,
+    torch.distributions.Geometric: _geometric,
+    torch.distributions.NegativeBinomial: _negative_binomial,
+    torch.distributions.OneHotCategorical: _one_hot,
+}
+
+
+def _exact(distribution: Any) -> Callable[[Any, Tensor], Tensor] | None:
+    """The density that takes the place of torch's, if one must."""
+    given = _by_probs(vars(distribution).get("_categorical", distribution))
+    table = {**_ALWAYS, **_GIVEN_PROBS} if given else _ALWAYS
+    return next((f for kind, f in table.items() if isinstance(distribution, kind)), None)

@@ -44,6 +44,11 @@ class Handler(Messenger):  # type: ignore[misc]
     def restore(self, state: Any) -> None:
         del state
 
+    def give(self, msg: Message, value: Tensor) -> None:
+        """Replace a choice by a recorded value, which scores nothing."""
+        msg["value"], msg["is_observed"], msg["done"] = value, True, True
+        msg["type"], msg["infer"]["absorber"] = "absorbed", self
+
     def mark(self, msg: Message, what: str) -> None:
         """Note what this handler has to do with a message, for when it comes back."""
         msg["infer"] = {**(msg["infer"] or {}), ("mark", id(self)): what}

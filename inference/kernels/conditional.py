@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ...ppl import condition, draw, iterate
 from ...ppl.errors import ProgramError, located
-from ...ppl.program import Callback, Program
+from ...ppl.program import Callback
 from ..population import Apart, Population, collapse, uniform_log_weights
-from ..sequential import ENDLESS, Suspended, advance, prefix
+from ..sequential import ENDLESS, Suspended, advance_each, prefix
 from ..traces import Point, Traced, at, traced
 from .kernel import Moved, TraceKernel
 
@@ -64,12 +64,8 @@ def _conditional(
 ) -> Population:
     """The population of choices that conditional SMC ends with."""
 
-    @Program
-    def advanced(run: Suspended, scores: int) -> tuple[Suspended, Tensor]:
-        return advance(p, run, scores, *args)
-
-    def step(state: tuple[int, Population, dict[str, Tensor]]) -> Any:
-        scores, population, line = state
+    def step(state: tuple[int, Population, dict[str, Tensor], bool]) -> Any:
+        scores, population, line, _ = state
         if scores:
             total = population.log_evidence()
             weights = (population.log_weights - total).exp()
@@ -82,16 +78,14 @@ def _conditional(
         first, *rest = population.values.each
         if not first.ended:
             first = first._replace(choices=line)
-        pairs = [advanced(each, scores) for each in (first, *rest)]
-        log_weights = torch.stack([torch.as_tensor(w, dtype=torch.float64) for _, w in pairs])
-        values = Apart(tuple(each for each, _ in pairs))
-        return scores + 1, Population(values, population.log_weights + log_weights), line
-
-    def done(state: tuple[int, Population, Any]) -> bool:
-        return all(each.ended for each in state[1].values.each)
+        population = population._replace(values=Apart((first, *rest)))
+        population, ended = advance_each(p, population, scores, *args)
+        return scores + 1, population, line, ended
 
     start = Population(Apart((Suspended({}),) * n), uniform_log_weights(n).double())
-    population: Population = iterate(step, ENDLESS, until=done)((0, start, retained))[1]
+    population: Population = iterate(step, ENDLESS, until=lambda state: state[3])(
+        (0, start, retained, False)
+    )[1]
     return population._replace(values=Apart(tuple(each.choices for each in population.values.each)))
 
 

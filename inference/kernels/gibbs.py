@@ -12,11 +12,11 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from ...ppl import draw
-from ...ppl.errors import BudgetError, ProgramError, located
-from ...ppl.program import Callback, program_name
+from ...ppl.errors import BudgetError, located
+from ...ppl.program import Callback
 from ...ppl.support import finite_support
-from ..traces import Traced, traced
-from .kernel import Moved, TraceKernel
+from ..traces import Traced
+from .kernel import Moved, TraceKernel, replaced
 
 LIMIT = 10_000  # joint values of a block
 
@@ -49,16 +49,8 @@ def gibbs(names: str | Sequence[str]) -> TraceKernel:
             what = f"the block {here} has {count} joint values, over {LIMIT}"
             raise BudgetError(located(what, hint="update it in smaller blocks"))
         for values in itertools.product(*supports):
-            choices = {**run.choices, **dict(zip(here, values, strict=True))}
-            found = traced(p, choices, run.laws, *args)
-            if found is not None and found.draws:
-                what = f"{program_name(p)} draws anonymously, so its conditionals are not known"
-                raise ProgramError(located(what, hint="use single_site() or block(...)"))
-            if found is not None and (found.drawn or found.choices.keys() != choices.keys()):
-                other = sorted(found.drawn | (found.choices.keys() ^ choices.keys()))
-                what = f"the block {here} decides about the choices {other}"
-                raise ProgramError(located(what, hint="add them to it, or use single_site()"))
-            yield found
+            chosen = dict(zip(here, values, strict=True))
+            yield replaced(run, chosen, p, args, f"the block {here}")
 
     return TraceKernel(step, f"gibbs({', '.join(block)})")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...ppl import draw
 from ...ppl.errors import ProgramError, located
 from ...ppl.program import Callback, Program, program_name
-from ..traces import Point, Traced, at, total
+from ..traces import Point, Traced, at, total, traced
 
 # From the log of a ratio of flows to the probability to accept; g(r) = r g(1 / r).
 Acceptance = Callable[[Tensor], Tensor]
@@ -92,6 +92,26 @@ def log_ratio(run: Traced, proposed: Traced) -> Tensor:
     kept = proposed.choices.keys() - proposed.drawn
     before, after = (total(r.log_probs[name] for name in kept) for r in (run, proposed))
     return proposed.log_score + after - run.log_score - before
+
+
+def replaced(
+    run: Traced, values: dict[str, Tensor], p: Callback, args: tuple[Any, ...], who: str
+) -> Traced | None:
+    """The run with some values replaced, all others as they are; None if that is impossible.
+
+    Errors:
+        ProgramError: the values decide about other choices, or the program draws anonymously.
+    """
+    kept = {name: law for name, law in run.laws.items() if name not in values}
+    found = traced(p, {**run.choices, **values}, kept, *args)
+    if found is not None and (found.drawn or found.choices.keys() != run.choices.keys()):
+        other = sorted(found.drawn | (found.choices.keys() ^ run.choices.keys()))
+        what = f"{who} decides about the choices {other}"
+        raise ProgramError(located(what, hint="use block(...) or single_site(), which draw those"))
+    if found is not None and found.draws:
+        what = f"{program_name(p)} has a density that is drawn anew each time, and no conditionals"
+        raise ProgramError(located(what, hint="use block(...) on pseudo-marginal programs"))
+    return found
 
 
 # ------------------------------------------------------------------------------------ compositions

@@ -15,8 +15,8 @@ from torch import Tensor
 from ...ppl import draw
 from ...ppl.errors import ConvergenceError, ProgramError, located
 from ...ppl.program import Callback
-from ..traces import Traced, fresh, traced
-from .kernel import Moved, TraceKernel
+from ..traces import Traced
+from .kernel import Moved, TraceKernel, replaced
 
 SHRINKS = 1_000  # of an interval, until something is wrong
 _GAUSSIAN = (torch.distributions.Normal, torch.distributions.MultivariateNormal)
@@ -46,7 +46,7 @@ def slice_site(name: str, width: float = 1.0, steps: int = 10) -> TraceKernel:
         level = run.log_density + _uniform().log()
 
         def within(at: Tensor) -> Traced | None:
-            return _above(_moved(run, name, at, p, args), level)
+            return _above(replaced(run, {name: at}, p, args, f"'{name}'"), level)
 
         low = x - width * _uniform()
         high, left = low + width, int(steps * float(_uniform()))
@@ -91,7 +91,7 @@ def elliptical_slice(name: str) -> TraceKernel:
         low, high = angle - 2 * math.pi, angle
         for _ in range(SHRINKS):
             at = law.mean + (x - law.mean) * angle.cos() + (other - law.mean) * angle.sin()
-            found = _moved(run, name, at.to(x.dtype), p, args)
+            found = replaced(run, {name: at.to(x.dtype)}, p, args, f"'{name}'")
             likely = found is not None and bool(found.log_density - found.log_probs[name] > level)
             if found is not None and likely:
                 return Moved(found, {name: [True]})
@@ -100,22 +100,6 @@ def elliptical_slice(name: str) -> TraceKernel:
         raise _endless(name)
 
     return TraceKernel(step, f"elliptical_slice({name})")
-
-
-def _moved(
-    run: Traced, name: str, value: Tensor, p: Callback, args: tuple[Any, ...]
-) -> Traced | None:
-    """The run with one value replaced; None if that is impossible."""
-    kept = {n: law for n, law in run.laws.items() if n != name}
-    found = traced(p, {**run.choices, name: value}, kept, *args, draws=fresh(run))
-    if found is not None and (found.drawn or found.choices.keys() != run.choices.keys()):
-        other = sorted(found.drawn | (found.choices.keys() ^ run.choices.keys()))
-        what = f"'{name}' decides about the choices {other}"
-        raise ProgramError(located(what, hint="use block(...), which draws those anew"))
-    if found is not None and found.draws:
-        what = "a slice cannot be told under a density that is drawn anew each time"
-        raise ProgramError(located(what, hint="use block(...) on pseudo-marginal programs"))
-    return found
 
 
 def _above(found: Traced | None, level: Tensor) -> Traced | None:
