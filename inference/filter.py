@@ -7,15 +7,16 @@ may use anything that was chosen before, and resampling moves all of it together
 
 from __future__ import annotations
 
+import functools
 import math
 from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
-from ..ppl import scan, vmap
+from ..ppl import cond, scan, vmap
 from ..ppl.abstract import check_program
 from ..ppl.combinators import Loop
 from ..ppl.effects import Message, is_latent
@@ -23,6 +24,7 @@ from ..ppl.errors import ProgramError, located
 from ..ppl.handlers import Handler, Proposing, Untracing, Weighing
 from ..ppl.keys import Bookkeeping
 from ..ppl.program import Callback, Program, program_name
+from ..ppl.validate import is_hidden
 from .importance import signature
 from .population import Population
 from .resampling import Scheme, resample, systematic
@@ -71,7 +73,7 @@ class _Stop(_AtScan):
 class _Advance(_AtScan):
     """Runs step t of the scan from a carry, and suspends again."""
 
-    def __init__(self, replayed: dict[str, Tensor], carry: Any, t: int) -> None:
+    def __init__(self, replayed: dict[str, Tensor], carry: Any, t: int | Tensor) -> None:
         super().__init__(replayed)
         self.carry, self.t = carry, t
 
@@ -113,7 +115,9 @@ def particle_filter(
             try:
                 model(*args)
             except _Suspended:
-                return (before.choices, at.carry), at.length, torch.as_tensor(weight.log_weight)
+                particle = before.choices, at.carry
+                log_weight = torch.as_tensor(weight.log_weight, dtype=_precision(particle))
+                return particle, at.length, log_weight
         raise ProgramError(
             located(
                 f"{program_name(model)} has no scan(...) to resample between",
@@ -121,7 +125,7 @@ def particle_filter(
             )
         )
 
-    def advance(particle: Any, t: int, *args: Any) -> tuple[Any, Any, Tensor]:
+    def advance(particle: Any, t: int | Tensor, *args: Any) -> tuple[Any, Any, Tensor]:
         choices, carry = particle
         advancing = _Advance(choices, carry, t)
         with suppress(_Suspended), Untracing(), Weighing() as weight, advancing as at:
@@ -134,55 +138,80 @@ def particle_filter(
             value = model(*args)
         return value, torch.as_tensor(weight.log_weight)
 
+    @Program
+    def moved(population: Population, t: int | Tensor, args: tuple[Any, ...]) -> Any:
+        """All particles through step t."""
+        axes = (0, None, *(None for _ in args))
+        particle, output, log_weights = vmap(advance, axes, particles)(population.values, t, *args)
+        return Population(particle, population.log_weights + log_weights), output
+
+    @Program
+    def resampled(population: Population) -> tuple[Population, Tensor]:
+        return resample(population, scheme)
+
+    def kept(population: Population) -> tuple[Population, Tensor]:
+        return population, torch.arange(particles, device=population.log_weights.device)
+
+    def step(state: tuple[Population, Any], t: Tensor) -> tuple[Any, Any]:
+        population, args = state
+        again = cond(population.is_uneven(ess), resampled, kept)
+        population, ancestors = resampled(population) if ess >= 1.0 else again(population)
+        population, output = moved(population, t if is_hidden(t) else int(t), args)
+        return (population, args), None if output is None else (output, ancestors)
+
     checked = Bookkeeping()
 
     def run(*args: Any) -> Population:
-        if (key := signature(args)) not in checked:
+        if not any(map(is_hidden, tree_leaves(args))) and (key := signature(args)) not in checked:
             check_program(model, *args)
             checked.add(key)
         constants = (None,) * len(args)
         state, lengths, log_weights = vmap(start, constants, particles)(*args)
         population = Population(state, log_weights)  # n times too heavy until the end: no rounding
-
-        def step(state: tuple[Population, bool], t: Tensor) -> tuple[Any, Any]:
-            population, recording = state
-            ancestors = None
-            if int(t) > 0 and population.is_uneven(ess):
-                population, ancestors = resampled(population, recording)
-            particle, output, log_weights = vmap(advance, (0, None, *constants), particles)(
-                population.values, int(t), *args
-            )
-            population = Population(particle, population.log_weights + log_weights)
-            if output is None:
-                return (population, False), None
-            if ancestors is None:
-                ancestors = torch.arange(particles, device=log_weights.device)
-            return (population, True), (output, ancestors)
-
-        (population, _), history = scan(step)((population, False), torch.arange(int(lengths[0])))
-        outputs = None if history is None else ancestry(*history)
+        outputs = None
+        if length := int(lengths[0]):
+            population, first = moved(population, 0, args)
+            (population, _), rest = scan(step)((population, args), torch.arange(1, length))
+            outputs = ancestry(first, rest)
         values, log_weights = vmap(finish, (0, 0, *constants), particles)(
             population.values, outputs, *args
         )
         log_weights = population.log_weights + log_weights - math.log(particles)
         return Population(values, log_weights).require_weights()
 
-    @Program
-    def resampled(population: Population, recording: bool) -> tuple[Population, Tensor | None]:
-        population, ancestors = resample(population, scheme)
-        return population, ancestors if recording else None  # without outputs nobody asks for them
-
     run.__name__ = run.__qualname__ = f"particle_filter({particles})"
     return Program(run)
 
 
-def ancestry(outputs: Any, ancestors: Tensor) -> Any:
-    """The outputs [steps, particles, ...] along each final particle's line, particles first."""
-    steps, particles = ancestors.shape
-    line, lines = torch.arange(particles, device=ancestors.device), []
-    for t in reversed(range(steps)):
+def _precision(particle: Any) -> torch.dtype:
+    """The precision of a particle; weights that begin in it keep it."""
+    dtypes = [x.dtype for x in tree_leaves(particle) if isinstance(x, Tensor)]
+    floating = [dtype for dtype in dtypes if dtype.is_floating_point]
+    return functools.reduce(torch.promote_types, floating, torch.get_default_dtype())
+
+
+def ancestry(first: Any, rest: tuple[Any, Tensor] | None) -> Any:
+    """The outputs along each final particle's line, particles first: [particles, steps, ...].
+
+    Args:
+        first: the outputs [particles, ...] of the first step.
+        rest: those of later steps [steps - 1, particles, ...], with the ancestors of their
+            particles [steps - 1, particles].
+    """
+    if first is None or rest is None:
+        return tree_map(lambda x: None if x is None else x[:, None], first)
+    outputs, ancestors = rest
+    line, lines = torch.arange(ancestors.shape[1], device=ancestors.device), []
+    for later in ancestors.flip(0).unbind():
         lines.append(line)
-        line = ancestors[t][line]
+        line = later[line]
+    lines.append(line)
     index = torch.stack(lines[::-1])
-    rows = torch.arange(steps, device=ancestors.device)[:, None]
-    return tree_map(lambda x: None if x is None else x[rows, index].movedim(0, 1), outputs)
+    rows = torch.arange(len(index), device=ancestors.device)[:, None]
+
+    def along(first: Any, rest: Any) -> Any:
+        if first is None:
+            return None
+        return torch.cat([first[None], rest])[rows, index].movedim(0, 1)
+
+    return tree_map(along, first, outputs)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from ..ppl import draw, factor
 from ..ppl.errors import ProgramError, located
-from ..ppl.validate import is_lane
+from ..ppl.validate import is_hidden
 
 
 class Apart(NamedTuple):
@@ -55,7 +55,7 @@ class Population(NamedTuple):
     def require_weights(self) -> Population:
         """This population; a ``ProgramError`` if a log weight is NaN or infinite."""
         bad = torch.isnan(self.log_weights) | (self.log_weights == math.inf)
-        if not is_lane(bad) and bool(bad.any()):
+        if not is_hidden(bad) and bool(bad.any()):
             raise ProgramError(
                 located(
                     f"{int(bad.sum())} of {len(bad)} particles have log weight NaN or infinity",
@@ -76,10 +76,11 @@ class Population(NamedTuple):
         """1 / sum of squared normalised weights (Kish)."""
         return 1.0 / self.probabilities().square().sum()
 
-    def is_uneven(self, fraction: float) -> bool:
+    def is_uneven(self, fraction: float) -> Tensor:
         """Whether the effective sample size is at most this fraction of the particles."""
-        size = float(self.effective_size().detach())
-        return fraction >= 1.0 or size <= fraction * len(self.log_weights)
+        if fraction >= 1.0:
+            return torch.tensor(True, device=self.log_weights.device)
+        return self.effective_size().detach() <= fraction * len(self.log_weights)
 
     def mean(self) -> Any:
         """The self-normalised mean of every tensor of the values: consistent, but biased."""

@@ -18,7 +18,7 @@ from ..ppl import draw
 from ..ppl.ancestors import MultinomialAncestors, Strata, Systematic
 from ..ppl.errors import ProgramError, located
 from ..ppl.program import program_name
-from ..ppl.validate import is_lane
+from ..ppl.validate import is_hidden
 from .population import Population, uniform_log_weights
 
 Scheme = Callable[[Tensor], Tensor]
@@ -83,8 +83,8 @@ def resample(
         log_weights = log_weights + ahead
     total = torch.logsumexp(log_weights, 0)
     log_weights = (log_weights - total).detach()
-    if is_lane(total):  # one of many populations: a dead one draws too, and stays dead
-        log_weights = torch.where(total == -math.inf, 0.0, log_weights)
+    if is_hidden(total):  # a dead or wrong population draws too, and stays dead or wrong
+        log_weights = torch.where(torch.isfinite(total), log_weights, 0.0)
     elif (known := float(total.detach())) == -math.inf:
         return population, torch.arange(n, device=total.device)
     elif not math.isfinite(known):

@@ -16,12 +16,14 @@ from .interpret import Trace, assess, generate, seeded, simulate
 from .program import Program, program
 from .queries import do, marginal, normalize
 from .recursion import fix, memo
+from .stepping import compiled
 
 __all__ = [
     "Conditioned",
     "Program",
     "Trace",
     "assess",
+    "compiled",
     "cond",
     "condition",
     "deterministic",

@@ -24,7 +24,7 @@ _LIMIT = 1_000_000
 
 def _ends(log_weights: Tensor) -> Tensor:
     """The right ends of the cells of the cumulated weights; the last positive cell ends in 1."""
-    ends = torch.cumsum(torch.softmax(log_weights, -1), -1)
+    ends = torch.cumsum(torch.exp(log_weights - log_weights.amax(-1, keepdim=True)), -1)
     return ends / ends[..., -1:]
 
 
@@ -45,8 +45,8 @@ def _one_in_each_stratum(ends: Tensor, u: Tensor) -> Tensor:
     index = whole.long()
     at = u if u.shape[-1] == 1 else u.gather(-1, index.expand(u.shape))
     points = index + (at <= scaled - whole)
-    before = torch.zeros((*points.shape[:-1], n + 1), dtype=torch.long, device=ends.device)
-    before.scatter_add_(-1, points, torch.ones_like(points))
+    none = points.new_zeros((*points.shape[:-1], n + 1))
+    before = none.scatter_add(-1, points, torch.ones_like(points))
     return before[..., :-1].cumsum(-1)
 
 

@@ -14,7 +14,7 @@ from .effects import emit, sample
 from .errors import ProgramError, located
 from .handlers import Taken
 from .program import Callback, Program, derived, program_name
-from .validate import is_known, is_lane
+from .validate import is_hidden, is_known
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Branches:
 
     def run(self, index: Tensor | int, *args: Any) -> Any:
         """Run the branch that a known index picks, or all where the index differs by lane."""
-        if is_lane(index):
+        if is_hidden(index):
             return self.run_all(index, *args)  # type: ignore[arg-type]
         if isinstance(index, Tensor) and index.numel() != 1:
             what = f"one branch is to be taken, by {index.numel()} values"
@@ -105,7 +105,7 @@ def switch(index: Tensor | int, *programs: Callback) -> Program:
 
 def _in_range(index: Tensor | int, count: int) -> Tensor | int:
     """The index; raises if it is that of no branch, also where Python cannot look at it."""
-    if not isinstance(index, Tensor) or not is_lane(index):
+    if not isinstance(index, Tensor) or not is_hidden(index):
         return index
     whole = index.long()
     whole = torch.where(whole == index, whole, count)

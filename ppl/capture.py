@@ -66,6 +66,15 @@ def _detach_constants(graph: GraphModule) -> None:
             graph.register_buffer(name, tensor.detach().clone())
 
 
+TO_BE_FILLED = (
+    torch.ops.aten.empty.memory_format,
+    torch.ops.aten.empty_like.default,
+    torch.ops.aten.empty_strided.default,
+    torch.ops.aten.new_empty.default,
+    torch.ops.aten.new_empty_strided.default,
+)
+
+
 class DataStayReal(TorchDispatchMode):
     """While tracing, what is computed from data alone is computed at once and not recorded.
 
@@ -76,16 +85,40 @@ class DataStayReal(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs, mode = kwargs or {}, get_proxy_mode()
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if mode is None or any(_is_traced(tensor, mode.tracer) for tensor in tensors):
+        kwargs = kwargs or {}
+        leaves = tree_leaves((args, kwargs))
+        drawn = torch.Tag.nondeterministic_seeded in func.tags or func in TO_BE_FILLED
+        if drawn or any(map(is_traced, leaves)):
+            if func._schema.is_mutable and isinstance(args[0], Tensor) and not is_traced(args[0]):
+                raise RuntimeError("would mutate a captured Tensor")
             return func(*args, **kwargs)
         with disable_proxy_modes_tracing():
             return func(*args, **kwargs)
 
 
-def _is_traced(tensor: Tensor, tracer: Any) -> bool:
-    return get_proxy_slot(tensor, tracer, None) is not None
+def is_traced(value: Any) -> bool:
+    """Whether a value is a tensor of the trace that is being made."""
+    mode = get_proxy_mode()
+    if mode is None or not isinstance(value, Tensor):
+        return False
+    return get_proxy_slot(value, mode.tracer, None) is not None
+
+
+class Unread(TorchFunctionMode):
+    """While tracing, no traced tensor is turned into Python's or NumPy's numbers.
+
+    All other ways to look at one are refused by the trace itself.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in _READERS and any(map(is_traced, args)):
+            raise RuntimeError("a tracing tensor is read")
+        return func(*args, **(kwargs or {}))
+
+
+_READERS = ("tolist", "numpy", "__array__", "__dlpack__")
 
 
 class Fillable(TorchFunctionMode):
@@ -127,8 +160,8 @@ _REFUSALS = [
     (
         ("vmap: inplace arithmetic", "would mutate a captured Tensor"),
         ProgramError,
-        "a random value is written in place into a tensor from outside the program",
-        "write into a copy: y = y.clone()",
+        "a random value is written in place into a tensor that holds none",
+        "write into a copy, y = y.clone(), or make it from a random value, x.new_zeros(...)",
     ),
     (
         (

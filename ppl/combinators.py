@@ -16,10 +16,19 @@ from .batching import run_batched
 from .data import as_data, has_dtype
 from .effects import emit
 from .errors import DataError, ProgramError, located
-from .handlers import Conditioning, Scoping, Step, Taken, Untracing, Weighing, split_name
+from .handlers import (
+    Conditioning,
+    Scoping,
+    Step,
+    Taken,
+    Untracing,
+    Weighing,
+    at_step,
+    split_name,
+)
 from .keys import Bookkeeping
 from .program import Callback, Derived, Program, derived, program_name
-from .validate import is_lane
+from .validate import is_hidden
 
 # ------------------------------------------------------------------------------------------- loops
 
@@ -33,12 +42,12 @@ class Loop:
     until: Callable[[Any], Any] | None
     has_outputs: bool
 
-    def advance(self, t: int, carry: Any, xs: Any) -> tuple[Any, Any]:
+    def advance(self, t: int | Tensor, carry: Any, xs: Any) -> tuple[Any, Any]:
         """Run step ``t`` (its sites are named ``name[t]``) and return (carry, output)."""
         with Step(t):
             if not self.has_outputs:
                 return self.step(carry), None
-            result = self.step(carry, tree_map(lambda x: x[t], xs))
+            result = self.step(carry, tree_map(lambda x: at_step(x, t), xs))
         if not isinstance(result, tuple) or len(result) != 2:
             what = f"{program_name(self.step)} returns a {type(result).__name__}"
             hint = "a step of scan returns a pair: the next carry, and an output or None"
@@ -71,7 +80,7 @@ def run_loop(loop: Loop, carry: Any, xs: Any) -> Any:
     ys = []
     for t in range(loop.length):
         done = loop.done(carry)
-        if is_lane(done):
+        if is_hidden(done):
             carry = _advance_unless(cast(Tensor, done), loop, t, carry)
             continue
         if done is not None and bool(done):

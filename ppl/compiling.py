@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from .capture import capture
+from .capture import TO_BE_FILLED, capture
 
 Notify = Callable[[str], None]
 Call = Callable[..., Any]
@@ -100,6 +100,8 @@ def _is_pure(node: Node) -> bool:
     target: Any = node.target
     if node.is_impure() or not isinstance(target, torch._ops.OpOverload):
         return False
+    if target in TO_BE_FILLED:
+        return False
     return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
 
 
@@ -123,8 +125,23 @@ def _tensors(graph: GraphModule) -> list[tuple[str, Tensor]]:
     return plain + list(graph.named_buffers()) + list(graph.named_parameters())
 
 
-def compile_graph(graph: GraphModule, *example: Tensor, notify: Notify | None = None) -> Call:
+# What the code would assert at each call holds of the shapes and strides that it is made for.
+_OPTIONS = {"size_asserts": False, "alignment_asserts": False}
+
+
+def compile_graph(
+    graph: GraphModule,
+    *example: Tensor,
+    notify: Notify | None = None,
+    random: bool = False,
+    often: bool = False,
+) -> Call:
     """Compile a captured graph with Inductor, or return it as it is where that is impossible.
+
+    Args:
+        random: it draws, from torch's generator, compiled or not.
+        often: so many calls are to come that the calls of torch's own kernels are compiled too,
+            which takes seconds longer, and saves microseconds at each.
 
     Inductor keeps its results on disk (in ``~/.cache/pushforward``, unless the environment's
     ``TORCHINDUCTOR_CACHE_DIR`` says otherwise), so that a model compiles once per machine.
@@ -136,17 +153,20 @@ def compile_graph(graph: GraphModule, *example: Tensor, notify: Notify | None = 
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
     import torch._inductor as inductor
 
+    for node in graph.graph.nodes:
+        node.meta.clear()  # notes of the trace, of which Inductor wants none but its own
     start = time.perf_counter()
-    say("compiling the log density (seconds the first time, then from the disk cache)")
+    say("compiling (seconds the first time, then from the disk cache)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compiled = inductor.compile(graph, list(example))  # type: ignore[no-untyped-call]
-            expected, found = graph(*example), compiled(*example)
+            options = {**_OPTIONS, "fallback_random": random, "cpp_wrapper": often}
+            compiled = inductor.compile(graph, list(example), options)  # type: ignore[no-untyped-call]
+            expected, found = _same_draws(graph, example), _same_draws(compiled, example)
     except Exception as error:  # Inductor's failures have no common class
         warnings.warn(f"running the uncompiled graph: {error}", RuntimeWarning, stacklevel=2)
         return graph
-    if not _agree(expected, found):
+    if not _agree(expected, found, 0.98 if random else 1.0):
         warnings.warn(
             "the compiled graph disagrees with the traced one; running the latter",
             RuntimeWarning,
@@ -172,14 +192,26 @@ def _unwrapped(compiled: Any, graph: GraphModule, example: tuple[Tensor, ...]) -
         return code([*constants, *inputs])
 
     try:
-        return call if _agree(compiled(*example), call(*example)) else None
+        same = _agree(_same_draws(compiled, example), _same_draws(call, example), 1.0)
+        return call if same else None
     except Exception:  # wrong guesses about private code have no common class
         return None
 
 
-def _agree(expected: Any, found: Any) -> bool:
-    """Whether results are equal up to the rounding of float32."""
-    return len(expected) == len(found) and all(
-        torch.allclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True)
-        for a, b in zip(expected, found, strict=True)
-    )
+def _same_draws(call: Call, inputs: tuple[Tensor, ...]) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return call(*inputs)
+
+
+def _agree(expected: Any, found: Any, share: float) -> bool:
+    """Whether this share of each result is equal up to the rounding of float32.
+
+    Rounding may send a few draws to the neighbouring cell.
+    """
+
+    def same(a: Tensor, b: Tensor) -> bool:
+        close = torch.isclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True)
+        return bool(close.sum() >= share * close.numel() - 1e-9)
+
+    return len(expected) == len(found) and all(map(same, expected, found))

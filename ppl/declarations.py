@@ -32,7 +32,7 @@ from .types import (
     space_of_value,
     unify,
 )
-from .validate import is_lane
+from .validate import is_hidden
 
 
 class Found(NamedTuple):
@@ -181,7 +181,7 @@ class Declaration:
         if value.is_complex() or (smooth and whole):
             what = f"{who} has dtype {value.dtype} where {pattern} is declared"
             raise self._error(what, "give floating values")
-        if space is not None and found.known and not is_lane(value) and not value.is_meta:
+        if space is not None and found.known and not is_hidden(value) and not value.is_meta:
             self._fit_values(who, pattern, space, value.double() if whole else value)
 
     def _fit_values(self, who: str, pattern: Pattern, space: Space, value: Tensor) -> None:

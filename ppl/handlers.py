@@ -75,9 +75,12 @@ class Sealed(Messenger):  # type: ignore[misc]
 
 
 class Step(Messenger):  # type: ignore[misc]
-    """Marks the sites of one step of a loop: ``z`` becomes ``z[t]``."""
+    """Marks the sites of one step of a loop: ``z`` becomes ``z[t]``.
 
-    def __init__(self, t: int) -> None:
+    A step that is traced for all t knows t as a tensor; its sites have no names of their own.
+    """
+
+    def __init__(self, t: int | Tensor) -> None:
         super().__init__()
         self.t = t
 
@@ -85,7 +88,18 @@ class Step(Messenger):  # type: ignore[misc]
         if msg["type"] != "sample" or is_draw(msg):
             return
         base, index = split_name(msg["name"])
-        msg["name"] = base + "".join(f"[{i}]" for i in (self.t, *index))
+        if isinstance(self.t, Tensor):
+            msg["infer"]["traced_step"] = base, (self.t, *index)
+            msg["name"] = base + "[*]" + "".join(f"[{i}]" for i in index)
+        else:
+            msg["name"] = base + "".join(f"[{i}]" for i in (self.t, *index))
+
+
+def at_step(x: Tensor, t: int | Tensor) -> Tensor:
+    """The entry of step t, which may be known to the machine only."""
+    if isinstance(t, Tensor):
+        return x.index_select(0, t.reshape(1)).squeeze(0)
+    return x[t]
 
 
 def split_name(name: str) -> tuple[str, tuple[int, ...]]:
@@ -299,14 +313,24 @@ def _given(data: dict[str, Tensor], msg: Message) -> tuple[str, Tensor] | None:
     """
     if msg["type"] != "sample" or is_draw(msg) or msg["name"] is None:
         return None
-    name, steps = msg["name"], tuple[int, ...]()
-    if name not in data:
+    name, steps = msg["name"], tuple[int | Tensor, ...]()
+    if "traced_step" in msg["infer"]:
+        name, steps = msg["infer"]["traced_step"]
+        if any(split_name(given)[0] == name for given in data.keys() - {name}):
+            what = "data for single steps of a loop cannot be met in a step traced for all"
+            raise DataError(located(what, site=name, hint="stack them, or do not compile"))
+        if name not in data:
+            return None
+    elif name not in data:
         name, steps = split_name(name)
         if name not in data or not steps:
             return None
     index = (*steps, *msg["infer"].get("lanes_index", ()))
     value = data[name]
     for i in index:
+        if isinstance(i, Tensor):
+            value = at_step(value, i)
+            continue
         if value.ndim == 0 or i >= len(value):
             shape = list(data[name].shape)
             what = f"the data for '{name}' have shape {shape} and no entry {list(index)}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,38 @@ class Keys:
             return (type(value), self(fields))
         self._alive[id(value)] = value
         return (type(value), id(value))
+
+
+class Contents(Keys):
+    """Keys of functions that also hold what they read from their module, and modules' tensors.
+
+    So a change of anything that a function uses changes its key; only functions and objects of
+    other modules are taken as they were.
+    """
+
+    def _structure(self, value: Any) -> Hashable:
+        key = super()._structure(value)
+        if isinstance(value, types.FunctionType):
+            return (key, *self._globals(value))
+        if isinstance(value, torch.nn.Module):
+            tensors = (*value.parameters(), *value.buffers())
+            return (key, value.training, *((x.data_ptr(), x._version) for x in tensors))
+        return key
+
+    def _globals(self, fn: types.FunctionType) -> Iterator[Hashable]:
+        for name in sorted(_names(fn.__code__)):
+            found = fn.__globals__.get(name)
+            there = getattr(found, "__module__", None) == fn.__module__
+            if there or isinstance(
+                found, (*_ATOMS, float, list, tuple, dict, set, Tensor, np.ndarray)
+            ):
+                yield (name, self(found))
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """The global names and attributes that a function and those defined in it may read."""
+    inner = (_names(each) for each in code.co_consts if isinstance(each, types.CodeType))
+    return set(code.co_names).union(*inner)
 
 
 class Cell:

@@ -10,13 +10,16 @@ from torch import Tensor
 from torch._C import _functorch as functorch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from .capture import is_traced
 from .errors import DataError, ProgramError, SupportError, located
 from .tainted import dependence
 from .types import space_of
 
 
-def is_lane(value: Any) -> bool:
-    """Whether a tensor stands for one lane of many, so that its value cannot be looked at."""
+def is_hidden(value: Any) -> bool:
+    """Whether Python cannot look at a tensor: it is one lane of many, or is being traced."""
+    if isinstance(value, Tensor) and is_traced(value):
+        return True
     while isinstance(value, Tensor) and functorch.is_functorch_wrapped_tensor(value):
         if functorch.is_batchedtensor(value):
             return True
@@ -25,8 +28,8 @@ def is_lane(value: Any) -> bool:
 
 
 def is_known(value: Any) -> bool:
-    """Whether Python may look at a value: it is no lane, and stands for no random value."""
-    return not is_lane(value) and not dependence(value)
+    """Whether Python may look at a value: it is not hidden, and stands for no random value."""
+    return not is_hidden(value) and not dependence(value)
 
 
 def check_data(name: str, distribution: Any, value: Any) -> None:
@@ -67,7 +70,7 @@ def check_values(name: str, distribution: Any, value: Any, *, fixed: bool = Fals
     Where the support has tensors for bounds they may depend on a random choice, and a value outside
     has probability zero on this path (see ``possible``); it is an error only if they are ``fixed``.
     """
-    if is_lane(value) or not isinstance(value, Tensor) or get_proxy_mode() is not None:
+    if is_hidden(value) or not isinstance(value, Tensor) or get_proxy_mode() is not None:
         return
     if value.is_floating_point() and bool(torch.isnan(value).any()):
         count = int(torch.isnan(value).sum())
@@ -97,7 +100,7 @@ def check_values(name: str, distribution: Any, value: Any, *, fixed: bool = Fals
 def possible(distribution: Any, value: Tensor) -> Tensor | None:
     """Which events lie in a support whose bounds are tensors; None where that is not asked."""
     support = _support(distribution)
-    if is_lane(value) or support is None or not _has_tensor_bounds(support):
+    if is_hidden(value) or support is None or not _has_tensor_bounds(support):
         return None
     return None if get_proxy_mode() is not None else _inside(support, value)
 
@@ -119,7 +122,7 @@ def _inside(support: Any, value: Tensor) -> Tensor | None:
     """Which events lie in a support; None where that cannot be told: it is unknown, or random."""
     try:
         inside: Tensor = support.check(value)
-        return None if is_lane(inside) or type(inside) is not Tensor else inside
+        return None if is_hidden(inside) or type(inside) is not Tensor else inside
     except (NotImplementedError, RuntimeError, ValueError):
         return None
 

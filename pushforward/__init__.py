@@ -6,6 +6,7 @@ from .inference import predict
 from .ppl import (
     Program,
     assess,
+    compiled,
     cond,
     condition,
     deterministic,
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Program",
     "assess",
+    "compiled",
     "cond",
     "condition",
     "deterministic",

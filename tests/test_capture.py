@@ -150,9 +150,10 @@ def test_a_failing_compiler_falls_back_with_a_warning(monkeypatch: pytest.Monkey
 def test_a_wrong_compiler_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._inductor as inductor
 
-    monkeypatch.setattr(
-        inductor, "compile", lambda graph, example: lambda *a: [2.0 * x for x in graph(*a)]
-    )
+    def wrong(graph: Any, example: Any, options: Any) -> Any:
+        return lambda *a: [2.0 * x for x in graph(*a)]
+
+    monkeypatch.setattr(inductor, "compile", wrong)
     graph = capture(LogDensity(model, Y), torch.zeros(1, 2))
     with pytest.warns(RuntimeWarning, match="disagrees"):
         assert compile_graph(graph, torch.zeros(1, 2)) is graph

@@ -301,8 +301,8 @@ def test_a_random_value_written_into_a_global() -> None:
         site=None,
     )
     assert message == (
-        "a random value is written in place into a tensor from outside the program. "
-        "write into a copy: y = y.clone()"
+        "a random value is written in place into a tensor that holds none. "
+        "write into a copy, y = y.clone(), or make it from a random value, x.new_zeros(...)"
     )
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import inspect
 import math
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyro.distributions as dist
 import pytest
@@ -19,7 +21,20 @@ from every_distribution import LAWS, NO_LAWS, Law, f
 from torch import Tensor
 
 from pushforward.errors import PushforwardError
-from pushforward.ppl import assess, draw, observe, program, sample, seeded, simulate, vmap, weighted
+from pushforward.ppl import (
+    assess,
+    compiled,
+    draw,
+    observe,
+    program,
+    sample,
+    scan,
+    seeded,
+    simulate,
+    stepping,
+    vmap,
+    weighted,
+)
 from pushforward.ppl.abstract import placeholder
 from pushforward.ppl.capture import capture
 from pushforward.ppl.density import LogDensity
@@ -181,11 +196,34 @@ def check_quadrature(build: Law) -> str:
     return "yes" if gap < 1e-6 else f"to {10 ** math.ceil(math.log10(gap)):g}"
 
 
+def check_compiled(build: Law) -> str:
+    """The steps of a traced loop draw as those of the loop itself."""
+
+    def step(x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        return x, draw(build(s))
+
+    def run() -> Any:
+        return scan(step)(ONE, SCALES)
+
+    with seeded(0):
+        expected = run()[1]
+    with (
+        seeded(0),
+        warnings.catch_warnings(record=True) as told,
+        patch.object(stepping, "compile_graph", lambda graph, *example, **options: graph),
+    ):
+        warnings.simplefilter("always")
+        found = compiled(program(run))()[1]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10, equal_nan=True)
+    return "as it is" if any("not compiled" in str(each.message) for each in told) else "yes"
+
+
 COLUMNS: dict[str, Callable[[Law], str]] = {
     "sample": check_sample,
     "log density": check_log_density,
     "type": check_abstract_run,
     "vmap": check_vmap,
+    "compiled": check_compiled,
     "capture": check_capture,
     "latent": check_latent,
     "enumerate": check_enumerate,
@@ -227,6 +265,7 @@ and that the message says why. The table is made and compared by a test.
 
 - *sample*: `simulate`. *log density*: `assess`. *type*: the space that the abstract run infers.
 - *vmap*: lanes draw independently, under `vmap` and nested, and densities are those of a loop.
+- *compiled*: a `compiled` loop draws it as the loop does, or runs *as it is* and says so.
 - *capture*: observed with a random parameter, its density and gradient as one graph.
 - *latent*: as an unknown of NUTS, SVI or SMC, in unconstrained coordinates.
 - *enumerate*: `denote` without, *quadrature*: with 64 nodes for each coordinate; the mass is one,

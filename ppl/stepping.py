@@ -1,0 +1,239 @@
+"""Loops and lanes as machine code: traced and compiled once, and run by what came of it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from .capture import DataStayReal, Unread, refusing
+from .combinators import Lanes, Loop
+from .compiling import Notify, compile_graph, fold
+from .effects import Message, stack
+from .errors import PushforwardError
+from .handlers import Conditioning, Handler, Scoping
+from .interpret import no_validation
+from .keys import Contents, Unkeyed
+from .program import Callback, Program, derived, program_name
+
+
+def compiled(p: Callback, notify: Notify | None = None) -> Program:
+    """The program p with its outermost loops and lanes run as machine code; its meaning is p's.
+
+    One step of a ``scan`` or ``iterate``, or the function of a ``vmap``, is traced into a graph,
+    which Inductor compiles: seconds the first time for shapes and dtypes, then microseconds a step.
+    It draws from torch's generator in the order of p, but that both branches of a ``cond`` draw.
+    Loops and lanes are run as they are where another handler looks on (so an exact evaluator sees p
+    itself), where ``until`` may stop them, and where gradients of the arguments are followed; also,
+    with a warning, where they look at their arguments in Python, or where a carry changes its
+    shape.
+
+    What is closed over may change between runs: it is compiled anew then.  What often changes is
+    better passed as an argument.
+
+    Args:
+        notify: is told, in words, about compilation.
+    """
+    machine = Machine(notify)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with machine:
+            return p(*args, **kwargs)
+
+    return derived(run, f"compiled({program_name(p)})")
+
+
+class Form(NamedTuple):
+    """A tree without its tensors: where they stand, and all other leaves."""
+
+    spec: Any
+    others: tuple[Any, ...]
+
+    def tree(self, tensors: Iterable[Tensor]) -> Any:
+        """The tree with these tensors."""
+        each = iter(tensors)
+        leaves = [next(each) if other is _TENSOR else other for other in self.others]
+        return tree_unflatten(leaves, self.spec)
+
+
+_TENSOR = type(Tensor)  # stands for a tensor in a form
+
+
+def taken_apart(tree: Any) -> tuple[list[Tensor], Form]:
+    """The tensors of a tree, and its form."""
+    leaves, spec = tree_flatten(tree)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    others = tuple(_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+    return tensors, Form(spec, others)
+
+
+@dataclass(frozen=True)
+class Code:
+    """A compiled function of tensors, and the form of its result."""
+
+    call: Callable[..., tuple[Tensor, ...]]
+    form: Form
+
+
+class Machine(Handler, Unkeyed):
+    """Runs outermost loops and lanes by compiled code, which it keeps."""
+
+    def __init__(self, notify: Notify | None) -> None:
+        super().__init__()
+        self.notify = notify
+        self.known: dict[Hashable, Code | None] = {}
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] not in ("loop", "vmap") or not _unobserved() or _followed(msg["args"]):
+            return
+        if msg["type"] == "vmap":
+            found = self._lanes(msg["infer"]["lanes"], msg["fn"], msg["args"])
+        else:
+            found = self._loop(msg["infer"]["loop"], *msg["args"])
+        if found is not None:
+            msg["value"], msg["done"] = found[0], True
+
+    def _lanes(self, lanes: Lanes, run: Callback, args: tuple[Any, ...]) -> tuple[Any] | None:
+        """The result of a vmap in a tuple, or None."""
+        code = self._code((lanes.fn, lanes.mapped, lanes.size), run, args)
+        return None if code is None else (code.form.tree(code.call(*taken_apart(args)[0])),)
+
+    def _loop(self, loop: Loop, carry: Any, xs: Any) -> tuple[Any] | None:
+        """The result of a loop in a tuple, or None; if it changes its carry once, at its start."""
+        if loop.until is not None or loop.length < 2:
+            return None
+        rows: list[Any] = []
+        if (code := self._step(loop, carry, xs)) is None:
+            carry, y = loop.advance(0, carry, xs)
+            rows.append(y)
+            if (code := self._step(loop, carry, xs)) is None:
+                what = f"the carry of {program_name(loop.step)} changes its structure or shape"
+                warnings.warn(f"{what}, or it cannot be traced: not compiled", stacklevel=2)
+                for t in range(1, loop.length):
+                    carry, y = loop.advance(t, carry, xs)
+                    rows.append(y)
+                return (loop.result(carry, rows),)
+        rows = [taken_apart(_as_tensors(y))[0] for y in rows]
+        state = tuple(taken_apart(carry)[0])
+        call, inputs, carried = code.call, taken_apart(xs)[0], len(state)
+        for step in torch.arange(loop.length).unbind()[len(rows) :]:
+            out = call(step, *state, *inputs)
+            state = out[:carried]
+            rows.append(out[carried:])
+        stacked = [torch.stack(column) for column in zip(*rows, strict=True)]
+        after, ys = code.form.tree((*state, *stacked))
+        return ((after, ys) if loop.has_outputs else after,)
+
+    def _step(self, loop: Loop, carry: Any, xs: Any) -> Code | None:
+        """The code of ``t, carry, xs -> carry, output``, if the carry stays of one kind."""
+
+        def step(t: Tensor, carry: Any, xs: Any) -> tuple[Any, Any]:
+            carry, y = loop.advance(t, carry, xs)
+            return carry, _as_tensors(y)
+
+        def steady(result: Any) -> bool:
+            return _kind(result[0]) == _kind(carry)
+
+        args = (torch.tensor(0), carry, xs)
+        return self._code((loop.step, loop.has_outputs), step, args, steady, often=True)
+
+    def _code(
+        self,
+        what: Any,
+        run: Callback,
+        args: tuple[Any, ...],
+        wanted: Callable[[Any], bool] = lambda result: True,
+        often: bool = False,
+    ) -> Code | None:
+        """The code of ``run(*args)``, if it can be traced and its result is as wanted.
+
+        ``what`` is all that ``run`` depends on besides its arguments.
+        """
+        key = (Contents()(what), _kind(args))
+        if key not in self.known:
+            self.known[key] = self._made(run, args, wanted, often)
+        return self.known[key]
+
+    def _made(
+        self, run: Callback, args: tuple[Any, ...], wanted: Callable[[Any], bool], often: bool
+    ) -> Code | None:
+        given, form = taken_apart(args)
+        tensors = [x.detach() for x in given]  # a tensor that is also closed over is no input there
+        forms: list[Form] = []
+
+        def flat(*given: Tensor) -> tuple[Tensor, ...]:
+            results, result_form = taken_apart(run(*form.tree(given)))
+            forms[:] = [result_form]
+            return tuple(results)
+
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            try:
+                graph = trace(flat, *tensors)
+            except PushforwardError as error:
+                warnings.warn(f"not compiled: {error}", RuntimeWarning, stacklevel=2)
+                return None
+            if not wanted(forms[0].tree(graph(*tensors))):
+                return None
+        call = compile_graph(fold(graph), *tensors, notify=self.notify, random=True, often=often)
+        return Code(call, forms[0])
+
+
+def _unobserved() -> bool:
+    """Whether no handler in force does more than to rename sites, and to give them data."""
+    return all(isinstance(each, Machine | Scoping | Conditioning) for each in stack())
+
+
+def _followed(tree: Any) -> bool:
+    """Whether gradients of a tree are wanted."""
+    leaves = tree_leaves(tree)
+    return torch.is_grad_enabled() and any(
+        isinstance(x, Tensor) and x.requires_grad for x in leaves
+    )
+
+
+def _as_tensors(y: Any) -> Any:
+    return tree_map(lambda leaf: None if leaf is None else torch.as_tensor(leaf), y)
+
+
+def _kind(tree: Any) -> Hashable:
+    """What code is made for: dtypes, devices, shapes and strides of tensors, and other values."""
+    tensors, form = taken_apart(tree)
+    shapes = ((x.dtype, x.device, x.shape, x.stride()) for x in tensors)
+    return (form.spec, Contents()(form.others), *shapes)
+
+
+def trace(fn: Callable[..., tuple[Tensor, ...]], *example: Tensor) -> GraphModule:
+    """The graph of a function of tensors that may draw; what depends on data alone is constant.
+
+    Errors:
+        BranchError: the function looks at a tensor that depends on its arguments or on a draw.
+    """
+
+    def traced(*tensors: Tensor) -> tuple[Tensor, ...]:
+        with DataStayReal(), Unread():
+            return fn(*tensors)
+
+    with refusing(), no_validation():
+        graph: GraphModule = make_fx(traced, _SIMPLER)(*example)
+    return graph
+
+
+def _normal(mean: Tensor, std: Tensor, *, generator: None = None) -> Tensor:
+    """What torch does, of which Inductor makes less: the same draws, scaled and moved.
+
+    Where torch would raise for a negative deviation, NaN.
+    """
+    shape = torch.broadcast_shapes(mean.shape, std.shape)
+    std = torch.where(std >= 0, std, math.nan)
+    return torch.randn(shape, dtype=mean.dtype, device=mean.device) * std + mean
+
+
+_SIMPLER = {torch.ops.aten.normal.Tensor_Tensor: _normal}
