@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from pushforward.inference import multinomial, particle_filter, systematic
-from pushforward.ppl import Program, observe, program, sample, scan
+from pushforward.ppl import Program, compiled, observe, program, sample, scan
 from pushforward.semantics import check
 
 SCHEMES = {"systematic": systematic, "multinomial": multinomial}
@@ -150,28 +150,35 @@ def peak_resident() -> float:
 
 
 def batched_table(n: int, steps: int, repeats: int) -> Table:
-    """Seconds of both filters in alternation: medians, and the median of the paired ratios."""
+    """Seconds of the filters in alternation: medians, and the median of the paired ratios."""
     table = Table(
-        *("dtype", "scheme", "ours, s", "hand, s", "ratio", "ours, MB", "hand, MB", "error"),
+        *("dtype", "scheme", "ours, s", "compiled, s", "hand, s", "ratios"),
+        *("ours, MB", "hand, MB", "error"),
         title=f"{n} particles, {steps} steps",
     )
     for name, dtype in DTYPES.items():
         ys = torch.sin(torch.arange(steps, dtype=dtype))
         for scheme in SCHEMES:
             algorithm = particle_filter(linear_gaussian, n, SCHEMES[scheme])
-            ours, hand = [], []
+            quick = compiled(algorithm)
+            ours, fast, hand = [], [], []
             for _ in range(repeats + 1):
                 ours.append(seconds(lambda: algorithm(ys)))  # noqa: B023
+                fast.append(seconds(lambda: quick(ys)))  # noqa: B023
                 hand.append(seconds(lambda: by_hand(ys, n, scheme)))  # noqa: B023
-            ours, hand = ours[1:], hand[1:]
-            ratio = statistics.median(a / b for a, b in zip(ours, hand, strict=True))
+            ours, fast, hand = ours[1:], fast[1:], hand[1:]
+            ratios = [
+                statistics.median(a / b for a, b in zip(each, hand, strict=True))
+                for each in (ours, fast)
+            ]
             gap = float(algorithm(ys).log_evidence()) - kalman(ys)
             table.add_row(
                 name,
                 scheme,
                 f"{statistics.median(ours):.3f}",
+                f"{statistics.median(fast):.3f}",
                 f"{statistics.median(hand):.3f}",
-                f"{ratio:.2f}",
+                " ".join(f"{ratio:.2f}" for ratio in ratios),
                 f"{peak_memory('ours', name, scheme, n, steps):.1f}",
                 f"{peak_memory('by hand', name, scheme, n, steps):.1f}",
                 f"{gap:+.3f}",
@@ -179,14 +186,34 @@ def batched_table(n: int, steps: int, repeats: int) -> Table:
     return table
 
 
+def length_table(repeats: int) -> Table:
+    """Microseconds a step of the compiled filter with 1 000 particles, by the length of the model.
+
+    The lengths alternate; the ratio is that of a step at this length to one at the first.
+    """
+    table = Table("steps", "us a step", "ratio", title="compiled, 1 000 particles, float64")
+    lengths = (100, 1000, 10_000)
+    algorithm = compiled(particle_filter(linear_gaussian, 1000))
+    data = {n: torch.sin(torch.arange(n, dtype=torch.float64)) for n in lengths}
+    times: dict[int, list[float]] = {n: [] for n in lengths}
+    for _ in range(repeats + 2):
+        for n, ys in data.items():
+            times[n].append(seconds(lambda: algorithm(ys)) / n)  # noqa: B023
+    for n, found in times.items():
+        pairs = zip(found[2:], times[lengths[0]][2:], strict=True)
+        ratio = statistics.median(a / b for a, b in pairs)
+        table.add_row(str(n), f"{statistics.median(found[2:]) * 1e6:.1f}", f"{ratio:.2f}")
+    return table
+
+
 def main() -> None:
-    """Parse the command line, and print the two tables."""
+    """Parse the command line, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--particles", type=int, default=100_000)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=7, help="pairs of runs, after a warm-up")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", choices=["exact", "batched"])
+    parser.add_argument("--only", choices=["exact", "batched", "length"])
     parser.add_argument("--memory-of", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -196,10 +223,12 @@ def main() -> None:
             print_memory(*options.memory_of)
             return
         console = Console()
-        if options.only != "batched":
+        if options.only in (None, "exact"):
             console.print(exact_table(max(1, options.repeats // 3)))
-        if options.only != "exact":
+        if options.only in (None, "batched"):
             console.print(batched_table(options.particles, options.steps, options.repeats))
+        if options.only in (None, "length"):
+            console.print(length_table(options.repeats))
 
 
 if __name__ == "__main__":
