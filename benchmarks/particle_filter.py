@@ -222,7 +222,7 @@ def main() -> None:
         if options.memory_of:
             print_memory(*options.memory_of)
             return
-        console = Console()
+        console = Console(width=120)
         if options.only in (None, "exact"):
             console.print(exact_table(max(1, options.repeats // 3)))
         if options.only in (None, "batched"):

@@ -139,25 +139,33 @@ def particle_filter(
         return value, torch.as_tensor(weight.log_weight)
 
     @Program
-    def moved(population: Population, t: int | Tensor, args: tuple[Any, ...]) -> Any:
-        """All particles through step t."""
+    def resampled(population: Population, recording: bool) -> tuple[Population, Tensor | None]:
+        population, ancestors = resample(population, scheme)
+        return population, ancestors if recording else None  # without outputs nobody asks for them
+
+    def kept(population: Population, recording: bool) -> tuple[Population, Tensor | None]:
+        everyone = torch.arange(particles, device=population.log_weights.device)
+        return population, everyone if recording else None
+
+    def step(state: tuple[Population, bool, Any], t: Tensor) -> tuple[Any, Any]:
+        population, recording, args = state
+        first = not is_hidden(t) and int(t) == 0  # a traced step is never the first
+        if first:
+            again: Callback = kept
+        elif ess >= 1.0:
+            again = resampled
+        else:
+            again = cond(population.is_uneven(ess), resampled, kept)
+        population, ancestors = again(population, recording)
         axes = (0, None, *(None for _ in args))
-        particle, output, log_weights = vmap(advance, axes, particles)(population.values, t, *args)
-        return Population(particle, population.log_weights + log_weights), output
-
-    @Program
-    def resampled(population: Population) -> tuple[Population, Tensor]:
-        return resample(population, scheme)
-
-    def kept(population: Population) -> tuple[Population, Tensor]:
-        return population, torch.arange(particles, device=population.log_weights.device)
-
-    def step(state: tuple[Population, Any], t: Tensor) -> tuple[Any, Any]:
-        population, args = state
-        again = cond(population.is_uneven(ess), resampled, kept)
-        population, ancestors = resampled(population) if ess >= 1.0 else again(population)
-        population, output = moved(population, t if is_hidden(t) else int(t), args)
-        return (population, args), None if output is None else (output, ancestors)
+        particle, output, log_weights = vmap(advance, axes, particles)(
+            population.values, t if is_hidden(t) else int(t), *args
+        )
+        population = Population(particle, population.log_weights + log_weights)
+        recording = output is not None
+        if first and recording:
+            ancestors = kept(population, recording)[1]
+        return (population, recording, args), (output, ancestors) if recording else None
 
     checked = Bookkeeping()
 
@@ -166,13 +174,11 @@ def particle_filter(
             check_program(model, *args)
             checked.add(key)
         constants = (None,) * len(args)
-        state, lengths, log_weights = vmap(start, constants, particles)(*args)
-        population = Population(state, log_weights)  # n times too heavy until the end: no rounding
-        outputs = None
-        if length := int(lengths[0]):
-            population, first = moved(population, 0, args)
-            (population, _), rest = scan(step)((population, args), torch.arange(1, length))
-            outputs = ancestry(first, rest)
+        values, lengths, log_weights = vmap(start, constants, particles)(*args)
+        population = Population(values, log_weights)  # n times too heavy until the end: no rounding
+        carry, steps = (population, False, args), torch.arange(int(lengths[0]))
+        (population, _, _), history = scan(step)(carry, steps)
+        outputs = None if history is None else ancestry(*history)
         values, log_weights = vmap(finish, (0, 0, *constants), particles)(
             population.values, outputs, *args
         )
@@ -190,28 +196,13 @@ def _precision(particle: Any) -> torch.dtype:
     return functools.reduce(torch.promote_types, floating, torch.get_default_dtype())
 
 
-def ancestry(first: Any, rest: tuple[Any, Tensor] | None) -> Any:
-    """The outputs along each final particle's line, particles first: [particles, steps, ...].
-
-    Args:
-        first: the outputs [particles, ...] of the first step.
-        rest: those of later steps [steps - 1, particles, ...], with the ancestors of their
-            particles [steps - 1, particles].
-    """
-    if first is None or rest is None:
-        return tree_map(lambda x: None if x is None else x[:, None], first)
-    outputs, ancestors = rest
-    line, lines = torch.arange(ancestors.shape[1], device=ancestors.device), []
+def ancestry(outputs: Any, ancestors: Tensor) -> Any:
+    """The outputs [steps, particles, ...] along each final particle's line, particles first."""
+    steps, particles = ancestors.shape
+    line, lines = torch.arange(particles, device=ancestors.device), []
     for later in ancestors.flip(0).unbind():
         lines.append(line)
         line = later[line]
-    lines.append(line)
     index = torch.stack(lines[::-1])
-    rows = torch.arange(len(index), device=ancestors.device)[:, None]
-
-    def along(first: Any, rest: Any) -> Any:
-        if first is None:
-            return None
-        return torch.cat([first[None], rest])[rows, index].movedim(0, 1)
-
-    return tree_map(along, first, outputs)
+    rows = torch.arange(steps, device=ancestors.device)[:, None]
+    return tree_map(lambda x: None if x is None else x[rows, index].movedim(0, 1), outputs)

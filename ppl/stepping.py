@@ -19,7 +19,7 @@ from .combinators import Lanes, Loop
 from .compiling import Notify, compile_graph, fold
 from .effects import Message, stack
 from .errors import PushforwardError
-from .handlers import Conditioning, Handler, Scoping
+from .handlers import Conditioning, Handler, Scoping, Step
 from .interpret import no_validation
 from .keys import Contents, Unkeyed
 from .program import Callback, Program, derived, program_name
@@ -28,13 +28,13 @@ from .program import Callback, Program, derived, program_name
 def compiled(p: Callback, notify: Notify | None = None) -> Program:
     """The program p with its outermost loops and lanes run as machine code; its meaning is p's.
 
-    One step of a ``scan`` or ``iterate``, or the function of a ``vmap``, is traced into a graph,
-    which Inductor compiles: seconds the first time for shapes and dtypes, then microseconds a step.
-    It draws from torch's generator in the order of p, but that both branches of a ``cond`` draw.
-    Loops and lanes are run as they are where another handler looks on (so an exact evaluator sees p
-    itself), where ``until`` may stop them, and where gradients of the arguments are followed; also,
-    with a warning, where they look at their arguments in Python, or where a carry changes its
-    shape.
+    The second step of a ``scan`` or ``iterate``, or the function of a ``vmap``, is traced into a
+    graph for all, which Inductor compiles: seconds the first time for shapes and dtypes, then
+    microseconds a step.  It draws from torch's generator in the order of p, but that both branches
+    of a ``cond`` draw.  Loops and lanes are run as they are where another handler looks on (so an
+    exact evaluator sees p itself), where ``until`` may stop them, and where gradients of the
+    arguments are followed; also, with a warning, where they look at their arguments in Python, or
+    where a carry changes its shape.
 
     What is closed over may change between runs: it is compiled anew then.  What often changes is
     better passed as an argument.
@@ -107,28 +107,26 @@ class Machine(Handler, Unkeyed):
         return None if code is None else (code.form.tree(code.call(*taken_apart(args)[0])),)
 
     def _loop(self, loop: Loop, carry: Any, xs: Any) -> tuple[Any] | None:
-        """The result of a loop in a tuple, or None; if it changes its carry once, at its start."""
+        """The result of a loop in a tuple, or None; its first step, which may differ, is run."""
         if loop.until is not None or loop.length < 2:
             return None
-        rows: list[Any] = []
+        carry, y = loop.advance(0, carry, xs)
         if (code := self._step(loop, carry, xs)) is None:
-            carry, y = loop.advance(0, carry, xs)
-            rows.append(y)
-            if (code := self._step(loop, carry, xs)) is None:
-                what = f"the carry of {program_name(loop.step)} changes its structure or shape"
-                warnings.warn(f"{what}, or it cannot be traced: not compiled", stacklevel=2)
-                for t in range(1, loop.length):
-                    carry, y = loop.advance(t, carry, xs)
-                    rows.append(y)
-                return (loop.result(carry, rows),)
-        rows = [taken_apart(_as_tensors(y))[0] for y in rows]
+            what = f"the carry of {program_name(loop.step)} changes its structure or shape"
+            warnings.warn(f"{what}, or it cannot be traced: not compiled", stacklevel=2)
+            rows = [y]
+            for t in range(1, loop.length):
+                carry, y = loop.advance(t, carry, xs)
+                rows.append(y)
+            return (loop.result(carry, rows),)
+        outputs = [taken_apart(_as_tensors(y))[0]]
         state = tuple(taken_apart(carry)[0])
         call, inputs, carried = code.call, taken_apart(xs)[0], len(state)
-        for step in torch.arange(loop.length).unbind()[len(rows) :]:
+        for step in torch.arange(loop.length).unbind()[1:]:
             out = call(step, *state, *inputs)
             state = out[:carried]
-            rows.append(out[carried:])
-        stacked = [torch.stack(column) for column in zip(*rows, strict=True)]
+            outputs.append(list(out[carried:]))
+        stacked = [torch.stack(column) for column in zip(*outputs, strict=True)]
         after, ys = code.form.tree((*state, *stacked))
         return ((after, ys) if loop.has_outputs else after,)
 
@@ -142,7 +140,7 @@ class Machine(Handler, Unkeyed):
         def steady(result: Any) -> bool:
             return _kind(result[0]) == _kind(carry)
 
-        args = (torch.tensor(0), carry, xs)
+        args = (torch.tensor(1), carry, xs)
         return self._code((loop.step, loop.has_outputs), step, args, steady, often=True)
 
     def _code(
@@ -187,8 +185,16 @@ class Machine(Handler, Unkeyed):
 
 
 def _unobserved() -> bool:
-    """Whether no handler in force does more than to rename sites, and to give them data."""
-    return all(isinstance(each, Machine | Scoping | Conditioning) for each in stack())
+    """Whether no handler in force does more than to rename sites, and to give them data.
+
+    The first step of a loop is met once; what its others hold would be compiled at each.
+    """
+    return all(
+        h.t == 0
+        if isinstance(h, Step) and isinstance(h.t, int)
+        else isinstance(h, Machine | Scoping | Conditioning)
+        for h in stack()
+    )
 
 
 def _followed(tree: Any) -> bool:
