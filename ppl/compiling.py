@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +128,11 @@ def _tensors(graph: GraphModule) -> list[tuple[str, Tensor]]:
 
 
 # What the code would assert at each call holds of the shapes and strides that it is made for.
-_OPTIONS = {"size_asserts": False, "alignment_asserts": False}
+_OPTIONS = {
+    "size_asserts": False,
+    "alignment_asserts": False,
+    "reorder_for_locality": False,  # draws stay in their order
+}
 
 
 def compile_graph(
@@ -158,7 +164,7 @@ def compile_graph(
     start = time.perf_counter()
     say("compiling (seconds the first time, then from the disk cache)")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             options = {**_OPTIONS, "fallback_random": random, "cpp_wrapper": often}
             compiled = inductor.compile(graph, list(example), options)  # type: ignore[no-untyped-call]
@@ -175,6 +181,18 @@ def compile_graph(
         return graph
     say(f"compiled in {time.perf_counter() - start:.1f} s")
     return _unwrapped(compiled, graph, example) or compiled  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within, Inductor does not log what it has no quicker way for."""
+    log = logging.getLogger("torch._inductor")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _unwrapped(compiled: Any, graph: GraphModule, example: tuple[Tensor, ...]) -> Call | None:

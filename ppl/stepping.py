@@ -242,4 +242,12 @@ def _normal(mean: Tensor, std: Tensor, *, generator: None = None) -> Tensor:
     return torch.randn(shape, dtype=mean.dtype, device=mean.device) * std + mean
 
 
-_SIMPLER = {torch.ops.aten.normal.Tensor_Tensor: _normal}
+def _bernoulli(p: Tensor, *, generator: None = None) -> Tensor:
+    """What torch does, where Inductor would draw by other numbers."""
+    return torch.empty_like(p, memory_format=torch.contiguous_format).bernoulli_(p)
+
+
+_SIMPLER = {
+    torch.ops.aten.normal.Tensor_Tensor: _normal,
+    torch.ops.aten.bernoulli.default: _bernoulli,
+}
