@@ -2,6 +2,7 @@
 
 from .annealing import annealed, powered, spaced_powers
 from .chains import MCMC
+from .checkpoint import Checkpoint
 from .filter import particle_filter
 from .importance import importance
 from .islands import SMC
@@ -9,6 +10,7 @@ from .mcmc import hmc, mala, nuts
 from .population import Apart, Population, collapse, push_evidence, spawn
 from .predict import Prediction, log_likelihood, predict
 from .pseudo_marginal import pseudo_marginal
+from .recording import Recorded, recorded
 from .rejection import rejection
 from .resampling import multinomial, resample, residual, stratified, systematic
 from .results import Fit
@@ -21,9 +23,11 @@ __all__ = [
     "SMC",
     "SVI",
     "Apart",
+    "Checkpoint",
     "Fit",
     "Population",
     "Prediction",
+    "Recorded",
     "annealed",
     "collapse",
     "hmc",
@@ -37,6 +41,7 @@ __all__ = [
     "predict",
     "pseudo_marginal",
     "push_evidence",
+    "recorded",
     "rejection",
     "resample",
     "residual",

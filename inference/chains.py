@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +15,12 @@ from ..ppl.data import as_arguments
 from ..ppl.density import LogDensity
 from ..ppl.errors import DataError, located
 from ..ppl.interpret import seeded
+from ..ppl.keys import fingerprint
 from ..ppl.program import Callback
+from .checkpoint import Checkpoint, Store
 from .kernels import TraceKernel
 from .mcmc import Kernel, Parameters, Samples, nuts, sample
+from .placing import Device, moved, placed, with_data_there
 from .progress import Progress
 from .results import Fit, fit_from_vectors
 from .start import starting_points
@@ -36,6 +40,8 @@ class MCMC:
         warmup: transitions that adapt step size and diagonal metric, and are thrown away.
         target: the mean acceptance that warm-up aims at.
         compiled: compile the log density with Inductor.
+        device: where to compute, and where the data are moved; torch's default unless given.
+        dtype: the precision of what the program makes, and of the data; likewise.
         progress: show a progress bar.
     """
 
@@ -45,36 +51,72 @@ class MCMC:
     warmup: int = 1000
     target: float = 0.8
     compiled: bool = True
+    device: Device = None
+    dtype: torch.dtype | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
         if self.chains < 1 or self.draws < 1 or self.warmup < 0:
             raise ValueError("MCMC needs at least one chain and one draw, and warmup >= 0")
 
-    def run(self, p: Callback, *args: Any, seed: int = 0, resume: Fit | None = None) -> Fit:
+    def run(
+        self,
+        p: Callback,
+        *args: Any,
+        seed: int = 0,
+        resume: Fit | None = None,
+        checkpoint: Checkpoint | str | Path | None = None,
+    ) -> Fit:
         """Draw from the posterior of ``p(*args)``.
 
-        ``resume`` goes on from an earlier fit of the same program: from its last states, with its
-        step size and metric and no warm-up; the result holds the draws of both.
+        Args:
+            seed: of all randomness; equal seeds give equal fits on one machine.
+            resume: an earlier fit of the same program, to go on from its last states, with its step
+                size and metric and no warm-up; the result holds the draws of both.
+            checkpoint: a file where the run is kept, and from which it goes on if it was killed.
 
         Errors:
             InitializationError: no start has a finite log density and gradient.
             UnsupportedDistributionError: a latent is discrete.
             BranchError: Python control flow depends on a random value.
         """
-        if isinstance(self.kernel, TraceKernel):
-            return self._run_traces(self.kernel, p, args, seed, resume)
-        kernel = self.kernel
+        p = with_data_there(p, self.device, self.dtype)
+        args = moved(as_arguments(args), self.device, self.dtype)
+        with placed(self.device, self.dtype):
+            if isinstance(self.kernel, TraceKernel):
+                return self._run_traces(self.kernel, p, args, seed, resume, checkpoint)
+            return self._run(self.kernel, p, args, seed, resume, checkpoint)
+
+    def _run(
+        self,
+        kernel: Kernel,
+        p: Callback,
+        args: tuple[Any, ...],
+        seed: int,
+        resume: Fit | None,
+        checkpoint: Checkpoint | str | Path | None,
+    ) -> Fit:
         start = time.perf_counter()
         warmup = 0 if resume else self.warmup
+        about = {name: getattr(self, name) for name in ("chains", "draws", "target", "compiled")}
+        about |= {"device": str(self.device), "dtype": str(self.dtype)}
+        about |= {"method": kernel.name, "warmup": warmup, "seed": seed}
+        earlier = resume.state if resume else {}
+        data = {"program, data or kernel": fingerprint((p, args, earlier, kernel))}
+        store = Store(checkpoint, {**about, **data})
         with seeded(seed), Progress(warmup + self.draws, "MCMC", self.progress) as progress:
             density = LogDensity(p, *args)
             u0, parameters = self._start(density, resume)
             potential = Potential(density, u0, compiled=self.compiled, notify=progress.say)
 
+            shown = 0
+
             def report(done: int, total: int, info: Any, parameters: Parameters) -> None:
+                nonlocal shown
                 phase = "warmup" if done <= warmup else "draws"
-                progress.advance(phase=phase, step=float(parameters.step_size.mean()))
+                step_size = float(parameters.step_size.mean())
+                progress.advance(done - shown, phase=phase, step=step_size)
+                shown = done
 
             samples = sample(
                 kernel,
@@ -85,6 +127,7 @@ class MCMC:
                 parameters=parameters,
                 target=self.target,
                 progress=report,
+                store=store,
             )
             fit = fit_from_vectors(
                 density,
@@ -99,7 +142,13 @@ class MCMC:
         return joined(resume, fit) if resume else fit
 
     def _run_traces(
-        self, kernel: TraceKernel, p: Callback, args: tuple[Any, ...], seed: int, resume: Fit | None
+        self,
+        kernel: TraceKernel,
+        p: Callback,
+        args: tuple[Any, ...],
+        seed: int,
+        resume: Fit | None,
+        checkpoint: Checkpoint | str | Path | None,
     ) -> Fit:
         if resume is not None:
             what = "chains of kernels on traces cannot be resumed"
@@ -107,12 +156,13 @@ class MCMC:
         return run_chains(
             kernel,
             p,
-            as_arguments(args),
+            args,
             chains=self.chains,
             draws=self.draws,
             warmup=self.warmup,
             seed=seed,
             progress=self.progress,
+            checkpoint=checkpoint,
         )
 
     def _start(self, density: LogDensity, resume: Fit | None) -> tuple[Tensor, Parameters | None]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from torch import Tensor
 from ..ppl.abstract import check_program
 from ..ppl.errors import InitializationError, checked, located
 from ..ppl.interpret import seeded
+from ..ppl.keys import fingerprint
 from ..ppl.program import Callback, program_name
+from .checkpoint import Checkpoint, Store, random_state, restore_random_state, stream
 from .kernels.kernel import TraceKernel
 from .progress import Progress
 from .results import Fit
-from .traces import Traced, traced
+from .traces import Point, Traced, at, traced
 
 REDUCIBLE = "the chain may be reducible, so move sites together, by block(...) or gibbs([...])"
 TRIES = 1000  # runs from the prior, until one has positive density
@@ -30,7 +33,7 @@ def start(p: Callback, *args: Any) -> Traced:
         InitializationError: a thousand runs had density zero, or one is NaN or infinite.
     """
     for _ in range(TRIES):
-        run = traced(p, {}, {}, *args, draws=None)
+        run = traced(p, {}, {}, *args, draws=())
         assert run is not None  # nothing was given that could be impossible
         log_density = float(run.log_density)
         if math.isnan(log_density) or log_density == math.inf:
@@ -40,6 +43,47 @@ def start(p: Callback, *args: Any) -> Traced:
             return run._replace(drawn=frozenset())
     what = f"none of {TRIES} runs of {program_name(p)} from the prior has positive density"
     raise InitializationError(located(what, hint="soften the observations, or use smc or annealed"))
+
+
+@dataclass
+class Chain:
+    """A chain so far.
+
+    ``draws``: of each step after warm-up, the choices and deterministic sites by name, the log
+    density, and the share of proposals that were accepted; ``tried``: by site, whether each
+    proposal was accepted, warm-up included.
+    """
+
+    run: Traced
+    steps: int = 0
+    draws: list[tuple[dict[str, Tensor], Tensor, float]] = field(default_factory=list)
+    tried: dict[str, list[bool]] = field(default_factory=dict)
+
+    def advance(self, kernel: TraceKernel, warmup: int, p: Callback, *args: Any) -> None:
+        """Make one step; an interruption within leaves the chain as it was."""
+        run, accepted = kernel.step(self.run, p, *args)
+        moves = [yes for each in accepted.values() for yes in each]
+        for name, each in accepted.items():
+            self.tried.setdefault(name, []).extend(each)
+        self.run, self.steps = run, self.steps + 1
+        if self.steps > warmup:
+            rate = sum(moves) / len(moves) if moves else 1.0
+            self.draws.append(({**run.choices, **run.derived}, run.log_density, rate))
+
+    def content(self) -> dict[str, Any]:
+        """All of it as plain values, with the state of the generator."""
+        kept = {name: getattr(self, name) for name in _KEPT}
+        return {"point": tuple(self.run.point), "random": random_state(), **kept}
+
+    @staticmethod
+    def restored(content: dict[str, Any], p: Callback, *args: Any) -> Chain:
+        """The chain that a content was taken of; the generator goes on from where it was."""
+        run = at(p, Point(*content["point"]), *args)
+        restore_random_state(content["random"])
+        return Chain(run, **{name: content[name] for name in _KEPT})
+
+
+_KEPT = ("steps", "draws", "tried")
 
 
 def run_chains(
@@ -52,45 +96,51 @@ def run_chains(
     warmup: int,
     seed: int,
     progress: bool,
+    checkpoint: Checkpoint | str | Path | None = None,
 ) -> Fit:
     """Draws of the sites that every run has; of the others the notes tell.
 
-    The kernel is not adapted: the first ``warmup`` steps are only left out.
+    The kernel is not adapted: the first ``warmup`` steps are only left out.  Each chain draws from
+    a stream of its own.
     """
     begun = time.perf_counter()
     check_program(p, *args)
-    kept: list[list[Traced]] = []
-    rates: list[list[float]] = []
-    outcomes: dict[str, list[bool]] = defaultdict(list)
+    title, length = f"MCMC ({kernel.name})", warmup + draws
+    about = {"method": title, "draws": draws, "warmup": warmup, "seed": seed}
+    store = Store(checkpoint, {**about, "program, data or kernel": fingerprint((p, args, kernel))})
+    contents: list[dict[str, Any]] = (store.content or {"chains": []})["chains"]
+    done: list[Chain] = []
     interrupted = False
-    title = f"MCMC ({kernel.name})"
-    with (
-        checked(),
-        seeded(seed),
-        torch.no_grad(),
-        Progress(chains * (warmup + draws), title, progress) as bar,
-    ):
+    with checked(), torch.no_grad(), Progress(chains * length, title, progress) as bar:
         try:
-            for chain in range(chains):
-                run = start(p, *args)
-                kept.append([])
-                rates.append([])
-                for t in range(warmup + draws):
-                    run, accepted = kernel.step(run, p, *args)
-                    moves = [yes for each in accepted.values() for yes in each]
-                    for name, each in accepted.items():
-                        outcomes[name] += each
-                    if t >= warmup:
-                        kept[-1].append(run)
-                        rates[-1].append(sum(moves) / len(moves) if moves else 1.0)
-                    bar.advance(chain=str(chain + 1), lp=float(run.log_density))
+            for i in range(chains):
+                with seeded(stream(seed, i)):
+                    if i < len(contents):
+                        chain = Chain.restored(contents[i], p, *args)
+                        bar.advance(chain.steps)
+                    else:
+                        chain = Chain(start(p, *args))
+                        contents.append(chain.content())
+                    done.append(chain)
+                    while chain.steps < length:
+                        chain.advance(kernel, warmup, p, *args)
+                        bar.advance(chain=str(i + 1), lp=float(chain.run.log_density))
+                        store.offer(lambda: {"chains": [*contents[:i], chain.content()]})  # noqa: B023
+                    contents[i] = chain.content()
+            store.write({"chains": contents})
         except KeyboardInterrupt:
             interrupted = True
-            size = min(map(len, kept), default=0) if len(kept) == chains else 0
-            if not size:
+            done = _kept(done, draws)
+            if not done:
                 raise
-            kept, rates = [each[:size] for each in kept], [each[:size] for each in rates]
-    found, notes = _stacked(kept)
+    outcomes: dict[str, list[bool]] = {}
+    for chain in done:
+        for name, each in chain.tried.items():
+            outcomes[name] = outcomes.get(name, []) + each
+    values = [[draw[0] for draw in chain.draws] for chain in done]
+    log_densities = [torch.stack([draw[1] for draw in chain.draws]) for chain in done]
+    rates = [[draw[2] for draw in chain.draws] for chain in done]
+    found, notes = _stacked(values)
     notes += [
         f"no proposal for '{name}' was accepted in {len(tried)} steps: {REDUCIBLE}"
         for name, tried in outcomes.items()
@@ -106,15 +156,21 @@ def run_chains(
         method=title,
         draws=found,
         stats={
-            "lp": torch.stack([torch.stack([r.log_density for r in each]) for each in kept]),
+            "lp": torch.stack(log_densities),
             "acceptance_rate": torch.tensor(rates, dtype=torch.float64),
         },
-        latents=tuple(name for name in found if name in kept[0][0].choices),
+        latents=tuple(name for name in found if name in done[0].run.choices),
         seed=seed,
         seconds=time.perf_counter() - begun,
         interrupted=interrupted,
         notes=tuple(notes),
     )
+
+
+def _kept(chains: list[Chain], draws: int) -> list[Chain]:
+    """What to keep of chains that were interrupted: those that are whole, else the first draws."""
+    whole = [chain for chain in chains if len(chain.draws) == draws]
+    return whole or [chain for chain in chains if chain.draws]
 
 
 def missed(outcomes: dict[str, list[bool]]) -> list[str]:
@@ -127,9 +183,8 @@ def _where(x: Tensor) -> str:
     return ", though it differs between chains" if bool((x != x[:1]).any()) else ""
 
 
-def _stacked(kept: list[list[Traced]]) -> tuple[dict[str, Tensor], list[str]]:
+def _stacked(rows: list[list[dict[str, Tensor]]]) -> tuple[dict[str, Tensor], list[str]]:
     """The draws [chains, draws, *shape] of the sites that all runs have, in one shape."""
-    rows = [[{**run.choices, **run.derived} for run in each] for each in kept]
     runs = [values for each in rows for values in each]
     names = dict.fromkeys(name for values in runs for name in values)
     shapes = {n: {v[n].shape if n in v else None for v in runs} for n in names}

@@ -9,6 +9,7 @@ step function that is defined anew on each run of a program is still the same st
 from __future__ import annotations
 
 import functools
+import hashlib
 import types
 from collections.abc import Hashable, Iterator
 from typing import Any
@@ -81,6 +82,9 @@ class Keys:
         if hasattr(value, "__dict__") and not isinstance(value, _BY_IDENTITY):
             fields = {k: v for k, v in vars(value).items() if not k.startswith("__")}
             return (type(value), self(fields))
+        return self._identity(value)
+
+    def _identity(self, value: Any) -> Hashable:
         self._alive[id(value)] = value
         return (type(value), id(value))
 
@@ -109,6 +113,37 @@ class Contents(Keys):
                 found, (*_ATOMS, float, list, tuple, dict, set, Tensor, np.ndarray)
             ):
                 yield (name, self(found))
+
+
+class Lasting(Contents):
+    """Keys that another process would make too: what has only an identity goes by its type."""
+
+    def _structure(self, value: Any) -> Hashable:
+        if isinstance(value, types.FunctionType):
+            cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
+            inner = self((cells, value.__defaults__, value.__kwdefaults__))
+            return (_lasting_code(value.__code__), inner, *self._globals(value))
+        if isinstance(value, torch.nn.Module):
+            return (type(value).__qualname__, value.training, self(dict(value.state_dict())))
+        if isinstance(value, set | frozenset) and not isinstance(value, Unkeyed):
+            return (type(value), *sorted(map(repr, map(self, value))))
+        return super()._structure(value)
+
+    def _identity(self, value: Any) -> Hashable:
+        return type(value).__qualname__
+
+
+def _lasting_code(code: types.CodeType) -> Hashable:
+    constants = (
+        _lasting_code(each) if isinstance(each, types.CodeType) else repr(each)
+        for each in code.co_consts
+    )
+    return (code.co_code, code.co_names, *constants)
+
+
+def fingerprint(value: Any) -> str:
+    """A short text that tells values apart, and that is the same in another process."""
+    return hashlib.sha256(repr(Lasting()(value)).encode()).hexdigest()[:16]
 
 
 def _names(code: types.CodeType) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,13 @@ class Program:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return emit("call", functools.partial(self.fn, **kwargs), args, infer={"program": self.fn})
+
+    def __reduce__(self) -> Any:
+        """A program that is defined at the top of a module travels to other processes by name."""
+        found = sys.modules.get(self.fn.__module__)
+        for part in self.name.split("."):
+            found = getattr(found, part, None)
+        return self.name if found is self else super().__reduce__()
 
     def __repr__(self) -> str:
         return f"<program {self.name}>"

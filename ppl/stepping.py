@@ -247,7 +247,7 @@ def _bernoulli(p: Tensor, *, generator: None = None) -> Tensor:
     return torch.empty_like(p, memory_format=torch.contiguous_format).bernoulli_(p)
 
 
-_SIMPLER = {
+_SIMPLER: dict[Any, Callback] = {
     torch.ops.aten.normal.Tensor_Tensor: _normal,
     torch.ops.aten.bernoulli.default: _bernoulli,
 }

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ...ppl import iterate
 from ...ppl.errors import InitializationError, located
+from ..checkpoint import Store, random_state, restore_random_state
 from .hamiltonian import Kernel, Parameters, Potential, State, leapfrog, refresh
 from .hmc import acceptance
 
@@ -196,6 +199,15 @@ def adaptation_update(
 Callback = Callable[[int, int, Any, Parameters], None]
 
 
+class Progressed(NamedTuple):
+    """A run between two transitions: how many were made, and all that the next depends on."""
+
+    done: int
+    state: State
+    parameters: Parameters
+    adaptation: Adaptation | None
+
+
 @dataclass(frozen=True)
 class Samples:
     """What a run drew: draws [chains, draws, d] and stats [chains, draws] under ArviZ's names.
@@ -221,6 +233,7 @@ def sample(
     parameters: Parameters | None = None,
     target: float = TARGET,
     progress: Callback | None = None,
+    store: Store | None = None,
 ) -> Samples:
     """Run warm-up and sampling from u0 [chains, d].
 
@@ -229,6 +242,7 @@ def sample(
             and unit metric unless given.
         target: the mean acceptance that warm-up aims at.
         progress: called after each transition.
+        store: where the run is kept, and gone on from.
 
     Errors:
         InitializationError: the density or its gradient is not finite at some chain's start.
@@ -239,47 +253,73 @@ def sample(
     _require_finite(state)
     if parameters is None:
         parameters = Parameters(u0.new_ones(()), u0.new_ones(u0.shape[-1]))
-    schedule = windows(warmup)
-    positions: list[Tensor] = []
-    records: list[dict[str, Tensor]] = []
-    interrupted = False
+    schedule, rows, interrupted = windows(warmup), list[dict[str, Tensor]](), False
     try:
-        if warmup:
-            adaptation = adaptation_init(state, potential, parameters)
-        for t in range(warmup + draws):
-            if t < warmup:
-                parameters = adaptation.trial
-            state, info = kernel.step(state, potential, parameters)
-            if t < warmup:
-                adaptation = adaptation_update(
-                    adaptation, state, potential, info.acceptance_rate, t, schedule, target
-                )
-                parameters = adaptation.result
-            else:
-                records.append({**info._asdict(), "lp": state.log_density})
-                positions.append(state.position)
+        adaptation = adaptation_init(state, potential, parameters) if warmup else None
+        at = Progressed(0, state, parameters, adaptation)
+        if store is not None and store.content is not None:
+            at, rows = _restored(store.content, at)
+        while at.done < warmup + draws:
+            at, info = _advanced(at, kernel, potential, warmup, schedule, target)
+            if at.done > warmup:
+                record = {**info._asdict(), "lp": at.state.log_density}
+                rows.append({_POSITION: at.state.position, **record})
+            if store is not None:
+                store.offer(partial(_content, at, rows))
             if progress is not None:
-                progress(t + 1, warmup + draws, info, parameters)
+                progress(at.done, warmup + draws, info, at.parameters)
+        if store is not None:
+            store.write(_content(at, rows))
     except KeyboardInterrupt:
         interrupted = True
-    return _gathered(state, parameters, positions, records, interrupted)
+    return _gathered(at, rows, interrupted)
 
 
-def _gathered(
-    state: State,
-    parameters: Parameters,
-    positions: list[Tensor],
-    records: list[dict[str, Tensor]],
-    interrupted: bool,
-) -> Samples:
-    """The draws so far; a draw whose record was cut off by the interruption is left out."""
-    count = min(len(positions), len(records))
-    chains, d = state.position.shape
-    if count == 0:
-        return Samples(state.position.new_empty((chains, 0, d)), {}, state, parameters, interrupted)
-    stats = {name: torch.stack([r[name] for r in records[:count]], 1) for name in records[0]}
-    stats["step_size"] = parameters.step_size.expand(chains)[:, None].expand(chains, count)
-    return Samples(torch.stack(positions[:count], 1), stats, state, parameters, interrupted)
+_POSITION = "position"  # the name of the draws among what is recorded of a transition
+
+
+def _advanced(
+    at: Progressed,
+    kernel: Kernel,
+    potential: Potential,
+    warmup: int,
+    schedule: list[tuple[int, int]],
+    target: float,
+) -> tuple[Progressed, Any]:
+    """One transition more, and its info."""
+    t, adaptation, parameters = at.done, at.adaptation, at.parameters
+    if adaptation is None or t >= warmup:
+        state, info = kernel.step(at.state, potential, parameters)
+        return at._replace(done=t + 1, state=state), info
+    state, info = kernel.step(at.state, potential, adaptation.trial)
+    adaptation = adaptation_update(
+        adaptation, state, potential, info.acceptance_rate, t, schedule, target
+    )
+    return Progressed(t + 1, state, adaptation.result, adaptation), info
+
+
+def _content(at: Progressed, rows: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """A run as plain values, with the state of the generator."""
+    return {"at": tree_flatten(at)[0], "rows": rows, "random": random_state()}
+
+
+def _restored(content: dict[str, Any], start: Progressed) -> tuple[Progressed, Any]:
+    """The run that a content was taken of, if it began at this start."""
+    at: Progressed = tree_unflatten(content["at"], tree_flatten(start)[1])
+    restore_random_state(content["random"])
+    return at, content["rows"]
+
+
+def _gathered(at: Progressed, rows: list[dict[str, Tensor]], interrupted: bool) -> Samples:
+    """The draws so far."""
+    (chains, d), step_size = at.state.position.shape, at.parameters.step_size
+    if not rows:
+        none = at.state.position.new_empty((chains, 0, d))
+        return Samples(none, {}, at.state, at.parameters, interrupted)
+    stats = {name: torch.stack([row[name] for row in rows], 1) for name in rows[0]}
+    positions = stats.pop(_POSITION)
+    stats["step_size"] = step_size.expand(chains)[:, None].expand(chains, len(rows))
+    return Samples(positions, stats, at.state, at.parameters, interrupted)
 
 
 def _require_finite(state: State) -> None:
