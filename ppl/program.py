@@ -35,7 +35,7 @@ class Program:
 
     def __reduce__(self) -> Any:
         """A program that is defined at the top of a module travels to other processes by name."""
-        found = sys.modules.get(self.fn.__module__)
+        found: Any = sys.modules.get(self.fn.__module__)
         for part in self.name.split("."):
             found = getattr(found, part, None)
         return self.name if found is self else super().__reduce__()
