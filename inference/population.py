@@ -145,6 +145,8 @@ def push_evidence(population: Population, name: str = "evidence") -> Population:
     return Population(population.values, log_weights)
 
 
-def uniform_log_weights(n: int, total: Tensor | float = 0.0) -> Tensor:
-    """n equal log weights that sum to exp(total)."""
-    return torch.as_tensor(total - math.log(n)).expand(n)
+def uniform_log_weights(n: int, total: Tensor | None = None) -> Tensor:
+    """n equal log weights that sum to exp(total), or to one, in float64."""
+    if total is None:
+        total = torch.zeros((), dtype=torch.float64)
+    return (total - math.log(n)).expand(n)

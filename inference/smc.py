@@ -85,7 +85,7 @@ def smc(
                 population = push_evidence(population, evidence)
             return scores + 1, population, ended
 
-        start = Population(runs.start(particles), uniform_log_weights(particles).double())
+        start = Population(runs.start(particles), uniform_log_weights(particles))
         population: Population = iterate(step, ENDLESS, until=_ended)((0, start, False))[1]
         values = runs.results(population.values)
         return Population(values, population.log_weights).require_weights()
