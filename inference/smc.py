@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ..ppl import iterate, vmap
 from ..ppl.abstract import has_type
+from ..ppl.effects import Message
 from ..ppl.handlers import Handler
 from ..ppl.keys import Bookkeeping
 from ..ppl.program import Callback, Program
@@ -63,15 +65,19 @@ def smc(
     if particles < 1:
         raise ValueError("smc needs at least one particle")
 
-    asked, typed = Bookkeeping(), Bookkeeping()
+    asked, typed, branching = Bookkeeping(), Bookkeeping(), Bookkeeping()
 
     def run(*args: Any) -> Population:
         if (key := signature(args)) not in asked:
-            if has_type(model, *args):
+            met = _Branching()
+            if has_type(met.inside(model), *args):
                 typed.add(key)
+            if met.branches:
+                branching.add(key)
             asked.add(key)
-        lanes = move is None and key in typed
-        runs = Lanes(model, args) if lanes else OneByOne(model, args, move)
+        runs: Lanes | OneByOne = OneByOne(model, args, move)
+        if move is None and key in typed:
+            runs = Lanes(model, args, key in branching)
 
         def step(state: tuple[int, Population, bool]) -> tuple[int, Population, bool]:
             scores, population, _ = state
@@ -137,8 +143,28 @@ class OneByOne:
         return Program(moved)
 
 
+class _Branching(Handler):
+    """Notes whether the program inside branches."""
+
+    branches = False
+
+    def inside(self, p: Callback) -> Callback:
+        def run(*args: Any) -> Any:
+            with self:
+                return p(*args)
+
+        return run
+
+    def _process_message(self, msg: Message) -> None:
+        self.branches |= msg["type"] == "cond"
+
+
 class _Jointly(Handler):
-    """Keeps the lanes inside together under the exact evaluator, as they run otherwise."""
+    """Keeps the lanes inside together under the exact evaluator.
+
+    Lane by lane it would run only the branch that is taken, where together all are run: scores
+    would be counted differently.  Without branches both ways are the same.
+    """
 
     lane_wise = False
 
@@ -149,22 +175,28 @@ class Lanes:
 
     model: Callback
     args: tuple[Any, ...]
+    branching: bool
 
     def start(self, n: int) -> Any:
         return {}, (), ()
 
     def advance(self, population: Population, scores: int) -> tuple[Population, bool]:
+        n = len(population.log_weights)
+        values, ended, log_weights = Program(self._advanced)(population.values, scores, n)
+        return Population(values, population.log_weights + log_weights), ended
+
+    def _advanced(self, values: Any, scores: int, n: int) -> tuple[Any, bool, Tensor]:
+        """All runs with one score more: an effect of its own, which no weight takes part in."""
+
         def lane(choices: dict[str, Tensor], draws: tuple[Tensor, ...]) -> Any:
             after, log_weight = advance(self.model, Suspended(choices, draws), scores, *self.args)
             value = after.value if after.ended else ()
             return (after.choices, after.draws, value), torch.tensor(after.ended), log_weight
 
-        choices, draws, _ = population.values
-        with _Jointly():
-            every = vmap(lane, size=len(population.log_weights))
-            values, ended, log_weights = every(choices, draws)
-        log_weights = population.log_weights + log_weights.double()
-        return Population(values, log_weights), bool(ended.all())
+        choices, draws, _ = values
+        with _Jointly() if self.branching else nullcontext():
+            values, ended, log_weights = vmap(lane, size=n)(choices, draws)
+        return values, bool(ended.all()), log_weights.double()
 
     def move(self, population: Population, scores: int) -> Population:
         return population

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import types
+from array import array
 from collections.abc import Hashable, Iterator
 from typing import Any
 
@@ -37,10 +38,13 @@ class Keys:
         self.cells: set[int] = set()  # the addresses of the cells met since this was last emptied
 
     def __call__(self, value: Any) -> Hashable:
-        if isinstance(value, _ATOMS):
-            return (type(value), value)
+        kind = type(value)
+        if kind is tuple:
+            return (tuple, *map(self, value))
         if isinstance(value, Tensor):
             return _tensor_key(value)
+        if kind in _ATOMS or isinstance(value, _ATOMS):
+            return (kind, value)
         if isinstance(value, float):
             return round(value, DIGITS) + 0.0
         if isinstance(value, np.ndarray):
@@ -176,8 +180,15 @@ def _fields(distribution: Any) -> dict[str, Any]:
     return made
 
 
+_FEW = 16  # so many numbers are quicker to round by Python
+
+
 def _tensor_key(value: Tensor) -> Hashable:
-    array = value.detach().cpu().resolve_conj().numpy()
-    if array.dtype.kind in "fc":
-        array = np.round(array, DIGITS) + 0.0
-    return (array.shape, array.dtype.str, array.tobytes())
+    if value.dtype in (torch.float64, torch.float32) and value.numel() <= _FEW:
+        numbers = value.detach().flatten().tolist()
+        rounded = array("d", [round(x, DIGITS) + 0.0 for x in numbers])
+        return (value.shape, value.dtype, rounded.tobytes())
+    found = value.numpy(force=True)
+    if found.dtype.kind in "fc":
+        found = np.round(found, DIGITS) + 0.0
+    return (value.shape, value.dtype, found.tobytes())
