@@ -20,7 +20,7 @@ from .checkpoint import Checkpoint, Store, random_state, restore_random_state, s
 from .kernels.kernel import TraceKernel
 from .progress import Progress
 from .results import Fit
-from .traces import Point, Traced, at, traced
+from .traces import Traced, traced
 
 REDUCIBLE = "the chain may be reducible, so move sites together, by block(...) or gibbs([...])"
 TRIES = 1000  # runs from the prior, until one has positive density
@@ -33,7 +33,7 @@ def start(p: Callback, *args: Any) -> Traced:
         InitializationError: a thousand runs had density zero, or one is NaN or infinite.
     """
     for _ in range(TRIES):
-        run = traced(p, {}, {}, *args, draws=())
+        run = traced(p, {}, {}, *args, draws=None)
         assert run is not None  # nothing was given that could be impossible
         log_density = float(run.log_density)
         if math.isnan(log_density) or log_density == math.inf:
@@ -72,18 +72,25 @@ class Chain:
 
     def content(self) -> dict[str, Any]:
         """All of it as plain values, with the state of the generator."""
+        run = {name: getattr(self.run, name) for name in _OF_RUN}
         kept = {name: getattr(self, name) for name in _KEPT}
-        return {"point": tuple(self.run.point), "random": random_state(), **kept}
+        return {"run": run, "random": random_state(), **kept}
 
     @staticmethod
     def restored(content: dict[str, Any], p: Callback, *args: Any) -> Chain:
-        """The chain that a content was taken of; the generator goes on from where it was."""
-        run = at(p, Point(*content["point"]), *args)
+        """The chain that a content was taken of; the generator goes on from where it was.
+
+        The program is run again for the laws of its choices; all numbers are those of then.
+        """
+        run = traced(p, content["run"]["choices"], {}, *args, draws=None)
+        assert run is not None  # it was possible when it was kept
         restore_random_state(content["random"])
-        return Chain(run, **{name: content[name] for name in _KEPT})
+        kept = {name: content[name] for name in _KEPT}
+        return Chain(run._replace(**content["run"], drawn=frozenset()), **kept)
 
 
 _KEPT = ("steps", "draws", "tried")
+_OF_RUN = ("choices", "log_probs", "log_score", "derived")
 
 
 def run_chains(

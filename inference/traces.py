@@ -88,6 +88,7 @@ class Tracing(Handler):
     ) -> None:
         super().__init__()
         self.given, self.laws_of, self.given_draws = given, laws, draws
+        self.ignores_draws = draws is None
 
     def __enter__(self) -> Any:
         self.choices: dict[str, Tensor] = {}

@@ -34,9 +34,11 @@ class Handler(Messenger):  # type: ignore[misc]
 
     ``lane_wise``: it treats a message of one lane as it would treat that lane of a batched message;
     one that records values by name, or gives them, does not.
+    ``ignores_draws``: anonymous draws, and loops and lanes of them, pass it without a trace.
     """
 
     lane_wise = True
+    ignores_draws = False
 
     def state(self) -> Any:
         return ()
@@ -135,6 +137,8 @@ class Taken(Messenger):  # type: ignore[misc]
 class Weighing(Handler):
     """Absorbs the scores inside it, and of the latents that are given, into a log weight."""
 
+    ignores_draws = True
+
     def __init__(self, given: dict[str, Tensor] | None = None) -> None:
         super().__init__()
         self.given = given or {}
@@ -176,6 +180,7 @@ class Weighing(Handler):
 class Proposing(Handler):
     """Records the latents inside it with their log density; they pass outward as they are."""
 
+    ignores_draws = True
     lane_wise = False
 
     def __enter__(self) -> Any:
@@ -213,6 +218,8 @@ def is_one(scale: Any) -> bool:
 
 class Untracing(Handler):
     """Turns named latents into anonymous draws, all but those to ``keep``."""
+
+    ignores_draws = True
 
     def __init__(self, keep: frozenset[str] = frozenset()) -> None:
         super().__init__()

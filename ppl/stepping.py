@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from .capture import DataStayReal, Unread, refusing
 from .combinators import Lanes, Loop
 from .compiling import Notify, compile_graph, fold
-from .effects import Message, stack
+from .effects import Message, is_draw, stack
 from .errors import PushforwardError
 from .handlers import Conditioning, Handler, Scoping, Step
 from .interpret import no_validation
@@ -83,15 +83,27 @@ class Code:
     form: Form
 
 
+class _Heard(PushforwardError):
+    """A named choice or a score would leave code to which other handlers listen."""
+
+
 class Machine(Handler, Unkeyed):
-    """Runs outermost loops and lanes by compiled code, which it keeps."""
+    """Runs outermost loops and lanes by compiled code, which it keeps.
+
+    Where other handlers listen, only those that send them nothing but anonymous draws.
+    """
 
     def __init__(self, notify: Notify | None) -> None:
         super().__init__()
         self.notify = notify
         self.known: dict[Hashable, Code | None] = {}
+        self.tracing = False
 
     def _process_message(self, msg: Message) -> None:
+        if self.tracing:
+            if msg["type"] == "sample" and not is_draw(msg) and _heard():
+                raise _Heard
+            return
         if msg["type"] not in ("loop", "vmap") or not _unobserved() or _followed(msg["args"]):
             return
         if msg["type"] == "vmap":
@@ -112,8 +124,6 @@ class Machine(Handler, Unkeyed):
             return None
         carry, y = loop.advance(0, carry, xs)
         if (code := self._step(loop, carry, xs)) is None:
-            what = f"the carry of {program_name(loop.step)} changes its structure or shape"
-            warnings.warn(f"{what}, or it cannot be traced: not compiled", stacklevel=2)
             rows = [y]
             for t in range(1, loop.length):
                 carry, y = loop.advance(t, carry, xs)
@@ -137,31 +147,33 @@ class Machine(Handler, Unkeyed):
             carry, y = loop.advance(t, carry, xs)
             return carry, _as_tensors(y)
 
-        def steady(result: Any) -> bool:
-            return _kind(result[0]) == _kind(carry)
+        def changed(result: Any) -> str:
+            if _kind(result[0]) == _kind(carry):
+                return ""
+            return f"the carry of {program_name(loop.step)} changes its structure or shape"
 
         args = (torch.tensor(1), carry, xs)
-        return self._code((loop.step, loop.has_outputs), step, args, steady, often=True)
+        return self._code((loop.step, loop.has_outputs), step, args, changed, often=True)
 
     def _code(
         self,
         what: Any,
         run: Callback,
         args: tuple[Any, ...],
-        wanted: Callable[[Any], bool] = lambda result: True,
+        complaint: Callable[[Any], str] = lambda result: "",
         often: bool = False,
     ) -> Code | None:
-        """The code of ``run(*args)``, if it can be traced and its result is as wanted.
+        """The code of ``run(*args)``, if it can be traced and there is no complaint of its result.
 
         ``what`` is all that ``run`` depends on besides its arguments.
         """
-        key = (Contents()(what), _kind(args))
+        key = (Contents()(what), _kind(args), _heard())
         if key not in self.known:
-            self.known[key] = self._made(run, args, wanted, often)
+            self.known[key] = self._made(run, args, complaint, often)
         return self.known[key]
 
     def _made(
-        self, run: Callback, args: tuple[Any, ...], wanted: Callable[[Any], bool], often: bool
+        self, run: Callback, args: tuple[Any, ...], complaint: Callable[[Any], str], often: bool
     ) -> Code | None:
         given, form = taken_apart(args)
         tensors = [x.detach() for x in given]  # a tensor that is also closed over is no input there
@@ -173,12 +185,18 @@ class Machine(Handler, Unkeyed):
             return tuple(results)
 
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            self.tracing = True
             try:
                 graph = trace(flat, *tensors)
+            except _Heard:
+                return None
             except PushforwardError as error:
                 warnings.warn(f"not compiled: {error}", RuntimeWarning, stacklevel=2)
                 return None
-            if not wanted(forms[0].tree(graph(*tensors))):
+            finally:
+                self.tracing = False
+            if what := complaint(forms[0].tree(graph(*tensors))):
+                warnings.warn(f"not compiled: {what}", RuntimeWarning, stacklevel=2)
                 return None
         call = compile_graph(fold(graph), *tensors, notify=self.notify, random=True, often=often)
         return Code(call, forms[0])
@@ -187,14 +205,20 @@ class Machine(Handler, Unkeyed):
 def _unobserved() -> bool:
     """Whether no handler in force does more than to rename sites, and to give them data.
 
+    Others may be there if they ignore anonymous draws; see ``Machine`` for what is not anonymous.
     The first step of a loop is met once; what its others hold would be compiled at each.
     """
     return all(
         h.t == 0
         if isinstance(h, Step) and isinstance(h.t, int)
-        else isinstance(h, Machine | Scoping | Conditioning)
+        else isinstance(h, Machine | Scoping | Conditioning) or getattr(h, "ignores_draws", False)
         for h in stack()
     )
+
+
+def _heard() -> bool:
+    """Whether a handler in force would hear of named choices and scores."""
+    return any(not isinstance(h, Machine | Scoping | Conditioning | Step) for h in stack())
 
 
 def _followed(tree: Any) -> bool:
