@@ -133,7 +133,8 @@ class Fit:
                 f"{self.divergences} of {self.chains * self.size} draws diverged: raise the target "
                 "acceptance, or reparameterise"
             )
-        if self.chains > 1 and self.size > 3 and "diverging" in self.stats:
+        of_chains = {"diverging", "lp"} & self.stats.keys()  # and not of populations
+        if self.chains > 1 and self.size > 3 and of_chains:
             table = self.summary()
             if (worst := float(table["r_hat"].max())) > 1.01:
                 found.append(f"R-hat reaches {worst:.3f}: the chains disagree, run longer")
