@@ -1,0 +1,280 @@
+"""The factors of a program over its finite latents, found by running it in lanes.
+
+What a site adds to the log density depends on the choices that it looks at, its family.  If the
+members of every family have different colours, and lane by lane each colour takes all values, then
+one run in lanes has the table of every site.  A hidden Markov model needs two colours: its k^2
+lanes give all its factors, however long it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+import pyro.distributions as dist
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from .abstract import abstract_run
+from .densities import log_density
+from .effects import Message, draw, is_deterministic, is_latent
+from .elimination import Bucket, Factor, Variable, eliminated, order_of
+from .errors import BudgetError, ProgramError, located
+from .handlers import Sealed, is_one, plated
+from .interpret import no_validation
+from .program import Callback, program_name
+
+LANES = 100_000
+
+
+class FiniteLatents:
+    """The finite latents of ``p(*args)``, and how what the program scores depends on them.
+
+    ``values``: of each latent, what one element of it may be [k, *event]; ``shapes``: its batch
+    shape; ``families``: of each scored site, the finite latents that it looks at, itself included;
+    ``given``: the other latents, which must be given.
+
+    Errors:
+        BranchError: Python control flow depends on a random value.
+        ProgramError: nothing is finite, or a given latent depends on a finite one.
+    """
+
+    def __init__(self, p: Callback, args: tuple[Any, ...], keep: frozenset[str] = frozenset()):
+        self.program, self.args = p, args
+        run, _ = abstract_run(p, *args)
+        latents = {name: site for name, site in run.sites.items() if not site.observed}
+        finite = {n: s for n, s in latents.items() if s.space.finite and n not in keep}
+        if not finite:
+            what = f"{program_name(p)} has no finite latent to eliminate"
+            raise ProgramError(located(what, hint=f"its latents are {', '.join(latents) or 'none'}"))
+        self.given = [name for name in latents if name not in finite]
+        for name in self.given:
+            if seen := run.parents[name] & finite.keys():
+                what = f"the latent depends on {sorted(seen)}, which are to be eliminated"
+                raise ProgramError(
+                    located(what, site=name, line=latents[name].line, hint="sample those too")
+                )
+        self.values = {
+            n: s.space.enumerate().to(run.dtypes[n]) for n, s in finite.items()
+        }  # [k, *event]
+        self.shapes = {name: torch.Size(site.space.batch_shape) for name, site in finite.items()}
+        scored = [n for n in run.parents if n in finite or n not in (*latents, *run.derived)]
+        self.families = {
+            name: [v for v in finite if v in run.parents[name] or v == name] for name in scored
+        }
+        self.colours = self._coloured()
+
+    def _coloured(self) -> dict[str, int]:
+        """A colour for each latent, such that the members of a family differ."""
+        graph = nx.Graph()
+        graph.add_nodes_from(self.values)
+        for family in self.families.values():
+            graph.add_edges_from(itertools.combinations(family, 2))
+        colours: dict[str, int] = nx.greedy_color(graph, "largest_first")
+        return colours
+
+    # ------------------------------------------------------------------------------------- factors
+
+    def solved(self, given: dict[str, Tensor]) -> Solved:
+        """Sum the finite latents out, for these values of the others.
+
+        Errors:
+            BudgetError: a family has too many joint values, or an elimination a large table.
+            ProgramError: a latent is in a scaled plate, or a site looks at several elements of one.
+        """
+        tables = self._tables(given)
+        shapes = {*self.shapes.values(), *(x[1] for n, x in tables.items() if self.families[n])}
+        alike = len(shapes) == 1
+        factors, constant = list[Factor](), torch.zeros(())
+        for name, (table, batch) in tables.items():
+            if not self.families[name]:
+                constant = constant + table.sum()
+            elif alike:
+                family = tuple(self._family(name))
+                factors.append(Factor(family, table.reshape(*table.shape[: len(family)], -1)))
+            else:
+                factors += self._by_element(name, table, batch)
+        sizes = {v: n for f in factors for v, n in zip(f.variables, f.table.shape, strict=False)}
+        order = order_of([f.variables for f in factors], sizes)
+        total, buckets = eliminated(factors, order)
+        return Solved(self, total.sum() + constant, buckets, alike, factors, constant)
+
+    def _family(self, name: str) -> list[str]:
+        """In the order of the axes of a table."""
+        return sorted(self.families[name], key=self.colours.__getitem__)
+
+    def _tables(self, given: dict[str, Tensor]) -> dict[str, tuple[Tensor, torch.Size]]:
+        """What each site adds: [*sizes of its family, *batch], and its batch shape."""
+        sizes = [
+            max(len(self.values[n]) for n, c in self.colours.items() if c == colour)
+            for colour in range(1 + max(self.colours.values()))
+        ]
+        if math.prod(sizes) > LANES:
+            what = f"the families of {program_name(self.program)} need {math.prod(sizes)} lanes"
+            raise BudgetError(located(what, hint="too many choices depend on each other: sample"))
+        lanes = torch.cartesian_prod(*map(torch.arange, sizes)).reshape(-1, len(sizes))
+
+        def lane(colour: Tensor) -> dict[str, Tensor]:
+            at = {
+                name: (colour[self.colours[name]] % len(values)).expand(self.shapes[name])
+                for name, values in self.values.items()
+            }
+            return self.added({**given, **self.choices_at(at)})
+
+        found = torch.func.vmap(lane)(lanes)
+        tables = {}
+        for name, column in found.items():
+            table, family = column.reshape(*sizes, *column.shape[1:]), self._family(name)
+            for colour in reversed(range(len(sizes))):
+                if colour not in [self.colours[v] for v in family]:
+                    table = table.select(colour, 0)
+            for axis, v in enumerate(family):
+                table = table.narrow(axis, 0, len(self.values[v]))
+            tables[name] = table, column.shape[1:]
+        return tables
+
+    def choices_at(self, index: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The values of the latents whose elements have these numbers [*batch]."""
+        return {
+            name: self.values[name]
+            .index_select(0, at.reshape(-1))
+            .reshape((*at.shape, *self.values[name].shape[1:]))
+            for name, at in index.items()
+        }
+
+    def added(self, choices: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What each scored site adds to the log density at these choices, elementwise."""
+        with no_validation(), Sealed(), _Scoring(choices, self.families) as scoring:
+            self.program(*self.args)
+        return scoring.added
+
+    def _by_element(self, name: str, table: Tensor, batch: torch.Size) -> Iterator[Factor]:
+        for element in itertools.product(*map(range, batch)):
+            variables = tuple((v, self._aligned(name, v, element)) for v in self._family(name))
+            yield Factor(variables, table[(..., *element)].unsqueeze(-1))
+
+    def _aligned(self, name: str, parent: str, element: tuple[int, ...]) -> tuple[int, ...]:
+        """The element of a latent that stands in the plates of an element of a site."""
+        shape = self.shapes[parent]
+        if len(shape) > len(element):
+            what = f"the site looks at several elements of '{parent}'"
+            raise ProgramError(located(what, site=name, hint="sample them one by one"))
+        last = element[len(element) - len(shape) :]
+        return tuple(0 if n == 1 else i for n, i in zip(shape, last, strict=True))
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The finite latents of a program summed out.
+
+    ``alike``: the variables are latents with all their elements as copies; else (latent, element).
+    """
+
+    model: FiniteLatents
+    log_mass: Tensor
+    buckets: list[Bucket]
+    alike: bool
+    factors: list[Factor]
+    constant: Tensor
+
+    def draw(self, n: int) -> dict[str, Tensor]:
+        """n independent draws from the posterior of the latents, [n, *batch, *event]."""
+        index: dict[Variable, Tensor] = {}
+        for variable, factor in reversed(self.buckets):
+            table = factor.table.movedim(0, -1)  # [*others, copies, k]
+            copies = torch.arange(table.shape[-2])
+            others = tuple(index[v] for v in factor.variables[1:])
+            logits = table[(*others, copies)].expand(n, len(copies), -1)
+            index[variable] = draw(dist.Categorical(logits=logits), label="posterior")
+        return self.model.choices_at(self._by_latent(index, (n,)))
+
+    def probabilities(self) -> dict[str, Tensor]:
+        """The posterior probability of each value of each latent, [*batch, k].
+
+        They are the derivatives of the log mass by additions to the log density.
+        """
+        with torch.enable_grad():
+            variables = [bucket.variable for bucket in self.buckets]
+            sizes = {b.variable: b.factor.table.shape[0] for b in self.buckets}
+            copies = self.buckets[0].factor.table.shape[-1] if self.alike else 1
+            extra = [self.factors[0].table.new_zeros(sizes[v], copies) for v in variables]
+            for each in extra:
+                each.requires_grad_()
+            added = [Factor((v,), x) for v, x in zip(variables, extra, strict=True)]
+            plain = [Factor(f.variables, f.table.detach()) for f in self.factors]
+            total, _ = eliminated([*plain, *added], variables)
+            slopes = torch.autograd.grad(total.sum(), extra)
+        found = dict(zip(variables, slopes, strict=True))
+        by_value = {v: slope.t() for v, slope in found.items()}  # [copies, k]
+        if self.alike:
+            return {
+                name: by_value[name].reshape(*self.model.shapes[name], -1)
+                for name in self.model.values
+            }
+        return {
+            name: torch.stack(
+                [by_value[name, element][0] for element in _elements(self.model.shapes[name])]
+            ).reshape(*self.model.shapes[name], -1)
+            for name in self.model.values
+        }
+
+    def log_density_at(self, index: dict[str, Tensor]) -> Tensor:
+        """The log density of the program where the elements have these numbers [*batch]."""
+        total = self.constant
+        for factor in self.factors:
+            if self.alike:
+                at = tuple(index[str(v)].reshape(-1) for v in factor.variables)
+                total = total + factor.table[(*at, torch.arange(factor.table.shape[-1]))].sum()
+            else:
+                pairs: Any = factor.variables
+                total = total + factor.table[tuple(index[v][e] for v, e in pairs)].sum()
+        return total
+
+    def _by_latent(
+        self, index: dict[Variable, Tensor], lead: tuple[int, ...]
+    ) -> dict[str, Tensor]:
+        """Numbers [*lead, *batch] of the elements of each latent."""
+        shapes = self.model.shapes
+        if self.alike:
+            return {name: index[name].reshape(*lead, *shape) for name, shape in shapes.items()}
+        return {
+            name: torch.stack([index[name, e][..., 0] for e in _elements(shape)], -1).reshape(
+                *lead, *shape
+            )
+            for name, shape in shapes.items()
+        }
+
+
+def _elements(shape: torch.Size) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*map(range, shape))
+
+
+class _Scoring(Messenger):  # type: ignore[misc]
+    """Gives all choices, and notes what those sites add that have a family, elementwise."""
+
+    def __init__(self, choices: dict[str, Tensor], families: dict[str, list[str]]) -> None:
+        super().__init__()
+        self.choices, self.families = choices, families
+        self.added: dict[str, Tensor] = {}
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] == "sample" and is_latent(msg):
+            msg["value"], msg["done"] = self.choices[msg["name"]], True
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if msg["type"] != "sample" or msg["name"] not in self.families or is_deterministic(msg):
+            return
+        if not is_one(msg["scale"]):
+            what = "a site in a subsampled or scaled plate cannot be summed over"
+            raise ProgramError(located(what, site=msg["name"], hint="use all the data"))
+        whole = plated(msg)
+        log_prob = log_density(whole["fn"], whole["value"])
+        if whole["mask"] is not None:
+            mask = torch.as_tensor(whole["mask"])
+            log_prob = torch.where(mask, log_prob, torch.zeros_like(log_prob))
+        self.added[msg["name"]] = log_prob
