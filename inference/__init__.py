@@ -3,6 +3,7 @@
 from .annealing import annealed, powered, spaced_powers
 from .chains import MCMC
 from .checkpoint import Checkpoint
+from .exact import Exact
 from .filter import particle_filter
 from .importance import importance
 from .islands import SMC
@@ -24,6 +25,7 @@ __all__ = [
     "SVI",
     "Apart",
     "Checkpoint",
+    "Exact",
     "Fit",
     "Population",
     "Prediction",

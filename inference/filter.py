@@ -23,9 +23,8 @@ from ..ppl.effects import Message, is_latent
 from ..ppl.errors import ProgramError, located
 from ..ppl.handlers import Handler, Proposing, Untracing, Weighing
 from ..ppl.keys import Bookkeeping
-from ..ppl.program import Callback, Program, program_name
+from ..ppl.program import Callback, Program, program_name, signature
 from ..ppl.validate import is_hidden
-from .importance import signature
 from .population import Population
 from .resampling import Scheme, resample, systematic
 

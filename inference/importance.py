@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from ..ppl import vmap
 from ..ppl.abstract import check_program
@@ -22,7 +21,7 @@ from ..ppl.errors import (
 from ..ppl.guides import check_guide
 from ..ppl.handlers import Proposing, Untracing, Weighing
 from ..ppl.keys import Bookkeeping
-from ..ppl.program import Callback, Program
+from ..ppl.program import Callback, Program, signature
 from .population import Population
 
 
@@ -83,11 +82,3 @@ def _auxiliary(guide: Callback, model: Callback, args: tuple[Any, ...]) -> set[s
         sites = check_guide(guide, model, *args, direction="inclusive", partial=True).sites
         return {name for name, site in sites.items() if site.auxiliary}
     return set()
-
-
-def signature(args: tuple[Any, ...]) -> str:
-    """What types depend on: shapes and dtypes of tensors, and all other values."""
-    return ", ".join(
-        f"{leaf.dtype}{list(leaf.shape)}" if isinstance(leaf, Tensor) else repr(leaf)
-        for leaf in tree_leaves(args)
-    )

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from ..ppl.density import LogDensity
 from ..ppl.errors import DataError, located
+from ..ppl.handlers import split_name
 
 if TYPE_CHECKING:
     import arviz
@@ -38,6 +39,9 @@ class Fit:
     latents: which of the draws are latents; the others are deterministic sites.
     history: of each step of an optimisation, or each island of an SMC run.
     log_evidence: with its standard error, where the method estimates it.
+    marginals: of finite latents, where they are known: the posterior probability of each value,
+        [*shape, values].
+    moments: of real latents, where they are known: posterior mean and sd, [2, *shape].
     state: what a run needs to go on.
     """
 
@@ -51,6 +55,8 @@ class Fit:
     history: dict[str, Tensor] = field(default_factory=dict)
     log_evidence: float | None = None
     log_evidence_error: float | None = None
+    marginals: dict[str, Tensor] = field(default_factory=dict)
+    moments: dict[str, Tensor] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
     seed: int = 0
     seconds: float = 0.0
@@ -156,7 +162,7 @@ class Fit:
             raise DataError(located(f"{path} does not hold a fit: {error}")) from error
 
     def __repr__(self) -> str:
-        shapes = (f"{n}{list(x.shape[2:]) if x.ndim > 2 else ''}" for n, x in self.draws.items())
+        shapes = _shown({n: list(x.shape[2:]) for n, x in self.draws.items()})
         lines = [
             f"Fit by {self.method}: {self.chains} x {self.size} draws of {', '.join(shapes)} "
             f"(seed {self.seed}, {self.seconds:.1f} s)"
@@ -165,11 +171,24 @@ class Fit:
             lines.append(f"  divergences: {self.divergences}")
         if self.log_evidence is not None:
             error = self.log_evidence_error
-            spread = "" if error is None else f" +- {error:.3f}"
+            spread = "" if error is None else f" +- {error:.3f}" if error else " (exact)"
             lines.append(f"  log evidence: {self.log_evidence:.4f}{spread}")
         if self.interrupted:
             lines.append("  interrupted before its end")
         return "\n".join(lines)
+
+
+def _shown(shapes: dict[str, list[int]]) -> list[str]:
+    """Names with their shapes; of the steps of a loop only the first and last number."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, shape in shapes.items():
+        base, index = split_name(name)
+        groups.setdefault((base if index else name, str(shape or "")), []).append(name)
+    return [
+        f"{names[0]}{shape}" if len(names) < 3 else f"{names[0]} ... {names[-1]}{shape}"
+        for (_, shape), names in groups.items()
+        for names in ([names] if len(names) > 2 else [[name] for name in names])
+    ]
 
 
 def import_arviz() -> Any:

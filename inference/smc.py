@@ -19,8 +19,7 @@ from ..ppl.abstract import has_type
 from ..ppl.effects import Message
 from ..ppl.handlers import Handler
 from ..ppl.keys import Bookkeeping
-from ..ppl.program import Callback, Program
-from .importance import signature
+from ..ppl.program import Callback, Program, signature
 from .kernels.kernel import TraceKernel
 from .population import Apart, Population, push_evidence, uniform_log_weights
 from .resampling import Scheme, resample, systematic

@@ -123,9 +123,8 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         data = msg["value"] if msg["is_observed"] else None
         check_alike(name, fn, data)
         check_parameters(name, fn)
-        marks = marks_on(fn) | _hidden(msg).depends
-        jumps = marks | marks_of((data, msg["mask"]))
-        self.jumps.update((name, mark) for mark in sorted(jumps) if mark.jump)
+        marks = marks_on(fn) | _hidden(msg).depends | marks_of((data, msg["mask"]))
+        self.jumps.update((name, mark) for mark in sorted(marks) if mark.jump)
         self.parents[name] = choices_of(marks)
         if msg["is_observed"]:
             self.scores[name] = user_line()
@@ -215,9 +214,11 @@ class Inside(Messenger):  # type: ignore[misc]
     def _process_message(self, msg: Message) -> None:
         if msg["type"] == "sample" and not is_subsample(msg):
             hidden = msg["infer"].setdefault("hidden", Hidden())  # of the lanes within, if any
-            hidden.depends |= marks_on(msg["fn"])
+            data = msg["value"] if msg["is_observed"] else None
+            hidden.depends |= marks_on(msg["fn"]) | marks_of((data, msg["mask"]))
             leaves, spec = flatten(msg["fn"])
             msg["fn"] = rebuild(spec, concrete(leaves))
+            msg["value"], msg["mask"] = concrete(msg["value"]), concrete(msg["mask"])
         elif msg["type"] == "vmap":
             msg["fn"] = through_lanes(msg["infer"]["lanes"], self.look)
         elif msg["type"] == "call" and "program" in msg["infer"]:

@@ -88,9 +88,9 @@ def _aligned(factor: Factor, variables: tuple[Variable, ...]) -> Tensor:
 
 
 def eliminated(factors: Sequence[Factor], order: Sequence[Variable]) -> tuple[Tensor, list[Bucket]]:
-    """The log of the sum over all variables of the product of all factors [copies], and the buckets.
+    """The log of the sum over all variables of the product of all factors: [copies].
 
-    Each variable must be in a factor.
+    Returns the buckets too, in this order.  Each variable must be in a factor.
     """
     left, buckets = list(factors), list[Bucket]()
     for v in order:

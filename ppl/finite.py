@@ -8,6 +8,7 @@ lanes give all its factors, however long it is.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator
@@ -19,15 +20,19 @@ import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from .abstract import abstract_run
+from .data import as_arguments
 from .densities import log_density
-from .effects import Message, draw, is_deterministic, is_latent
+from .effects import Message, draw, factor, is_deterministic, is_draw, is_latent
 from .elimination import Bucket, Factor, Variable, eliminated, order_of
 from .errors import BudgetError, ProgramError, located
-from .handlers import Sealed, is_one, plated
+from .handlers import Handler, Sealed, is_one, plated
 from .interpret import no_validation
-from .program import Callback, program_name
+from .keys import Unkeyed
+from .program import Callback, Program, derived, program_name, signature
+from .tainted import Abstract, abstract, marks_of
 
 LANES = 100_000
 
@@ -44,14 +49,26 @@ class FiniteLatents:
         ProgramError: nothing is finite, or a given latent depends on a finite one.
     """
 
-    def __init__(self, p: Callback, args: tuple[Any, ...], keep: frozenset[str] = frozenset()):
+    def __init__(self, p: Callback, args: tuple[Any, ...], keep: frozenset[str] | None = None):
         self.program, self.args = p, args
-        run, _ = abstract_run(p, *args)
+        with Sealed():
+            run, _ = abstract_run(p, *args)
         latents = {name: site for name, site in run.sites.items() if not site.observed}
-        finite = {n: s for n, s in latents.items() if s.space.finite and n not in keep}
+        finite = {n: s for n, s in latents.items() if s.space.finite and n not in (keep or ())}
+        if missing := sorted((keep or frozenset()) - latents.keys()):
+            what = f"marginal keeps {missing}, which {program_name(p)} did not sample"
+            raise ProgramError(
+                located(what, hint=f"its latents are {', '.join(latents) or 'none'}")
+            )
+        if keep is not None and (unlisted := latents.keys() - finite.keys() - keep):
+            name = min(unlisted)
+            what = f"the latent is not finite ({latents[name].space}), and cannot be summed out"
+            raise ProgramError(located(what, site=name, line=latents[name].line, hint="keep it"))
         if not finite:
             what = f"{program_name(p)} has no finite latent to eliminate"
-            raise ProgramError(located(what, hint=f"its latents are {', '.join(latents) or 'none'}"))
+            raise ProgramError(
+                located(what, hint=f"its latents are {', '.join(latents) or 'none'}")
+            )
         self.given = [name for name in latents if name not in finite]
         for name in self.given:
             if seen := run.parents[name] & finite.keys():
@@ -79,6 +96,17 @@ class FiniteLatents:
         return colours
 
     # ------------------------------------------------------------------------------------- factors
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many values an element of each latent has."""
+        return [len(values) for values in self.values.values()]
+
+    def on(self, args: tuple[Any, ...]) -> FiniteLatents:
+        """The same latents for other arguments, of the same shapes."""
+        other = copy.copy(self)
+        other.args = args
+        return other
 
     def solved(self, given: dict[str, Tensor]) -> Solved:
         """Sum the finite latents out, for these values of the others.
@@ -156,7 +184,8 @@ class FiniteLatents:
     def _by_element(self, name: str, table: Tensor, batch: torch.Size) -> Iterator[Factor]:
         for element in itertools.product(*map(range, batch)):
             variables = tuple((v, self._aligned(name, v, element)) for v in self._family(name))
-            yield Factor(variables, table[(..., *element)].unsqueeze(-1))
+            index: tuple[Any, ...] = (..., *element)
+            yield Factor(variables, table[index].unsqueeze(-1))
 
     def _aligned(self, name: str, parent: str, element: tuple[int, ...]) -> tuple[int, ...]:
         """The element of a latent that stands in the plates of an element of a site."""
@@ -185,10 +214,10 @@ class Solved:
     def draw(self, n: int) -> dict[str, Tensor]:
         """n independent draws from the posterior of the latents, [n, *batch, *event]."""
         index: dict[Variable, Tensor] = {}
-        for variable, factor in reversed(self.buckets):
-            table = factor.table.movedim(0, -1)  # [*others, copies, k]
+        for variable, joint in reversed(self.buckets):
+            table = joint.table.movedim(0, -1)  # [*others, copies, k]
             copies = torch.arange(table.shape[-2])
-            others = tuple(index[v] for v in factor.variables[1:])
+            others = tuple(index[v] for v in joint.variables[1:])
             logits = table[(*others, copies)].expand(n, len(copies), -1)
             index[variable] = draw(dist.Categorical(logits=logits), label="posterior")
         return self.model.choices_at(self._by_latent(index, (n,)))
@@ -226,18 +255,16 @@ class Solved:
     def log_density_at(self, index: dict[str, Tensor]) -> Tensor:
         """The log density of the program where the elements have these numbers [*batch]."""
         total = self.constant
-        for factor in self.factors:
+        for each in self.factors:
             if self.alike:
-                at = tuple(index[str(v)].reshape(-1) for v in factor.variables)
-                total = total + factor.table[(*at, torch.arange(factor.table.shape[-1]))].sum()
+                at = tuple(index[str(v)].reshape(-1) for v in each.variables)
+                total = total + each.table[(*at, torch.arange(each.table.shape[-1]))].sum()
             else:
-                pairs: Any = factor.variables
-                total = total + factor.table[tuple(index[v][e] for v, e in pairs)].sum()
+                pairs: Any = each.variables
+                total = total + each.table[tuple(index[v][e] for v, e in pairs)].sum()
         return total
 
-    def _by_latent(
-        self, index: dict[Variable, Tensor], lead: tuple[int, ...]
-    ) -> dict[str, Tensor]:
+    def _by_latent(self, index: dict[Variable, Tensor], lead: tuple[int, ...]) -> dict[str, Tensor]:
         """Numbers [*lead, *batch] of the elements of each latent."""
         shapes = self.model.shapes
         if self.alike:
@@ -278,3 +305,68 @@ class _Scoring(Messenger):  # type: ignore[misc]
             mask = torch.as_tensor(whole["mask"])
             log_prob = torch.where(mask, log_prob, torch.zeros_like(log_prob))
         self.added[msg["name"]] = log_prob
+
+
+class _Keeping(Handler):
+    """Lets the latents that are kept pass, and takes all else out: what follows is a stand-in."""
+
+    ignores_draws = True
+
+    def __init__(self, model: FiniteLatents) -> None:
+        super().__init__()
+        self.model = model
+
+    def __enter__(self) -> Any:
+        self.kept: dict[str, Tensor] = {}
+        return super().__enter__()
+
+    def state(self) -> Any:
+        return dict(self.kept)
+
+    def restore(self, state: Any) -> None:
+        self.kept = dict(state)
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] != "sample" or is_draw(msg):
+            return
+        if is_latent(msg):
+            if msg["name"] in self.model.values:
+                values = self.model.values[msg["name"]]
+                shape = *self.model.shapes[msg["name"]], *values.shape[1:]
+                self.give(msg, values[0].expand(shape))
+            else:
+                self.mark(msg, "kept")
+        elif msg["is_observed"]:
+            msg["type"], msg["infer"]["absorber"] = "absorbed", self
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if self.marked(msg) == "kept":
+            self.kept[msg["name"]] = msg["value"]
+
+
+def summed_out(p: Callback, keep: frozenset[str] | None, score: str) -> Program:
+    """The program of all latents of p that are not finite or are to be kept; it returns them.
+
+    The others are summed out exactly, and what is left is scored under the name ``score``.
+    """
+    known: dict[str, FiniteLatents] = Structures()
+
+    def run(*args: Any) -> dict[str, Tensor]:
+        args = as_arguments(args)
+        if (key := signature(args)) not in known:
+            known[key] = FiniteLatents(p, args, keep)
+        model = known[key].on(args)
+        with _Keeping(model) as keeping:
+            p(*args)
+        marks = marks_of([keeping.kept, args])
+        if marks or any(isinstance(x, Abstract) for x in tree_leaves(args)):
+            factor(score, abstract(torch.zeros(()), marks))
+        else:
+            factor(score, model.solved(keeping.kept).log_mass)
+        return dict(keeping.kept)
+
+    return derived(run, f"marginal({program_name(p)}, exact)")
+
+
+class Structures(dict[str, Any], Unkeyed):
+    """What is known of a program by the signatures of its arguments; no result depends on it."""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from .effects import emit
 
@@ -79,3 +81,11 @@ def program_name(fn: Callback) -> str:
     if isinstance(fn, torch.nn.Module):
         return type(fn).__name__
     return str(getattr(fn, "__qualname__", None) or getattr(fn, "name", type(fn).__name__))
+
+
+def signature(args: tuple[Any, ...]) -> str:
+    """What types depend on: shapes and dtypes of tensors, and all other values."""
+    return ", ".join(
+        f"{leaf.dtype}{list(leaf.shape)}" if isinstance(leaf, Tensor) else repr(leaf)
+        for leaf in tree_leaves(args)
+    )

@@ -39,16 +39,29 @@ def do(p: Callback, values: dict[str, Any]) -> Program:
     return derived(intervened, f"do({program_name(p)}, {sorted(values)})")
 
 
-def marginal(p: Callback, keep: str | Sequence[str]) -> Program:
+def marginal(
+    p: Callback, keep: str | Sequence[str] | None = None, *, exact: bool = False
+) -> Program:
     """The program p of which only the latents named in ``keep`` are part of the trace.
 
     The others become anonymous draws: the measure on results is the same, the density of a trace is
     an integral over them, which ``assess`` does not know.
 
+    With ``exact`` they must be finite, and are summed out: the program has a density, so that NUTS
+    or SVI run on what is kept, and it returns the latents that are kept, by name.  Without ``keep``
+    these are all that are not finite.  Chains and trees cost what their lengths are, not the number
+    of their joint values.
+
     Errors:
-        ProgramError: a latent of that name was not met.
+        ProgramError: a latent of that name was not met; or (``exact``) none is finite, or one that
+            is kept depends on one that is not.
+        BudgetError: (``exact``) too many finite latents depend on each other.
     """
-    kept = frozenset([keep] if isinstance(keep, str) else keep)
+    if keep is None and not exact:
+        raise ProgramError(located("marginal needs the names of the latents to keep"))
+    kept = frozenset([keep] if isinstance(keep, str) else keep or ())
+    if exact:
+        return _exactly(p, None if keep is None else kept)
 
     def marginalised(*args: Any, **kwargs: Any) -> Any:
         with Untracing(kept) as handler:
@@ -60,6 +73,12 @@ def marginal(p: Callback, keep: str | Sequence[str]) -> Program:
         return value
 
     return derived(marginalised, f"marginal({program_name(p)}, {sorted(kept)})")
+
+
+def _exactly(p: Callback, keep: frozenset[str] | None) -> Program:
+    from .finite import summed_out
+
+    return summed_out(p, keep, "marginal")
 
 
 @dataclass(frozen=True)

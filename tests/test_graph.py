@@ -379,3 +379,22 @@ def test_an_empty_program() -> None:
 def test_the_gap_measures_dependence() -> None:
     assert dependence_of(joint(chain), "a", "c", ()) > 1e-3
     assert math.isclose(sum(joint(chain).values()), 1)
+
+
+def test_the_value_and_the_mask_of_a_score_count() -> None:
+    """An observed value that is random, and a branch that is taken by a choice."""
+
+    def model() -> None:
+        x = sample("x", dist.Bernoulli(0.5))
+        y = sample("y", dist.Normal(0.0, 1.0))
+        observe("value", dist.Normal(0.0, 1.0), y)
+        cond(x > 0, lambda: factor("yes", torch.tensor(1.0)), lambda: factor("no", 0.5 * y))()
+
+    graph = program(model).graph()
+    assert graph.parents("value") == {"y"}
+    assert graph.parents("yes") == {"x"}
+    assert graph.parents("no") == {"x", "y"}
+    lanes = program(lambda: vmap(lambda _: model())(torch.zeros(2))).graph()
+    assert lanes.parents("value") == {"y"}
+    assert lanes.parents("no") == {"x", "y"}
+    assert not graph.d_separated("x", "y")
