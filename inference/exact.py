@@ -111,7 +111,8 @@ class Exact:
             fit = fit_from_vectors(density, u.to(density.layout.dtype)[None], method="")
             given = {name: x.expand(1, count, *x.shape) for name, x in values.items()}
             fits.append(replace(fit, draws={**fit.draws, **given}))
-        shuffled = torch.randperm(self.draws)
+        uniform = dist.Uniform(torch.zeros(()), 1.0)
+        shuffled = draw(uniform, (self.draws,), label="order").argsort()
 
         def joined(kind: str) -> dict[str, Tensor]:
             tables = [getattr(fit, kind) for fit in fits]
