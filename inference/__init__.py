@@ -16,6 +16,7 @@ from .rejection import rejection
 from .resampling import multinomial, resample, residual, stratified, systematic
 from .results import Fit
 from .smc import smc
+from .smc_squared import smc_squared
 from .svi import SVI
 from .tempering import tempered
 
@@ -48,6 +49,7 @@ __all__ = [
     "resample",
     "residual",
     "smc",
+    "smc_squared",
     "spaced_powers",
     "spawn",
     "stratified",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -92,6 +93,100 @@ class _Finish(_AtScan):
         msg["value"], msg["done"], msg["stop"] = self.result, True, True
 
 
+@dataclass(frozen=True)
+class Filtering:
+    """The parts of a particle filter, for algorithms that are made of them."""
+
+    model: Callback
+    particles: int
+    scheme: Scheme = systematic
+    ess: float = 1.0
+
+    def begin(self, *args: Any) -> tuple[Population, int]:
+        """Particles that stand at the scan, and how many steps it has.
+
+        Until the end their weights are n times too heavy, so that no rounding enters.
+        """
+        constants = (None,) * len(args)
+        values, lengths, log_weights = vmap(self._start, constants, self.particles)(*args)
+        return Population(values, log_weights), int(lengths[0])
+
+    def step(
+        self, population: Population, t: Tensor, recording: bool, *args: Any
+    ) -> tuple[Population, Any, Tensor | None]:
+        """Resample, but before the first step, and run step t.
+
+        Returns the particles with the outputs of the step, and with their ancestors if these were
+        asked for (``recording``) or there are outputs.
+        """
+        first = not is_hidden(t) and int(t) == 0  # a traced step is never the first
+        if first:
+            again: Callback = self._kept
+        elif self.ess >= 1.0:
+            again = Program(self._resampled)
+        else:
+            uneven = population.is_uneven(self.ess)
+            again = cond(uneven, Program(self._resampled), self._kept)
+        population, ancestors = again(population, recording)
+        axes = (0, None, *(None for _ in args))
+        particle, output, log_weights = vmap(self._advance, axes, self.particles)(
+            population.values, t if is_hidden(t) else int(t), *args
+        )
+        population = Population(particle, population.log_weights + log_weights)
+        if first and output is not None:
+            ancestors = self._kept(population, True)[1]
+        return population, output, ancestors
+
+    def end(self, population: Population, outputs: Any, *args: Any) -> Population:
+        """The results of the program, with their weights.
+
+        Args:
+            outputs: of the scan, along the line of each particle, [particles, steps, ...], or None.
+        """
+        axes = (0, 0, *(None for _ in args))
+        values, log_weights = vmap(self._finish, axes, self.particles)(
+            population.values, outputs, *args
+        )
+        log_weights = population.log_weights + log_weights - math.log(self.particles)
+        return Population(values, log_weights)
+
+    def _start(self, *args: Any) -> tuple[Any, int, Tensor]:
+        with Untracing(), Weighing() as weight, Proposing() as before, _Stop() as at:
+            try:
+                self.model(*args)
+            except _Suspended:
+                particle = before.choices, at.carry
+                log_weight = torch.as_tensor(weight.log_weight, dtype=_precision(particle))
+                return particle, at.length, log_weight
+        raise ProgramError(
+            located(
+                f"{program_name(self.model)} has no scan(...) to resample between",
+                hint="use importance(...), or write its loop over time with scan",
+            )
+        )
+
+    def _advance(self, particle: Any, t: int | Tensor, *args: Any) -> tuple[Any, Any, Tensor]:
+        choices, carry = particle
+        advancing = _Advance(choices, carry, t)
+        with suppress(_Suspended), Untracing(), Weighing() as weight, advancing as at:
+            self.model(*args)
+        return (choices, at.carry), at.output, torch.as_tensor(weight.log_weight)
+
+    def _finish(self, particle: Any, outputs: Any, *args: Any) -> tuple[Any, Tensor]:
+        choices, carry = particle
+        with Untracing(), Weighing() as weight, _Finish(choices, carry, outputs):
+            value = self.model(*args)
+        return value, torch.as_tensor(weight.log_weight)
+
+    def _resampled(self, population: Population, recording: bool) -> tuple[Population, Any]:
+        population, ancestors = resample(population, self.scheme)
+        return population, ancestors if recording else None  # without outputs nobody asks for them
+
+    def _kept(self, population: Population, recording: bool) -> tuple[Population, Any]:
+        everyone = torch.arange(self.particles, device=population.log_weights.device)
+        return population, everyone if recording else None
+
+
 def particle_filter(
     model: Callback, particles: int, scheme: Scheme = systematic, ess: float = 1.0
 ) -> Program:
@@ -108,81 +203,23 @@ def particle_filter(
 
     if particles < 1:
         raise ValueError("particle_filter needs at least one particle")
-
-    def start(*args: Any) -> tuple[Any, int, Tensor]:
-        with Untracing(), Weighing() as weight, Proposing() as before, _Stop() as at:
-            try:
-                model(*args)
-            except _Suspended:
-                particle = before.choices, at.carry
-                log_weight = torch.as_tensor(weight.log_weight, dtype=_precision(particle))
-                return particle, at.length, log_weight
-        raise ProgramError(
-            located(
-                f"{program_name(model)} has no scan(...) to resample between",
-                hint="use importance(...), or write its loop over time with scan",
-            )
-        )
-
-    def advance(particle: Any, t: int | Tensor, *args: Any) -> tuple[Any, Any, Tensor]:
-        choices, carry = particle
-        advancing = _Advance(choices, carry, t)
-        with suppress(_Suspended), Untracing(), Weighing() as weight, advancing as at:
-            model(*args)
-        return (choices, at.carry), at.output, torch.as_tensor(weight.log_weight)
-
-    def finish(particle: Any, outputs: Any, *args: Any) -> tuple[Any, Tensor]:
-        choices, carry = particle
-        with Untracing(), Weighing() as weight, _Finish(choices, carry, outputs):
-            value = model(*args)
-        return value, torch.as_tensor(weight.log_weight)
-
-    @Program
-    def resampled(population: Population, recording: bool) -> tuple[Population, Tensor | None]:
-        population, ancestors = resample(population, scheme)
-        return population, ancestors if recording else None  # without outputs nobody asks for them
-
-    def kept(population: Population, recording: bool) -> tuple[Population, Tensor | None]:
-        everyone = torch.arange(particles, device=population.log_weights.device)
-        return population, everyone if recording else None
+    filtering, checked = Filtering(model, particles, scheme, ess), Bookkeeping()
 
     def step(state: tuple[Population, bool, Any], t: Tensor) -> tuple[Any, Any]:
         population, recording, args = state
-        first = not is_hidden(t) and int(t) == 0  # a traced step is never the first
-        if first:
-            again: Callback = kept
-        elif ess >= 1.0:
-            again = resampled
-        else:
-            again = cond(population.is_uneven(ess), resampled, kept)
-        population, ancestors = again(population, recording)
-        axes = (0, None, *(None for _ in args))
-        particle, output, log_weights = vmap(advance, axes, particles)(
-            population.values, t if is_hidden(t) else int(t), *args
-        )
-        population = Population(particle, population.log_weights + log_weights)
+        population, output, ancestors = filtering.step(population, t, recording, *args)
         recording = output is not None
-        if first and recording:
-            ancestors = kept(population, recording)[1]
         return (population, recording, args), (output, ancestors) if recording else None
-
-    checked = Bookkeeping()
 
     def run(*args: Any) -> Population:
         if not any(map(is_hidden, tree_leaves(args))) and (key := signature(args)) not in checked:
             check_program(model, *args)
             checked.add(key)
-        constants = (None,) * len(args)
-        values, lengths, log_weights = vmap(start, constants, particles)(*args)
-        population = Population(values, log_weights)  # n times too heavy until the end: no rounding
-        carry, steps = (population, False, args), torch.arange(int(lengths[0]))
-        (population, _, _), history = scan(step)(carry, steps)
+        population, length = filtering.begin(*args)
+        carry = population, False, args
+        (population, _, _), history = scan(step)(carry, torch.arange(length))
         outputs = None if history is None else ancestry(*history)
-        values, log_weights = vmap(finish, (0, 0, *constants), particles)(
-            population.values, outputs, *args
-        )
-        log_weights = population.log_weights + log_weights - math.log(particles)
-        return Population(values, log_weights).require_weights()
+        return filtering.end(population, outputs, *args).require_weights()
 
     run.__name__ = run.__qualname__ = f"particle_filter({particles})"
     return Program(run)

@@ -53,8 +53,9 @@ def smc(
         particles: how many.
         scheme: ``multinomial``, ``systematic``, ``stratified``, ``residual``, or a user's own.
         ess: resample when the effective sample size is at most this fraction (1: always).
-        move: after each resampling, a step of this kernel for each particle, on the program up to
-            its last score (resample-move; Gilks and Berzuini 2001).
+        move: after each score but the last, a step of this kernel for each particle, on the program
+            up to there (resample-move; Gilks and Berzuini 2001).  To move only after a resampling
+            that depends on the weights would not keep the measure.
         evidence: score the total weight in the program around, at each step, under this name; the
             weights of the result then sum to one.
         ahead: ``ahead(choices, scores)``, a finite log factor by which a particle of these choices,
@@ -83,8 +84,8 @@ def smc(
             if scores and population.is_uneven(ess):
                 factors = None if ahead is None else runs.looked(ahead, population, scores)
                 population = resample(population, scheme, factors)[0]
-                if float(population.log_evidence()) > -math.inf:
-                    population = runs.move(population, scores)
+            if scores and float(population.log_evidence()) > -math.inf:
+                population = runs.move(population, scores)
             population, ended = runs.advance(population, scores)
             if evidence is not None:
                 population = push_evidence(population, evidence)

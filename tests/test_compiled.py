@@ -119,6 +119,28 @@ def test_a_particle_filter_as_machine_code() -> None:
     assert abs(float(population.log_evidence()) - kalman(YS, 0.9)) < 0.3  # sd 0.05
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("machine_code")
+def test_the_kalman_evidence_with_up_to_a_hundred_thousand_particles() -> None:
+    """Level 1e-5: log evidences are off by half their variance, which falls as 1 / n.
+
+    Means of 40 runs within 4.5 standard errors, and ratios of variances between 10 / 4.5 and 45,
+    which F(39, 39) leaves with probability below 1e-5.
+    """
+    ys, phi = torch.sin(torch.arange(100.0)).double(), torch.tensor(0.9).double()
+    truth, variances = kalman(ys, 0.9), []
+    torch.manual_seed(5)
+    for n in (1_000, 10_000, 100_000):
+        filtering = compiled(particle_filter(walk, n))
+        with torch.no_grad():
+            found = torch.stack([filtering(ys, phi).log_evidence() for _ in range(40)])
+        variances.append(float(found.var()))
+        gap = float(found.mean()) - truth + 0.5 * variances[-1]
+        assert abs(gap) < 4.5 * math.sqrt(variances[-1] / 40)
+    for many, few in zip(variances, variances[1:], strict=False):
+        assert 10 / 4.5 < many / few < 45
+
+
 def test_outputs_are_those_of_each_line() -> None:
     values, paths = same(particle_filter(walk, 20), YS, UNIT).values
     assert torch.equal(values, paths[:, -1])
