@@ -45,6 +45,12 @@ class Store:
         self._where, self._about = checkpoint, about
         self._written = time.monotonic()
         self.content: Content | None = None
+        if (
+            checkpoint is not None
+            and not (folder := Path(checkpoint.path).absolute().parent).is_dir()
+        ):
+            what = f"there is no folder {folder} to keep a checkpoint in"
+            raise DataError(located(what, hint="make it, or name another file"))
         if checkpoint is not None and Path(checkpoint.path).exists():
             self.content = self._read(Path(checkpoint.path))
 

@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..ppl import draw
+from ..ppl import assess, draw
 from ..ppl.abstract import abstract_run
 from ..ppl.data import as_arguments
 from ..ppl.density import LogDensity
@@ -69,7 +69,9 @@ class Exact:
                 hint = "use NUTS, or marginal(p, exact=True) for the finite ones"
                 raise ProgramError(located(what, site=name, line=site.line, hint=hint))
         with seeded(seed), torch.no_grad():
-            if len(finite) == len(latents):
+            if not latents:
+                fit = Fit("Exact", {}, log_evidence=_possible(float(assess(p, {}, *args)[0])))
+            elif len(finite) == len(latents):
                 fit = self._eliminated(p, args)
             else:
                 assignments = _assignments(p, finite, run.dtypes)
@@ -155,7 +157,7 @@ def gaussian(density: LogDensity) -> Gaussian:
     zero = torch.zeros(d, dtype=density.layout.dtype)
     value = density(zero).double()
     slope = torch.func.grad(density)(zero).double()
-    precision = -torch.func.hessian(density)(zero).double()
+    precision = -torch.func.jacrev(torch.func.grad(density))(zero).double()
     root_of_precision, failed = torch.linalg.cholesky_ex((precision + precision.mT) / 2)
     if int(failed):
         what = f"{name} has no finite mass: its density is constant or grows in some direction"

@@ -26,6 +26,7 @@ from .effects import Message, Subsets, is_subsample, stack
 from .errors import ProgramError, implemented, located
 from .families import batch, flatten
 from .interpret import no_validation
+from .validate import spoilt
 
 _INSIDE = ("vmap", "loop", "call", "cond", "fix", "memo", "normalize")
 
@@ -147,6 +148,8 @@ class Boundary(Messenger):  # type: ignore[misc]
             outer["cond_indep_stack"] = (frame, *msg["cond_indep_stack"])
             _outside(self, outer)
             value = outer["value"]
+            if not msg["is_observed"]:
+                value = spoilt(fn, value)
             return value.expand((self.size, *value.shape[1:])), 0
 
         tensors = [*leaves, *(crossing[key] for key in extra)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from .handlers import Conditioning, Handler, Scoping, Step
 from .interpret import no_validation
 from .keys import Contents, Unkeyed
 from .program import Callback, Program, derived, program_name
+from .validate import spoilt
 
 
 def compiled(p: Callback, notify: Notify | None = None) -> Program:
@@ -112,6 +112,10 @@ class Machine(Handler, Unkeyed):
             found = self._loop(msg["infer"]["loop"], *msg["args"])
         if found is not None:
             msg["value"], msg["done"] = found[0], True
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if self.tracing and msg["type"] == "sample" and not msg["is_observed"]:
+            msg["value"] = spoilt(msg["fn"], msg["value"])
 
     def _lanes(self, lanes: Lanes, run: Callback, args: tuple[Any, ...]) -> tuple[Any] | None:
         """The result of a vmap in a tuple, or None."""
@@ -257,12 +261,8 @@ def trace(fn: Callable[..., tuple[Tensor, ...]], *example: Tensor) -> GraphModul
 
 
 def _normal(mean: Tensor, std: Tensor, *, generator: None = None) -> Tensor:
-    """What torch does, of which Inductor makes less: the same draws, scaled and moved.
-
-    Where torch would raise for a negative deviation, NaN.
-    """
+    """What torch does, of which Inductor makes less: the same draws, scaled and moved."""
     shape = torch.broadcast_shapes(mean.shape, std.shape)
-    std = torch.where(std >= 0, std, math.nan)
     return torch.randn(shape, dtype=mean.dtype, device=mean.device) * std + mean
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
+from torch.distributions import constraints
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from .capture import is_traced
@@ -191,3 +192,50 @@ def _parameters(distribution: Any) -> Iterator[tuple[str, Tensor]]:
     for part in fields.values():
         if isinstance(part, torch.distributions.Distribution):
             yield from _parameters(part)
+
+
+def spoilt(distribution: Any, value: Any) -> Any:
+    """A drawn value, NaN where the parameters violate their constraints.
+
+    Where Python cannot look at them, in lanes or in code that is traced, this takes the place of an
+    error: a branch that is not taken may have such parameters, and elsewhere NaN is an error later.
+    """
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    valid = _valid(distribution)
+    if valid is None:
+        return value
+    shaped = valid.reshape((*valid.shape, *(1 for _ in distribution.event_shape)))
+    return torch.where(shaped, value, torch.nan)
+
+
+def _valid(distribution: Any) -> Tensor | None:
+    """Which batch elements have valid parameters, as far as that is told number by number."""
+    base = getattr(distribution, "base_dist", None)
+    if base is not None:
+        inner = _valid(base)
+        more = len(base.batch_shape) - len(distribution.batch_shape)
+        if inner is None or more <= 0:
+            return inner
+        return inner.expand(base.batch_shape).flatten(-more).all(-1)
+    found: Tensor | None = None
+    for parameter, constraint in getattr(distribution, "arg_constraints", {}).items():
+        value = vars(distribution).get(parameter)
+        if not isinstance(value, Tensor) or not isinstance(constraint, _ELEMENTWISE):
+            continue
+        valid = constraint.check(value)
+        if len(valid.shape) <= len(distribution.batch_shape):  # else it has parts of its own
+            found = valid if found is None else found & valid
+    return found
+
+
+_ELEMENTWISE = tuple(
+    type(each)
+    for each in (
+        constraints.positive,
+        constraints.nonnegative,
+        constraints.unit_interval,
+        constraints.less_than(1.0),
+        constraints.independent(constraints.positive, 1),
+    )
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 from collections.abc import Callable
@@ -137,7 +138,7 @@ def test_the_kalman_evidence_with_up_to_a_hundred_thousand_particles() -> None:
         variances.append(float(found.var()))
         gap = float(found.mean()) - truth + 0.5 * variances[-1]
         assert abs(gap) < 4.5 * math.sqrt(variances[-1] / 40)
-    for many, few in zip(variances, variances[1:], strict=False):
+    for many, few in itertools.pairwise(variances):
         assert 10 / 4.5 < many / few < 45
 
 
@@ -422,3 +423,30 @@ def test_a_nan_is_an_error() -> None:
 
     with pytest.raises(ProgramError, match="NaN"), torch.no_grad():
         compiled(particle_filter(wrong, 8))(YS)
+
+
+BAD: list[tuple[str, Callable[[Tensor], Any]]] = [
+    ("normal", lambda s: dist.Normal(0.0, s)),
+    ("exponential", lambda s: dist.Exponential(s)),
+    ("gamma", lambda s: dist.Gamma(s, 1.0)),
+    ("an event", lambda s: dist.Normal(torch.zeros(2), s).to_event(1)),
+    ("dirichlet", lambda s: dist.Dirichlet(s * torch.ones(2))),
+    ("transformed", lambda s: dist.LogNormal(0.0, s)),
+    ("expanded", lambda s: dist.Normal(0.0, s).expand([3]).to_event(1)),
+]
+
+
+@pytest.mark.parametrize(("name", "law"), BAD)
+def test_parameters_out_of_range_give_no_number(name: str, law: Any) -> None:
+    """In lanes, and in traced steps, where no error can be raised for the parameters."""
+    torch.manual_seed(0)
+    lanes = vmap(lambda s: draw(law(s)))(torch.tensor([-1.0, 0.5]))
+    assert bool(lanes[0].isnan().all()) and bool(lanes[1].isfinite().all())
+    nested = vmap(lambda s: vmap(lambda: draw(law(s)), size=2)())(torch.tensor([-1.0, 0.5]))
+    assert bool(nested[0].isnan().all()) and bool(nested[1].isfinite().all())
+
+    def step(s: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        return s - 1.0, draw(law(s))
+
+    _, found = compiled(Program(lambda: scan(step)(torch.tensor(1.5), torch.zeros(3))))()
+    assert bool(found[:2].isfinite().all()) and bool(found[2].isnan().all())
