@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -17,13 +16,7 @@ from pushforward.inference.kernels import TraceKernel, gibbs, single_site
 from pushforward.inference.kernels.kernel import Moved
 from pushforward.semantics import Measure, check, denote
 
-
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def exactly(fraction: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction as F
 from typing import Any
 
@@ -12,13 +12,7 @@ import torch
 from pushforward import dist, draw, factor, fix, sample, untraced, weighted
 from pushforward.semantics import check, denote
 
-
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def tosses(penalty: float) -> Callable[..., Any]:

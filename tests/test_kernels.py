@@ -6,7 +6,7 @@ Rows of transition matrices, stationary laws and flows are exact rationals.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction as F
 from typing import Any
 
@@ -33,13 +33,7 @@ from pushforward.inference.kernels.kernel import Moved, decide, log_ratio, metro
 from pushforward.inference.traces import Point, Traced, at, points_of, traced
 from pushforward.semantics import check, denote
 
-
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def flip(name: str, p: Any) -> Tensor:

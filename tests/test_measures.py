@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from fractions import Fraction as F
 from typing import Any
 
@@ -26,12 +25,7 @@ from pushforward.semantics.reference.values import Left
 TRI = Fin(3)
 
 
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def denoted(of: Type = TRI, fuel: int = 4) -> st.SearchStrategy[Finite]:

@@ -7,7 +7,7 @@ random terms, then by the captured and vmapped evaluation; none of them may comp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction as F
 from functools import cache
 from typing import Any
@@ -53,13 +53,7 @@ from pushforward.ppl.calculus.types import Measure
 from pushforward.ppl.errors import BudgetError
 from pushforward.semantics import denote, reference
 
-
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -27,13 +26,7 @@ from pushforward.inference.traces import Point, Traced, at, points_of, traced
 from pushforward.ppl.program import Program
 from pushforward.semantics import check, denote
 
-
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def exactly(fraction: str) -> Any:

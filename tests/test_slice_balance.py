@@ -29,14 +29,6 @@ pytestmark = pytest.mark.usefixtures("double")
 POINTS, STEPS, WIDTH = 500, 4, 0.9
 
 
-@pytest.fixture
-def double() -> Any:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
 class Giving(Messenger):  # type: ignore[misc]
     """Gives anonymous draws in order, then lets them be drawn; ``met`` are all of them."""
 

@@ -6,7 +6,7 @@ The models and figures are exact rationals worked out for two and three particle
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -34,13 +34,7 @@ from pushforward.ppl import seeded
 from pushforward.ppl.abstract import has_type
 from pushforward.semantics import Measure, check, denote
 
-
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def exactly(fraction: str) -> Any:

@@ -6,7 +6,6 @@ Frequencies of n effective draws lie within 5 standard errors: level 6e-7 for ea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -38,13 +37,7 @@ from pushforward.inference.kernels import (
 )
 from pushforward.semantics import denote
 
-
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def chains(kernel: Any, draws: int = 1000, warmup: int = 50) -> MCMC:

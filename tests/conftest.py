@@ -1,0 +1,17 @@
+"""Fixtures that many test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Within, numbers are float64 unless they say otherwise."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
