@@ -229,6 +229,10 @@ def infer(
     save: Annotated[
         Path | None, typer.Option(help="write the result here, for Fit.load in Python")
     ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="keep the run of nuts or smc here; a run that was killed goes on"),
+    ] = None,
     depth: Depth = DEPTH,
     quadrature: Nodes = NODES,
 ) -> None:
@@ -248,6 +252,8 @@ def infer(
         raise UsageError("--save is for nuts, smc and svi: exact prints all that it finds")
     if save is not None and not save.absolute().parent.is_dir():
         raise UsageError(f"--save: there is no folder {save.parent}")
+    if checkpoint is not None and method not in ("nuts", "smc"):
+        raise UsageError("--checkpoint is for nuts and smc: the others are run again")
     if module is not None and method == "exact":
         say(calculus.posterior(module, depth, quadrature))
         return
@@ -263,7 +269,8 @@ def infer(
         driver = SMC(draws, chains, compiled=compiled)
     else:
         driver = SVI(draws=draws, compiled=compiled)
-    fit = driver.run(p, *args, seed=seed)
+    kept = {} if checkpoint is None else {"checkpoint": checkpoint}
+    fit = driver.run(p, *args, seed=seed, **kept)
     say(repr(fit))
     say(fit.summary().to_string(float_format="{:.4g}".format))
     for warning in fit.warnings():

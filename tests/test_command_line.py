@@ -205,6 +205,17 @@ def test_infer_saves_what_python_loads(run: Run, tmp_path: Path, method: str) ->
     assert fit.warnings() or method != "nuts"  # thirty draws are too few, and it is said
 
 
+@pytest.mark.parametrize("method", ["nuts", "smc"])
+def test_a_run_is_kept_and_gone_on_from(run: Run, tmp_path: Path, method: str) -> None:
+    words = ("infer", ":schools", "--method", method, *FEW[method], "--no-compile")
+    words = (*words, "--checkpoint", str(tmp_path / "run"), "--seed")
+    code, first, _ = run(*words, "1", data=SCHOOLS)
+    assert code == 0 and (tmp_path / "run").exists()
+    assert run(*words, "1", data=SCHOOLS)[1].splitlines()[1:] == first.splitlines()[1:]
+    code, _, err = run(*words, "2", data=SCHOOLS)
+    assert code != 0 and "of another run" in err
+
+
 def test_a_seed_repeats_a_run_and_another_does_not(run: Run) -> None:
     words = ("infer", ":schools", "--method", "svi", "--draws", "20", "--no-compile", "--seed")
     first, second, third = (
@@ -291,6 +302,7 @@ def test_a_failing_check_prints_its_counterexample_and_exits_with_1(run: Run, na
         (("infer", ":die", "--method", "magic"), None, "must be nuts, smc, svi or exact"),
         (("infer", ":double", "--save", "nowhere/fit.pt"), None, "there is no folder nowhere"),
         (("infer", ":die", "--method", "exact", "--save", "fit.pt"), None, "--save is for"),
+        (("infer", ":die", "--method", "svi", "--checkpoint", "f"), None, "--checkpoint is for"),
         (("infer", ":double", "--method", "exact"), None, "no finite support"),
         (("infer", ":die", "--method", "exact"), {"even": 0.5}, "outside the support"),
         (("check", ":nothing"), None, "gives no report"),
