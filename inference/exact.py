@@ -17,7 +17,7 @@ from ..ppl.abstract import abstract_run
 from ..ppl.data import as_arguments
 from ..ppl.density import LogDensity
 from ..ppl.errors import BudgetError, InfiniteMassError, ProgramError, ZeroMassError, located
-from ..ppl.finite import FiniteLatents, Solved
+from ..ppl.finite import FiniteLatents
 from ..ppl.handlers import Sealed
 from ..ppl.interpret import Recorder, no_validation, seeded
 from ..ppl.program import Callback, program_name
@@ -80,7 +80,6 @@ class Exact:
 
     def _eliminated(self, p: Callback, args: tuple[Any, ...]) -> Fit:
         solved = FiniteLatents(p, args).solved({})
-        require_true(solved)
         log_evidence = _possible(float(solved.log_mass))
         draws = solved.draw(self.draws)
         derived = torch.func.vmap(lambda choices: _derived(p, args, choices))(draws)
@@ -201,25 +200,6 @@ def _assignments(
         }
         for joint in itertools.product(*choices)
     ]
-
-
-def require_true(solved: Solved) -> None:
-    """Raise unless the factors add up to the density at some joint values.
-
-    They would not where a site looks at several elements of a latent in its plate.
-    """
-    model = solved.model
-    for _ in range(TRIALS):
-        index = {
-            name: draw(dist.Categorical(logits=torch.zeros(n)), shape, label="trial")
-            for (name, shape), n in zip(model.shapes.items(), model.sizes, strict=True)
-        }
-        added = model.added(model.choices_at(index)).values()
-        total = sum((x.sum() for x in added), torch.zeros(()))
-        found = solved.log_density_at(index)
-        if not torch.allclose(total, found, rtol=1e-4, atol=1e-4):
-            what = f"a site of {program_name(model.program)} looks at several elements of a latent"
-            raise ProgramError(located(what, hint="sample the elements one by one"))
 
 
 def _possible(log_evidence: float) -> float:

@@ -29,12 +29,14 @@ from .effects import Message, draw, factor, is_deterministic, is_draw, is_latent
 from .elimination import Bucket, Factor, Variable, eliminated, order_of
 from .errors import BudgetError, ProgramError, located
 from .handlers import Handler, Sealed, is_one, plated
-from .interpret import no_validation
+from .interpret import no_validation, simulate
 from .keys import Unkeyed
 from .program import Callback, Program, derived, program_name, signature
 from .tainted import Abstract, abstract, marks_of
+from .validate import is_hidden
 
 LANES = 100_000
+TRIALS = 5
 
 
 class FiniteLatents:
@@ -85,6 +87,35 @@ class FiniteLatents:
             name: [v for v in finite if v in run.parents[name] or v == name] for name in scored
         }
         self.colours = self._coloured()
+        if not any(isinstance(x, Abstract) or is_hidden(x) for x in tree_leaves(args)):
+            self._require_elementwise()
+
+    def _require_elementwise(self) -> None:
+        """Raise unless the factors add up to the density at some joint values.
+
+        They would not where a site looks at several elements of a latent in its plate.  The values
+        are tried in lanes, where all branches run, at a draw of the latents that are given.
+        """
+        with torch.random.fork_rng(), torch.no_grad(), Sealed():
+            torch.manual_seed(0)
+            choices = simulate(self.program, *self.args).choices if self.given else {}
+            given = {name: choices[name] for name in self.given}
+            sizes = zip(self.shapes.items(), self.sizes, strict=True)
+            index = {name: torch.randint(n, (TRIALS, *shape)) for (name, shape), n in sizes}
+            solved = self.solved(given)
+
+            def density(at: dict[str, Tensor]) -> Tensor:
+                added = self.added({**given, **self.choices_at(at)}).values()
+                return sum((x.sum() for x in added), torch.zeros(()))
+
+            totals = torch.func.vmap(density)(index)
+        for i, total in enumerate(totals):
+            found = solved.log_density_at({name: at[i] for name, at in index.items()})
+            if not torch.allclose(total, found, rtol=1e-3, atol=1e-3, equal_nan=True):
+                what = f"a site of {program_name(self.program)} looks at several elements"
+                raise ProgramError(
+                    located(f"{what} of a finite latent", hint="sample the elements one by one")
+                )
 
     def _coloured(self) -> dict[str, int]:
         """A colour for each latent, such that the members of a family differ."""

@@ -93,6 +93,21 @@ def branching() -> Tensor:
 NETWORKS = [alarm, loops, shared, clusters, branching]
 
 
+def alternatives() -> Tensor:
+    """Latents of which each run makes one only."""
+    k = sample("k", dist.Bernoulli(0.4))
+    c = cond(
+        k > 0, lambda: sample("u", dist.Bernoulli(0.2)), lambda: sample("v", dist.Bernoulli(0.7))
+    )()
+    observe("y", dist.Bernoulli(0.2 + 0.5 * c), torch.tensor(1.0))
+    return c
+
+
+def test_latents_of_branches() -> None:
+    fit = Exact(1).run(alternatives)
+    assert fit.log_evidence == pytest.approx(math.log(denote(alternatives).mass()), abs=1e-12)
+
+
 def brute_force(p: Callable[[], Any]) -> tuple[float, dict[str, Tensor]]:
     """The evidence and the posterior probabilities, by the density at all joint values."""
     model = FiniteLatents(p, ())
@@ -441,6 +456,14 @@ def test_what_is_not_exact_is_refused(p: Any, error: type[Exception], said: str)
 
 
 def test_what_cannot_be_summed_out_is_refused() -> None:
+    def across() -> None:
+        scale = sample("scale", dist.Gamma(2.0, 1.0))
+        with plate("points", 3):
+            z = sample("z", dist.Bernoulli(0.5))
+            observe("y", dist.Normal(z + z.flip(-1), scale), torch.zeros(3))
+
+    with pytest.raises(ProgramError, match="looks at several elements"):
+        marginal(across, exact=True)()
     with pytest.raises(ProgramError, match="names of the latents"):
         marginal(mixture)
     with pytest.raises(ProgramError, match=r"the latent is not finite \(UnitInterval\)"):
