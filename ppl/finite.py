@@ -29,10 +29,10 @@ from .effects import Message, draw, factor, is_deterministic, is_draw, is_latent
 from .elimination import Bucket, Factor, Variable, eliminated, order_of
 from .errors import BudgetError, ProgramError, located
 from .handlers import Handler, Sealed, is_one, plated
-from .interpret import no_validation, simulate
+from .interpret import no_validation
 from .keys import Unkeyed
 from .program import Callback, Program, derived, program_name, signature
-from .tainted import Abstract, abstract, marks_of
+from .tainted import Abstract, abstract, concrete, marks_of
 from .validate import is_hidden
 
 LANES = 100_000
@@ -88,18 +88,16 @@ class FiniteLatents:
         }
         self.colours = self._coloured()
         if not any(isinstance(x, Abstract) or is_hidden(x) for x in tree_leaves(args)):
-            self._require_elementwise()
+            self._require_elementwise({name: concrete(run.values[name]) for name in self.given})
 
-    def _require_elementwise(self) -> None:
+    def _require_elementwise(self, given: dict[str, Tensor]) -> None:
         """Raise unless the factors add up to the density at some joint values.
 
         They would not where a site looks at several elements of a latent in its plate.  The values
-        are tried in lanes, where all branches run, at a draw of the latents that are given.
+        are tried in lanes, where all branches run, at some values of the latents that are given.
         """
         with torch.random.fork_rng(), torch.no_grad(), Sealed():
             torch.manual_seed(0)
-            choices = simulate(self.program, *self.args).choices if self.given else {}
-            given = {name: choices[name] for name in self.given}
             sizes = zip(self.shapes.items(), self.sizes, strict=True)
             index = {name: torch.randint(n, (TRIALS, *shape)) for (name, shape), n in sizes}
             solved = self.solved(given)

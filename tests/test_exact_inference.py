@@ -351,6 +351,19 @@ def test_the_density_and_gradient_of_what_is_kept() -> None:
     assert str(p.type(DATA)).startswith("{w: UnitInterval, mu: Real[2]} -> M")
 
 
+def test_an_improper_prior_is_kept() -> None:
+    def model() -> None:
+        m = sample("m", dist.ImproperUniform(dist.constraints.real, (), ()))
+        z = sample("z", dist.Bernoulli(0.25))
+        observe("y", dist.Normal(m + z, 1.0), torch.tensor(0.3))
+
+    density = LogDensity(marginal(model, exact=True))
+    by_value = [0.75, 0.25] * dist.Normal(torch.tensor([0.5, 1.5]), 1.0).log_prob(
+        torch.tensor(0.3)
+    ).exp().numpy()
+    assert float(density(torch.tensor([0.5]))) == pytest.approx(math.log(by_value.sum()))
+
+
 def test_nuts_on_a_mixture() -> None:
     """Level 1e-5: a mean within 4.5 standard errors of that on a grid."""
     p = marginal(condition(mixture, {"y": DATA}), exact=True)
