@@ -217,7 +217,7 @@ def _unwrapped(compiled: Any, graph: GraphModule, example: tuple[Tensor, ...]) -
 
 
 def _same_draws(call: Call, inputs: tuple[Tensor, ...]) -> Any:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)
         return call(*inputs)
 

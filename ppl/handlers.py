@@ -100,7 +100,7 @@ class Step(Messenger):  # type: ignore[misc]
 def at_step(x: Tensor, t: int | Tensor) -> Tensor:
     """The entry of step t, which may be known to the machine only."""
     if isinstance(t, Tensor):
-        return x.index_select(0, t.reshape(1)).squeeze(0)
+        return x.index_select(0, t.reshape(1).to(x.device)).squeeze(0)
     return x[t]
 
 

@@ -96,8 +96,8 @@ class Keys:
 class Contents(Keys):
     """Keys of functions that also hold what they read from their module, and modules' tensors.
 
-    So a change of anything that a function uses changes its key; only functions and objects of
-    other modules are taken as they were.
+    So a change of anything that a function uses changes its key; only libraries are taken as they
+    are.
     """
 
     def _structure(self, value: Any) -> Hashable:
@@ -110,13 +110,20 @@ class Contents(Keys):
         return key
 
     def _globals(self, fn: types.FunctionType) -> Iterator[Hashable]:
-        for name in sorted(_names(fn.__code__)):
-            found = fn.__globals__.get(name)
-            there = getattr(found, "__module__", None) == fn.__module__
-            if there or isinstance(
-                found, (*_ATOMS, float, list, tuple, dict, set, Tensor, np.ndarray)
-            ):
-                yield (name, self(found))
+        for name in sorted(_names(fn.__code__) & fn.__globals__.keys()):
+            found = fn.__globals__[name]
+            yield (name, self._identity(found) if _is_fixed(found) else self(found))
+
+
+def _is_fixed(value: Any) -> bool:
+    """Whether a global is a module, a class, or a function of a library."""
+    package = str(getattr(value, "__module__", "")).partition(".")[0]
+    functions = types.FunctionType | types.BuiltinFunctionType | types.MethodType
+    fixed = isinstance(value, functions) and package in _LIBRARIES
+    return fixed or isinstance(value, types.ModuleType | type)
+
+
+_LIBRARIES = {"builtins", "math", "numpy", "pushforward", "pyro", "scipy", "torch", "typing"}
 
 
 class Lasting(Contents):

@@ -171,7 +171,7 @@ class Machine(Handler, Unkeyed):
 
         ``what`` is all that ``run`` depends on besides its arguments.
         """
-        key = (Contents()(what), _kind(args), _heard())
+        key = (Contents()((what, _surroundings())), _kind(args))
         if key not in self.known:
             self.known[key] = self._made(run, args, complaint, often)
         return self.known[key]
@@ -188,7 +188,7 @@ class Machine(Handler, Unkeyed):
             forms[:] = [result_form]
             return tuple(results)
 
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             self.tracing = True
             try:
                 graph = trace(flat, *tensors)
@@ -218,6 +218,14 @@ def _unobserved() -> bool:
         else isinstance(h, Machine | Scoping | Conditioning) or getattr(h, "ignores_draws", False)
         for h in stack()
     )
+
+
+def _surroundings() -> Any:
+    """What a run depends on besides its function and its arguments."""
+    given = [h.data for h in stack() if isinstance(h, Conditioning)]
+    names = [h.prefix for h in stack() if isinstance(h, Scoping)]
+    made = torch.get_default_dtype(), torch.get_default_device()
+    return given, names, made, _heard()
 
 
 def _heard() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -276,6 +277,48 @@ def test_globals_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run() == 16
     monkeypatch.setitem(globals(), "scaled", lambda x: x + 1.0)
     assert run() == 5
+
+
+def test_globals_that_are_tensors_and_those_of_other_modules_may_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = types.ModuleType("another_module")
+    exec("BY = 1.0\ndef elsewhere(x):\n    return BY * x", other.__dict__)
+    monkeypatch.setitem(globals(), "elsewhere", other.elsewhere)
+    offset = torch.zeros((), dtype=torch.float64)
+    monkeypatch.setitem(globals(), "OFFSET", offset)
+
+    def step(x: Tensor) -> Tensor:
+        moved: Tensor = elsewhere(x) + OFFSET  # type: ignore[name-defined]  # noqa: F821
+        return moved
+
+    run = compiled(Program(lambda: iterate(step, 2)(UNIT)))
+    assert run() == 1
+    offset += 1.0
+    assert run() == 3
+    other.BY = 2.0  # type: ignore[attr-defined]
+    assert run() == 7
+
+
+def test_data_and_precision_from_around_may_change(graphs: list[Any]) -> None:
+    @program
+    def model() -> Tensor:
+        def step(x: Tensor) -> Tensor:
+            return sample("x", dist.Normal(x, 1.0))
+
+        return iterate(step, 3)(torch.tensor(0.0))
+
+    run = compiled(model)
+    for data in (torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 5.0, 6.0])):
+        assert condition(run, {"x": data})() == data[-1]
+    assert len(graphs) == 2
+    wide = compiled(vmap(lambda: draw(dist.Normal(0.0, 1.0)), size=3))
+    assert wide().dtype == torch.float32
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert wide().dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_shapes_and_dtypes_have_their_own_code(graphs: list[Any]) -> None:
