@@ -7,6 +7,7 @@ three steps, and run with many particles on a linear-Gaussian model beside hand-
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import re
 import statistics
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pushforward.inference import multinomial, particle_filter, systematic
+from pushforward.inference import multinomial, particle_filter, smc, systematic
 from pushforward.ppl import Program, compiled, observe, program, sample, scan
 from pushforward.semantics import check
 
@@ -105,18 +106,21 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def exact_table(repeats: int) -> Table:
-    """Seconds of ``check.valid`` for small numbers of particles."""
-    table = Table("states", "scheme", "particles", "seconds", "deviation", title="exact")
+    """Seconds of ``check.valid`` for small numbers of particles.
+
+    ``smc`` takes any program, and keeps all choices of a particle: it is asked of two states only.
+    """
+    columns = ("algorithm", "states", "scheme", "particles", "seconds", "deviation")
+    table = Table(*columns, title="exact")
     ys = torch.tensor([0, 1, 1])
-    for states in (2, 3):
+    for make, states in ((particle_filter, 2), (particle_filter, 3), (smc, 2)):
         model = hidden_markov(states)
-        for name, scheme in SCHEMES.items():
-            for n in (1, 2, 3):
-                algorithm = particle_filter(model, n, scheme)
-                reports = [check.valid(algorithm, model, ys).require() for _ in range(repeats)]
-                time_ = statistics.median(report.seconds for report in reports)
-                row = (states, name, n, f"{time_:.2f}", f"{reports[0].deviation:.1e}")
-                table.add_row(*map(str, row))
+        for (name, scheme), n in itertools.product(SCHEMES.items(), (1, 2, 3)):
+            algorithm = make(model, n, scheme)
+            reports = [check.valid(algorithm, model, ys).require() for _ in range(repeats)]
+            time_ = statistics.median(report.seconds for report in reports)
+            row = (make.__name__, states, name, n, f"{time_:.2f}", f"{reports[0].deviation:.1e}")
+            table.add_row(*map(str, row))
     return table
 
 

@@ -36,12 +36,14 @@ def lists_values(distribution: Any) -> bool:
     return enumerable or isinstance(distribution, dist.Delta | dist.Unit)
 
 
-def finite_support(distribution: Any, limit: int = LIMIT) -> tuple[Tensor, Tensor]:
+def finite_support(
+    distribution: Any, limit: int = LIMIT, *, impossible: bool = False
+) -> tuple[Tensor, Tensor]:
     """All joint outcomes of a distribution, and their log probabilities by batch element.
 
     Returns:
         values [m, *batch, *event] and log probabilities [m, *batch]; outcomes of probability zero
-        are left out.
+        are left out, unless the ``impossible`` ones are asked for too.
 
     Errors:
         InfiniteSupportError: the distribution is continuous or unbounded.
@@ -70,6 +72,8 @@ def finite_support(distribution: Any, limit: int = LIMIT) -> tuple[Tensor, Tenso
         raise UnsupportedDistributionError(
             located(f"the density of {name} does not take several values at once")
         )
+    if impossible:
+        return values, log_probs
     possible = log_probs.reshape(len(index), -1).sum(1) > -math.inf
     return values[possible], log_probs[possible]
 

@@ -409,3 +409,17 @@ def test_kernels_run_on_programs_that_are_called() -> None:
         flip("z", 0.5)
 
     check.reversible(single_site().on(outer), points_of(outer)).require()
+
+
+def test_gibbs_on_a_block_whose_laws_exclude_values() -> None:
+    """A value that is impossible where the chain stands may be possible elsewhere in the block."""
+
+    def doors() -> None:
+        car = sample("car", dist.Categorical(torch.tensor([0.2, 0.3, 0.5])))
+        opens = torch.tensor([[0.0, 0.5, 0.5], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])[car]
+        door = sample("door", dist.Categorical(opens))
+        factor("seen", torch.tensor([0.0, -0.3, -1.0])[door])
+
+    kernel = gibbs(["car", "door"]).on(doors)
+    check.invariant(kernel, points_of(doors)).require()
+    check.reversible(kernel, points_of(doors)).require()

@@ -322,6 +322,19 @@ def test_a_weight_that_is_no_number() -> None:
         smc(broken, 4)()
 
 
+def test_an_infinite_weight_is_not_resampled() -> None:
+    weights = torch.tensor([0.0, math.inf])
+    with pytest.raises(ProgramError, match="1 of 2 particles have log weight NaN or infinity"):
+        resample(Population(torch.zeros(2), weights))
+
+    def unbounded() -> Any:
+        factor("f", torch.tensor(math.inf))
+        return sample("x", dist.Bernoulli(0.5))
+
+    with pytest.raises(ProgramError, match="log weight NaN or infinity"):
+        smc(unbounded, 4)()
+
+
 def test_results_of_different_structures_are_told_apart() -> None:
     def either() -> Any:
         if sample("x", dist.Bernoulli(0.5)) == 1:

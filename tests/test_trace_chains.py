@@ -140,6 +140,25 @@ def test_a_plate_and_a_prediction() -> None:
 # -------------------------------------------------------------------------------------- what fails
 
 
+def test_monty_hall_is_reducible_site_by_site() -> None:
+    """The car is behind door 0, 1 or 2; door 0 is chosen, and a door with a goat is opened.
+
+    Where the host has opened door 2, the car may be behind 0 or 1, and the host's coin is used in
+    the first case only.  With the door that he opens as a latent, no single site can move.
+    """
+
+    def game() -> None:
+        car = sample("car", dist.Categorical(torch.ones(3)))
+        opens = torch.tensor([[0.0, 0.5, 0.5], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])[car]
+        door = sample("door", dist.Categorical(opens))
+        factor("seen", torch.where((car != 0) & (door > 0), 0.0, -torch.inf))
+
+    fit = MCMC(single_site(), chains=8, draws=50, warmup=0, progress=False).run(game, seed=1)
+    assert any("the chain may be reducible" in warning for warning in fit.warnings())
+    together = chains(gibbs(["car", "door"]), 400).run(game, seed=1)
+    assert not together.warnings() and near(together["car"] == 1, 0.5)
+
+
 def test_a_reducible_chain_is_told_of() -> None:
     """Both or none: a single site never moves, a block does."""
 

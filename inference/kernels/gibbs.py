@@ -57,4 +57,4 @@ def gibbs(names: str | Sequence[str]) -> TraceKernel:
 
 def _values(law: Any) -> Tensor:
     """All values of a finite law, also those of probability zero under these parents."""
-    return finite_support(law)[0]
+    return finite_support(law, impossible=True)[0]
