@@ -27,7 +27,7 @@ from .data import as_arguments
 from .densities import log_density
 from .effects import Message, draw, factor, is_deterministic, is_draw, is_latent
 from .elimination import Bucket, Factor, Variable, eliminated, order_of
-from .errors import BudgetError, ProgramError, located
+from .errors import BudgetError, NoDensityError, ProgramError, located
 from .handlers import Handler, Sealed, is_one, plated
 from .interpret import no_validation
 from .keys import Unkeyed
@@ -48,6 +48,7 @@ class FiniteLatents:
 
     Errors:
         BranchError: Python control flow depends on a random value.
+        NoDensityError: the program draws anonymously.
         ProgramError: nothing is finite, or a given latent depends on a finite one.
     """
 
@@ -55,6 +56,10 @@ class FiniteLatents:
         self.program, self.args = p, args
         with Sealed():
             run, _ = abstract_run(p, *args)
+        if run.draws:
+            what = f"{program_name(p)} draws anonymously, which cannot be summed out"
+            hint = "name the choices with sample(...)"
+            raise NoDensityError(located(what, line=run.draw_line, hint=hint))
         latents = {name: site for name, site in run.sites.items() if not site.observed}
         finite = {n: s for n, s in latents.items() if s.space.finite and n not in (keep or ())}
         if missing := sorted((keep or frozenset()) - latents.keys()):

@@ -28,7 +28,13 @@ from pushforward import (
     sample,
     scan,
 )
-from pushforward.errors import BudgetError, ProgramError, PushforwardError, ZeroMassError
+from pushforward.errors import (
+    BudgetError,
+    NoDensityError,
+    ProgramError,
+    PushforwardError,
+    ZeroMassError,
+)
 from pushforward.inference import MCMC, Exact, Fit, nuts
 from pushforward.ppl import assess, cond, marginal
 from pushforward.ppl.calculus import syntax as s
@@ -442,6 +448,12 @@ def impossible() -> None:
     factor("f", torch.where(x < 2, -math.inf, 0.0))
 
 
+def drawing() -> None:
+    u = draw(dist.Bernoulli(0.5))
+    z = sample("z", dist.Bernoulli(0.2 + 0.5 * u))
+    observe("y", dist.Normal(z + u, 1.0), torch.tensor(1.0))
+
+
 def many_switches() -> None:
     for i in range(9):
         sample(f"k{i}", dist.Bernoulli(0.5))
@@ -458,6 +470,7 @@ REFUSED: list[tuple[Callable[[], None], type[Exception], str]] = [
     (flat, InfiniteMassError, "no finite mass"),
     (scaled, ProgramError, "subsampled or scaled plate"),
     (impossible, ZeroMassError, "impossible"),
+    (drawing, NoDensityError, "draws anonymously"),
     (many_switches, BudgetError, "512 joint values"),
 ]
 
