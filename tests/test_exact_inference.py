@@ -21,6 +21,7 @@ from pushforward import (
     condition,
     deterministic,
     dist,
+    draw,
     factor,
     observe,
     plate,
