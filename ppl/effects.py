@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias, cast
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import _PYRO_STACK, apply_stack
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK, apply_stack
 from pyro.poutine.subsample_messenger import _Subsample
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
@@ -66,6 +67,21 @@ def emit(
     }
     apply_stack(cast(Any, message))
     return message["value"]
+
+
+@contextmanager
+def outside(handler: Messenger) -> Iterator[None]:
+    """Within, messages go to the handlers outside this one only, and no plate in it is seen."""
+    handlers = stack()
+    depth = handlers.index(handler)
+    inner, plates = handlers[depth:], _DIM_ALLOCATOR._stack
+    del handlers[depth:]
+    _DIM_ALLOCATOR._stack = []
+    try:
+        yield
+    finally:
+        handlers.extend(inner)
+        _DIM_ALLOCATOR._stack = plates
 
 
 def sample(name: str, distribution: Any, *, obs: Any = None, infer: Any = None) -> Tensor:

@@ -85,6 +85,14 @@ class GuideError(ProgramError):
     """A guide does not fit its model."""
 
 
+class ObjectiveError(ProgramError):
+    """A variational objective does what its transformation does not know how to differentiate."""
+
+
+class StrategyError(ProgramError):
+    """A choice has no gradient estimator, or one that is not legal for it."""
+
+
 class SmoothnessError(PushforwardError, TypeError):
     """A density jumps as a random value moves, where its gradient must tell how it changes."""
 

@@ -183,30 +183,55 @@ def unbiased(
     """Whether the expected value of a gradient estimator is the gradient of the objective.
 
     Args:
-        estimator: a program from parameters [d] to a gradient estimate [d]; its noise is
+        estimator: a program from parameters [d] to a gradient estimate [d], or to a tuple of
+            estimates of the value [], the gradient [d], the Hessian [d, d] ...; its noise is
             enumerated, and integrated by ``quadrature`` nodes where it is continuous.
         objective: the exact objective, differentiable by torch.
         at: the parameters [d].
     """
     start = time.perf_counter()
-    parameters = at.detach().clone().requires_grad_()
-    (exact,) = torch.autograd.grad(objective(parameters), parameters)
     law = denote(estimator, at, quadrature=quadrature, budget=budget)
-    mean = law.expect()
-    variance = law.expect(lambda g: (g - mean) ** 2)
-    gap = (mean - exact).abs()
+    found = [value for value, _ in law.items()]
+    parts = len(found[0]) if found and isinstance(found[0], tuple) else None
+    mean = law.expect(_as_row)
+    variance = law.expect(lambda estimate: (_as_row(estimate) - mean) ** 2)
+    exact, labels = _derivatives(objective, at.detach(), parts)
+    gap = (mean - exact).abs().nan_to_num(math.inf)
     worst = int(gap.argmax())
     return decide(
         f"{program_name(estimator)} is an unbiased gradient estimator",
         float(gap.max()),
         tolerance,
         "for the quadrature",
-        f"coordinate {worst}: expectation {float(mean.flatten()[worst]):.10g}, "
-        f"gradient {float(exact.flatten()[worst]):.10g}",
+        f"{labels[worst]}: expectation {float(mean[worst]):.10g}, exact {float(exact[worst]):.10g}",
         time.perf_counter() - start,
-        (f"exact variance {[round(v, 6) for v in variance.flatten().tolist()]}",),
+        (f"exact variance {[round(v, 6) for v in variance.tolist()]}",),
         missing=math.inf if law.rest else 0.0,
     )
+
+
+def _as_row(estimate: Any) -> Tensor:
+    """An estimate, or several, as one vector."""
+    parts = estimate if isinstance(estimate, tuple) else (estimate,)
+    return torch.cat([part.detach().double().reshape(-1) for part in parts])
+
+
+_PARTS = ("value", "gradient", "second derivative", "third derivative")
+
+
+def _derivatives(
+    objective: Callable[[Tensor], Tensor], at: Tensor, parts: int | None
+) -> tuple[Tensor, list[str]]:
+    """The gradient, or as many ``parts`` of value, gradient, ..., as one vector, and its labels."""
+    exact, labels = [], []
+    derivative = objective
+    for i in range(2 if parts is None else parts):
+        value = derivative(at).detach().double().reshape(-1)
+        exact.append(value)
+        labels.append([f"{_PARTS[i]} {k}" for k in range(len(value))])
+        derivative = torch.func.jacrev(derivative)
+    skipped = 1 if parts is None else 0
+    return torch.cat(exact[skipped:]), [label for part in labels[skipped:] for label in part]
 
 
 def _mass(measure: Measure, value: Any) -> float:

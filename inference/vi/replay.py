@@ -1,0 +1,224 @@
+"""The transformation of an objective into a surrogate, by replay: the reference.
+
+The surrogate S of a program that returns a real number is a tensor with two invariants: E[S] is
+the program's expected value, and E[dS] is the derivative of that.  What follows a choice, its
+continuation K, is run by running the program from the start with the outcomes so far fixed.  A
+choice along a path, or by a score, goes on; one by a score leaves a factor box = p / (p held
+constant) behind.  Any other choice forks: it combines the continuations of several outcomes.
+Combinations are linear in K and keep constants, so the factors may be applied where each run ends.
+
+Source: Lew, Huot, Staton, Mansinghka, ADEV (arXiv 2212.06386); Becker et al., Probabilistic
+Programming with Programmable Variational Inference (arXiv 2406.15742); Foerster et al., DiCE (arXiv
+1802.05098) for the factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from ...ppl.effects import draw, outside, stack
+from ...ppl.errors import BudgetError, ObjectiveError, located
+from .baselines import Baseline
+
+Outcome = Any  # what fixes a choice: its value, or the noise that it is made of
+Objective = Callable[[], Any]
+
+
+@dataclass
+class Score:
+    """The log density [] of a choice, and what is subtracted from what follows.
+
+    ``offset`` may be set until the run ends; it must not depend on the choice.  ``control`` may
+    depend on it, if ``mean`` is its differentiable mean.
+    """
+
+    site: str
+    log_density: Tensor
+    baseline: Baseline | None = None
+    offset: Tensor | float = 0.0
+    control: Tensor | float = 0.0
+    mean: Tensor | float = 0.0
+
+
+class Settings(NamedTuple):
+    """How a program is transformed.
+
+    ``order``: how often the surrogate is to be differentiated.  ``biased``: whether strategies may
+    be.  ``budget``: the most runs.
+    """
+
+    order: int = 1
+    biased: bool = False
+    budget: int = 10_000
+
+
+@dataclass
+class Notes:
+    """What the runs of a transformation met: how many, and the costs that baselines stand for."""
+
+    runs: int = 0
+    costs: list[tuple[Score, Tensor]] = field(default_factory=list)
+
+
+class Fork(BaseException):
+    """Ends a run at a choice that combines the continuations of several outcomes."""
+
+    def __init__(self, name: str, combine: Callable[[Continuation], Tensor]) -> None:
+        self.name, self.combine = name, combine
+
+
+class Run(Messenger):  # type: ignore[misc]
+    """One run of a program, with the outcomes of its first choices fixed.
+
+    Args:
+        objective: a function of no arguments that returns a real number.
+        outcomes: the names and outcomes of the first choices.
+        noise: what all continuations of a fork have in common.
+        forward: whether only a value is asked for: then no choice forks or leaves a factor.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        settings: Settings,
+        notes: Notes,
+        outcomes: tuple[tuple[str, Outcome], ...] = (),
+        noise: dict[str, Outcome] | None = None,
+        forward: bool = False,
+    ) -> None:
+        super().__init__()
+        self.objective, self.settings, self.notes = objective, settings, notes
+        self.outcomes, self.met = list(outcomes), 0
+        self.noise, self.forward = {} if noise is None else noise, forward
+        self.scores: list[Score] = []
+        self.subsamples: dict[str, Tensor] = {}
+
+    def decide(self, name: str, make: Callable[[], Outcome]) -> Outcome:
+        """The outcome of the next choice: the fixed one, or a new one."""
+        if self.met == len(self.outcomes):
+            self.outcomes.append((name, make()))
+        fixed, outcome = self.outcomes[self.met]
+        if fixed != name:
+            what = f"the objective is impure: it chose '{fixed}' where it chooses '{name}' now"
+            hint = "remove hidden state, and randomness outside the effects"
+            raise ObjectiveError(located(what, hint=hint))
+        self.met += 1
+        return outcome
+
+    def draw(self, law: Any, label: str) -> Tensor:
+        """A draw of a law that no parameter moves."""
+        with outside(self), torch.no_grad():
+            return draw(law, label=label)
+
+    def shared(self, name: str, law: Any) -> Any:
+        """Noise that the continuations of all forks so far have in common."""
+        if name not in self.noise:
+            self.noise[name] = self.draw(law, name)
+        return self.noise[name]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within, every choice is drawn from its law and held constant."""
+        before, self.forward = self.forward, True
+        try:
+            yield
+        finally:
+            self.forward = before
+
+    def surrogate(self) -> Tensor:
+        """The surrogate of the program from where the fixed outcomes end; see the module.
+
+        Errors:
+            BudgetError: it takes too many runs.
+            ObjectiveError: the program returns no number.
+        """
+        self.notes.runs += 1
+        if self.notes.runs > self.settings.budget:
+            names = ", ".join(dict.fromkeys(repr(name) for name, _ in self.outcomes))
+            what = f"the objective takes more than {self.settings.budget} runs (choices: {names})"
+            hint = "enumerate fewer choices: mvd and reinforce take the others"
+            raise BudgetError(located(what, hint=hint))
+        try:
+            with self:
+                value = as_real(self.objective())
+        except Fork as fork:
+            return fork.combine(Continuation(self, fork.name))
+        return value if self.forward else self._scored(value)
+
+    def _scored(self, value: Tensor) -> Tensor:
+        """The value times the factors of its scores, each about its baseline."""
+        for score in reversed(self.scores):
+            cost = value.detach()
+            offset = torch.as_tensor(score.offset + score.control).detach()
+            if score.baseline is not None:
+                predicted = score.baseline.predict()
+                offset = offset + predicted.detach()
+                value = value - cancelled((predicted - cost) ** 2)
+                self.notes.costs.append((score, cost))
+            box = torch.exp(cancelled(score.log_density))
+            value = box * value - (box - 1) * offset + cancelled(torch.as_tensor(score.mean))
+        return value
+
+
+class Continuation(NamedTuple):
+    """What follows a choice of a run."""
+
+    run: Run
+    name: str
+
+    def __call__(self, outcome: Outcome) -> Tensor:
+        """The surrogate of what follows an outcome."""
+        return self._after(outcome, self.run.noise, self.run.forward)
+
+    def apart(self, outcome: Outcome) -> Tensor:
+        """The same with noise of its own."""
+        return self._after(outcome, {}, self.run.forward)
+
+    def value(self, outcome: Outcome) -> Tensor:
+        """An unbiased estimate of what follows an outcome, without its derivative."""
+        with torch.no_grad():
+            return self._after(outcome, self.run.noise, True).detach()
+
+    def _after(self, outcome: Outcome, noise: dict[str, Outcome], forward: bool) -> Tensor:
+        run, outcomes = self.run, (*self.run.outcomes, (self.name, outcome))
+        return Run(run.objective, run.settings, run.notes, outcomes, noise, forward).surrogate()
+
+
+def cancelled(x: Tensor) -> Tensor:
+    """Zero, with the derivative of x."""
+    return x - x.detach()
+
+
+def current() -> Run:
+    """The run in progress.
+
+    Errors:
+        ObjectiveError: there is none.
+    """
+    for handler in reversed(stack()):
+        if isinstance(handler, Run):
+            return handler
+    what = "this is a part of objectives"
+    raise ObjectiveError(located(what, hint="use it in a function that is marked @objective"))
+
+
+def as_real(value: Any) -> Tensor:
+    """The number that an objective returns.
+
+    Errors:
+        ObjectiveError: it returns anything else.
+    """
+    number = torch.as_tensor(getattr(value, "surrogate", value))
+    if number.numel() != 1:
+        what = f"an objective returns one number, not a tensor of shape {list(number.shape)}"
+        raise ObjectiveError(located(what, hint="sum it, or take its mean"))
+    if not number.is_floating_point():
+        number = number.to(torch.get_default_dtype())
+    return number.reshape(())
