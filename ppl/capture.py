@@ -115,7 +115,35 @@ class Unread(TorchFunctionMode):
     ) -> Any:
         if getattr(func, "__name__", "") in _READERS and any(map(is_traced, args)):
             raise RuntimeError("a tracing tensor is read")
+        if func is Tensor.__getitem__ and any(map(_is_place, _as_tuple(args[1]))):
+            return _entry(args[0], _as_tuple(args[1]))
         return func(*args, **(kwargs or {}))
+
+
+def _as_tuple(index: Any) -> tuple[Any, ...]:
+    return index if isinstance(index, tuple) else (index,)
+
+
+def _is_place(index: Any) -> bool:
+    """Whether an index is one traced whole number, which torch would read."""
+    whole = isinstance(index, Tensor) and index.ndim == 0 and not index.is_floating_point()
+    return whole and index.dtype != torch.bool and is_traced(index)
+
+
+def _entry(x: Tensor, index: tuple[Any, ...]) -> Tensor:
+    """x[index], of which some are traced whole numbers."""
+    if not all(isinstance(i, int | slice) or _is_place(i) for i in index):
+        return x[tuple(i[None] if _is_place(i) else i for i in index)].squeeze(0)
+    dim = 0
+    for i in index:
+        if isinstance(i, slice):
+            x = x[(*[slice(None)] * dim, i)]
+            dim += 1
+        elif isinstance(i, Tensor):
+            x = x.index_select(dim, i.reshape(1).to(x.device).long()).squeeze(dim)
+        else:
+            x = x.select(dim, i)
+    return x
 
 
 _READERS = ("tolist", "numpy", "__array__", "__dlpack__")

@@ -86,7 +86,7 @@ def _constants(graph: GraphModule) -> dict[Node, Tensor]:
     for node in graph.graph.nodes:
         if node.op == "get_attr":
             value = getattr(graph, node.target)
-        elif node.op == "call_function" and _is_pure(node):
+        elif node.op == "call_function" and is_pure(node):
             if any(source not in known for source in node.all_input_nodes):
                 continue
             args, kwargs = map_arg((node.args, node.kwargs), lambda n: known[n])
@@ -98,7 +98,7 @@ def _constants(graph: GraphModule) -> dict[Node, Tensor]:
     return known
 
 
-def _is_pure(node: Node) -> bool:
+def is_pure(node: Node) -> bool:
     target: Any = node.target
     if node.is_impure() or not isinstance(target, torch._ops.OpOverload):
         return False

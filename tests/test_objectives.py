@@ -727,3 +727,49 @@ def test_paths_give_the_derivative_of_the_distribution_function(law: Any) -> Non
     exact = torch.stack([(cdf(theta - e) - cdf(theta + e)) / (2 * h) for e in steps], -1)
     exact = exact / law(theta).log_prob(x).exp()[:, None]
     torch.testing.assert_close(slopes, exact, rtol=1e-5, atol=1e-5)
+
+
+def test_several_traces_have_noise_of_their_own() -> None:
+    """The bound of two particles along paths, and a flip that forks before them."""
+
+    def model() -> None:
+        x = sample("x", dist.Normal(f(0.0), 1.0))
+        observe("y", dist.Normal(x, f(0.5)), f(0.8))
+
+    def bound(theta: Tensor) -> Tensor:
+        """By a grid in both noises."""
+        e = torch.linspace(-9, 9, 181, dtype=torch.float64)
+        x = theta[0] + theta[1] * e
+        prior, guide = dist.Normal(f(0.0), 1.0), dist.Normal(theta[0], theta[1])
+        log_w = prior.log_prob(x) + dist.Normal(x, 0.5).log_prob(f(0.8)) - guide.log_prob(x)
+        both = torch.logsumexp(
+            torch.stack([log_w[:, None] + 0 * log_w, log_w + 0 * log_w[:, None]]), 0
+        )
+        w = dist.Normal(f(0.0), 1.0).log_prob(e).exp() * 0.1
+        return (w[:, None] * w * (both - math.log(2))).sum()
+
+    def build(strategy: Any) -> Build:
+        def of(theta: Tensor) -> Tensor:
+            def guide() -> None:
+                sample("x", reparam(dist.Normal(theta[0], theta[1])))
+
+            @objective
+            def loss() -> Any:
+                b = sample_trace(lambda: sample("b", strategy(dist.Bernoulli(theta[0])))).choices[
+                    "b"
+                ]
+                return (1 + b) * iwelbo(model, guide, 2)
+
+            return loss().surrogate()
+
+        return of
+
+    at = f([0.4, 0.7])
+    for strategy in (enum, mvd):
+        check.unbiased(
+            estimator(build(strategy)),
+            lambda t: (1 + t[0]) * bound(t),
+            at,
+            quadrature=24,
+            tolerance=1e-7,
+        ).require()

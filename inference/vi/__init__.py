@@ -34,14 +34,18 @@ from .library import (
     wake_phi,
     wake_theta,
 )
+from .posterior import posterior
 from .stochastic import log_mean_exp, marginal, normalize
+from .svi import SVI, Optimised
 
 __all__ = [
+    "SVI",
     "Constant",
     "Estimate",
     "Learned",
     "MovingAverage",
     "Objective",
+    "Optimised",
     "Sampled",
     "annealed",
     "cubo",
@@ -67,6 +71,7 @@ __all__ = [
     "mvd",
     "normalize",
     "objective",
+    "posterior",
     "reinforce",
     "rejection",
     "renyi",

@@ -14,7 +14,10 @@ from torch import Tensor
 
 
 class Baseline(Protocol):
-    """Predicts a cost []; ``learn`` is told what came."""
+    """Predicts a cost []; ``learn`` is told what came.  ``state`` is what predictions change by."""
+
+    @property
+    def state(self) -> list[Tensor]: ...
 
     def predict(self) -> Tensor: ...
 
@@ -26,6 +29,10 @@ class Constant:
 
     def __init__(self, value: float | Tensor) -> None:
         self.number = torch.as_tensor(value)
+
+    @property
+    def state(self) -> list[Tensor]:
+        return []
 
     def predict(self) -> Tensor:
         return self.number
@@ -50,17 +57,22 @@ class MovingAverage:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"decay lies in [0, 1), which {decay} does not")
         self.decay = decay
-        self.total, self.weight = torch.zeros(()), 0.0
+        self.mean, self.weight = torch.zeros(()), torch.zeros(())
+
+    @property
+    def state(self) -> list[Tensor]:
+        return [self.mean, self.weight]
 
     def predict(self) -> Tensor:
-        return self.total / self.weight if self.weight else self.total
+        return self.mean.clone()
 
     def learn(self, cost: Tensor) -> None:
-        self.total = self.decay * self.total + (1 - self.decay) * cost.mean()
-        self.weight = self.decay * self.weight + 1 - self.decay
+        before = self.decay * self.weight
+        self.weight.copy_(before + 1 - self.decay)
+        self.mean.copy_((before * self.mean + (1 - self.decay) * cost.mean()) / self.weight)
 
     def __repr__(self) -> str:
-        return f"MovingAverage({self.decay}, now {float(self.predict()):.4g})"
+        return f"MovingAverage({self.decay}, now {float(self.mean):.4g})"
 
 
 class Learned:
@@ -75,6 +87,10 @@ class Learned:
 
     def __init__(self, function: Callable[..., Tensor], *inputs: Tensor) -> None:
         self.function, self.inputs = function, tuple(x.detach() for x in inputs)
+
+    @property
+    def state(self) -> list[Tensor]:
+        return []
 
     def predict(self) -> Tensor:
         return self.function(*self.inputs).reshape(())

@@ -103,10 +103,11 @@ def _path_of(site: Site) -> Path:
 
 
 def _noise(run: Run, site: Site) -> tuple[Tensor, ...]:
+    """The noise of a path; that of gammas depends on parameters, and cannot be shared."""
     laws = _path_of(site).noise
-    fixed = len(laws) and not named.is_gamma(site.law)
-    make = run.shared if fixed else lambda label, law: run.draw(law, label)
-    return tuple(make(f"{site.name}/noise{i}" if i else site.name, n) for i, n in enumerate(laws))
+    if named.is_gamma(site.law) or isinstance(site.strategy, named.Implicit):
+        return tuple(run.draw(law, site.name) for law in laws)
+    return tuple(run.shared(site.name, law, i) for i, law in enumerate(laws))
 
 
 def _along(run: Run, site: Site, noise: tuple[Tensor, ...]) -> Tensor:

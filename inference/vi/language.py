@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ...ppl.batching import run_batched
 from ...ppl.data import as_arguments
 from ...ppl.effects import (
     Message,
+    Subsets,
     draw,
     is_draw,
     is_latent,
@@ -25,6 +27,7 @@ from ...ppl.errors import DataError, ObjectiveError, checked, implemented, locat
 from ...ppl.handlers import Handler, Sealed
 from ...ppl.interpret import Recorder, Trace
 from ...ppl.program import Callback, Program, program, program_name
+from .baselines import Baseline
 from .estimators import choose
 from .replay import Notes, Run, Score, Settings, current
 
@@ -70,17 +73,17 @@ class Subsampling(Handler):
     def _process_message(self, msg: Message) -> None:
         if msg["type"] != "sample" or not is_subsample(msg) or msg["value"] is not None:
             return
-        name, kept = msg["name"], self.run.subsamples
+        fn, name, kept = msg["fn"], msg["name"], self.run.subsamples
+        if fn.subsample_size is None or fn.subsample_size >= fn.size:
+            return
         if name not in kept:
-            kept[name] = self.run.decide(f"{name}/indices", lambda: _indices(self.run, msg["fn"]))
+            kept[name] = self.run.decide(f"{name}/indices", lambda: _indices(self.run, fn))
         msg["value"], msg["done"] = kept[name], True
 
 
 def _indices(run: Run, fn: Any) -> Tensor:
-    from ...ppl.effects import Subsets
-
     with outside(run):
-        return draw(Subsets(fn.size, fn.subsample_size or fn.size, ()), label="indices")
+        return draw(Subsets(fn.size, fn.subsample_size, ()), label="indices")
 
 
 def sample_trace(program: Any, *args: Any) -> Sampled:
@@ -179,6 +182,13 @@ def frozen(program: Any) -> Frozen:
 # --------------------------------------------------------------------------------------- objectives
 
 
+class Surrogates(NamedTuple):
+    """Surrogates [n], and the costs [n] that baselines predicted: site, baseline, cost."""
+
+    values: Tensor
+    costs: list[tuple[str, Baseline, Tensor]]
+
+
 @dataclass(frozen=True)
 class Objective:
     """A real number in expectation, to be maximised: a function with its first arguments bound.
@@ -205,6 +215,21 @@ class Objective:
         with torch.enable_grad():
             surrogate = run.surrogate()
         return Once.apply(surrogate) if order == 1 else surrogate  # type: ignore[no-any-return]
+
+    def surrogates(self, n: int, *args: Any) -> Surrogates:
+        """n surrogates [n] at once, to be differentiated once."""
+        met: list[Score] = []
+
+        def lane() -> tuple[Tensor, ...]:
+            notes = Notes()
+            value = Run(lambda: self._evaluated(args), self.settings, notes).surrogate()
+            met[:] = [score for score, _ in notes.costs]
+            return (value, *(cost for _, cost in notes.costs))
+
+        with torch.enable_grad():
+            value, *costs = run_batched(lane, (), (), n) if n > 1 else lane()
+        known = zip(met, costs, strict=True)
+        return Surrogates(value.reshape(n), [(s.site, s.baseline, c) for s, c in known])
 
     def value(self, *args: Any) -> Tensor:
         """An unbiased estimate [] of the objective."""

@@ -28,6 +28,7 @@ from ...ppl.errors import BudgetError, ObjectiveError, located
 from .baselines import Baseline
 
 Outcome = Any  # what fixes a choice: its value, or the noise that it is made of
+Noise = dict[tuple[str, int, int], Outcome]  # by name, part, and how often the name was met
 Objective = Callable[[], Any]
 
 
@@ -90,7 +91,7 @@ class Run(Messenger):  # type: ignore[misc]
         settings: Settings,
         notes: Notes,
         outcomes: tuple[tuple[str, Outcome], ...] = (),
-        noise: dict[str, Outcome] | None = None,
+        noise: Noise | None = None,
         forward: bool = False,
     ) -> None:
         super().__init__()
@@ -117,11 +118,12 @@ class Run(Messenger):  # type: ignore[misc]
         with outside(self), torch.no_grad():
             return draw(law, label=label)
 
-    def shared(self, name: str, law: Any) -> Any:
-        """Noise that the continuations of all forks so far have in common."""
-        if name not in self.noise:
-            self.noise[name] = self.draw(law, name)
-        return self.noise[name]
+    def shared(self, name: str, law: Any, part: int = 0) -> Any:
+        """Noise of the choice being made, which the continuations of all forks so far share."""
+        key = name, part, sum(1 for met, _ in self.outcomes if met == name)
+        if key not in self.noise:
+            self.noise[key] = self.draw(law, name)
+        return self.noise[key]
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -186,7 +188,7 @@ class Continuation(NamedTuple):
         with torch.no_grad():
             return self._after(outcome, self.run.noise, True).detach()
 
-    def _after(self, outcome: Outcome, noise: dict[str, Outcome], forward: bool) -> Tensor:
+    def _after(self, outcome: Outcome, noise: Noise, forward: bool) -> Tensor:
         run, outcomes = self.run, (*self.run.outcomes, (self.name, outcome))
         return Run(run.objective, run.settings, run.notes, outcomes, noise, forward).surrogate()
 
