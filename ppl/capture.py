@@ -107,7 +107,7 @@ def is_traced(value: Any) -> bool:
 class Unread(TorchFunctionMode):
     """While tracing, no traced tensor is turned into Python's or NumPy's numbers.
 
-    All other ways to look at one are refused by the trace itself.
+    All other ways to look at one are refused by the trace itself; to index by one looks at none.
     """
 
     def __torch_function__(
@@ -115,6 +115,8 @@ class Unread(TorchFunctionMode):
     ) -> Any:
         if getattr(func, "__name__", "") in _READERS and any(map(is_traced, args)):
             raise RuntimeError("a tracing tensor is read")
+        if func is Tensor.new:  # as distributions make what they fill with noise
+            return args[0].new_empty(*args[1:])
         if func is Tensor.__getitem__ and any(map(_is_place, _as_tuple(args[1]))):
             return _entry(args[0], _as_tuple(args[1]))
         return func(*args, **(kwargs or {}))

@@ -10,14 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from ...ppl.compiling import Notify, compile_graph, fold, is_pure
+from ...ppl.effects import draw
+from ...ppl.errors import ObjectiveError, located
 from ...ppl.stepping import taken_apart, trace
+from ...ppl.validate import is_hidden
 from .baselines import Baseline
 from .language import Objective
 
@@ -88,26 +92,109 @@ class Captured:
         costs = [(*known, cost) for known, cost in zip(self.costs, rest[n:], strict=True)]
         return Gradient(values, rest[:n], costs)
 
+    def drawing(self, parameters: Sequence[Tensor], *args: Any) -> Gradient:
+        """The same, run operation by operation, with its random numbers as effects of a program.
+
+        So ``check.unbiased`` evaluates the very graph that is compiled.
+        """
+        states = [x.detach() for x in (*self.states, *taken_apart(args)[0])]
+        values, *rest = Drawing(self.graph).run(*parameters, *states)
+        n = len(self.parameters)
+        costs = [(*known, cost) for known, cost in zip(self.costs, rest[n:], strict=True)]
+        return Gradient(values, rest[:n], costs)
+
     @property
     def code(self) -> str:
         """The source text of the graph."""
         return str(self.graph.code)
 
 
-class Standing(TorchFunctionMode):
-    """Puts other tensors in the place of some, wherever an operation meets them."""
+class Drawing(Interpreter):
+    """Runs a graph whose random operations are draws.
 
-    def __init__(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    Errors:
+        ObjectiveError: of such an operation the law is not known here.
+    """
+
+    def run_node(self, n: Node) -> Any:
+        if n.op != "call_function" or torch.Tag.nondeterministic_seeded not in _tags(n):
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        law = _LAWS.get(n.target)
+        if law is None:
+            raise ObjectiveError(located(f"the law of {n.target} is not known"))
+        with torch.no_grad():
+            return law(*args, **kwargs)
+
+
+def _tags(node: Node) -> Any:
+    return getattr(node.target, "tags", ())
+
+
+def _normal(size: list[int], **about: Any) -> Tensor:
+    zeros = torch.zeros(size, dtype=about.get("dtype"), device=about.get("device"))
+    return draw(dist.Normal(zeros, 1.0))
+
+
+def _uniform(size: list[int], **about: Any) -> Tensor:
+    zeros = torch.zeros(size, dtype=about.get("dtype"), device=about.get("device"))
+    return draw(dist.Uniform(zeros, 1.0))
+
+
+def _indices(weights: Tensor, count: int, replacement: bool = False) -> Tensor:
+    if not replacement and count != 1:
+        raise ObjectiveError(located("draws without replacement are not known"))
+    drawn = [draw(dist.Categorical(weights, validate_args=False)) for _ in range(count)]
+    return torch.stack(drawn, -1)
+
+
+_LAWS: dict[Any, Callable[..., Tensor]] = {
+    torch.ops.aten.randn.default: _normal,
+    torch.ops.aten.normal_.default: lambda x: draw(dist.Normal(torch.zeros_like(x), 1.0)),
+    torch.ops.aten.exponential_.default: lambda x: draw(dist.Exponential(torch.ones_like(x))),
+    torch.ops.aten.rand.default: _uniform,
+    torch.ops.aten.bernoulli_.Tensor: lambda x, p: draw(dist.Bernoulli(p, validate_args=False)),
+    torch.ops.aten.multinomial.default: _indices,
+    torch.ops.aten.poisson.default: lambda rate: draw(dist.Poisson(rate)),
+    torch.ops.aten._standard_gamma.default: lambda a: draw(dist.Gamma(a, 1.0)),
+}
+
+
+class Standing(TorchFunctionMode):
+    """While tracing, puts its inputs in the place of tensors, wherever an operation meets them.
+
+    Errors:
+        Another: an operation meets a further tensor with a derivative, which is to be an input too.
+        ObjectiveError: it meets one that was computed from parameters beforehand.
+    """
+
+    def __init__(self, known: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
         super().__init__()
-        self.instead = {id(own): other for own, other in pairs}
+        self.instead = {id(own): each for own, each in zip(known, inputs, strict=False)}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        args, kwargs = tree_map_only(
-            Tensor, lambda x: self.instead.get(id(x), x), (args, kwargs or {})
-        )
+        args, kwargs = tree_map_only(Tensor, self._input, (args, kwargs or {}))
         return func(*args, **kwargs)
+
+    def _input(self, x: Tensor) -> Tensor:
+        if id(x) in self.instead:
+            return self.instead[id(x)]
+        with torch._C.DisableTorchFunctionSubclass():
+            if not x.requires_grad or is_hidden(x):
+                return x
+            if x.is_leaf:
+                raise Another(x)
+        what = "a tensor was computed from parameters before the objective runs, and does not move"
+        raise ObjectiveError(located(what, hint="compute it in the objective, model or guide"))
+
+
+class Another(BaseException):
+    """A tensor that the graph must have as an input."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
 
 def _gradient(
@@ -118,24 +205,37 @@ def _gradient(
     tree: Callable[[list[Tensor]], Any],
     samples: int,
 ) -> GraphModule:
-    """The graph of parameters, states, data -> surrogates [samples], gradients, costs."""
-    known = [*parameters, *states]
+    """The graph of parameters, states, data -> surrogates [samples], gradients, costs.
+
+    ``states`` grow by what else has a derivative and is met.
+    """
 
     def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
+        known = [*parameters, *states]
         args = tree(list(inputs[len(known) :]))
-        with Standing(list(zip(known, inputs, strict=False))):
+        with Standing(known, inputs):
             values, costs = objective.surrogates(samples, *args)
         return (values, *(cost for _, _, cost in costs))
 
-    inner = without_repeats(trace(forward, *_leaves(parameters), *states, *data))
+    while True:
+        try:
+            traced = trace(forward, *_leaves(parameters), *_fixed(states), *data)
+            break
+        except Another as found:
+            states.append(found.tensor)
+    inner = without_repeats(traced)
 
     def whole(*inputs: Tensor) -> tuple[Tensor, ...]:
         values, *costs = inner(*inputs)
         found = derivatives(values.mean(), inputs[: len(parameters)])
         return (values, *found, *costs)
 
-    graph = _undetached(trace(whole, *_leaves(parameters), *states, *data))
+    graph = _undetached(trace(whole, *_leaves(parameters), *_fixed(states), *data))
     return fold(without_repeats(graph))
+
+
+def _fixed(tensors: list[Tensor]) -> list[Tensor]:
+    return [x.detach().clone() for x in tensors]
 
 
 def _undetached(graph: GraphModule) -> GraphModule:
