@@ -37,7 +37,7 @@ from pushforward.inference.vi import (
     wake_phi,
 )
 from pushforward.inference.vi.captured import Captured
-from pushforward.inference.vi.language import estimator
+from pushforward.inference.vi.objective import estimator
 from pushforward.inference.vi.paths import path
 from pushforward.semantics import check, denote
 

@@ -13,8 +13,8 @@ from ...ppl.strategies import (
     straight_through,
 )
 from .baselines import Constant, Learned, MovingAverage
-from .estimates import Estimate, exp_of, expect
-from .language import Objective, Sampled, frozen, log_density, objective, sample_trace
+from .estimates import Estimate, exp_of, expect, over
+from .language import Sampled, frozen, log_density, sample_trace, strategic
 from .library import (
     annealed,
     cubo,
@@ -34,6 +34,7 @@ from .library import (
     wake_phi,
     wake_theta,
 )
+from .objective import Objective, objective
 from .posterior import posterior
 from .stochastic import log_mean_exp, marginal, normalize
 from .svi import SVI, Optimised
@@ -71,6 +72,7 @@ __all__ = [
     "mvd",
     "normalize",
     "objective",
+    "over",
     "posterior",
     "reinforce",
     "rejection",
@@ -80,6 +82,7 @@ __all__ = [
     "sample_trace",
     "sleep_phi",
     "straight_through",
+    "strategic",
     "symmetric_kl",
     "vimco",
     "wake_phi",

@@ -23,7 +23,7 @@ from ...ppl.errors import ObjectiveError, located
 from ...ppl.stepping import taken_apart, trace
 from ...ppl.validate import is_hidden
 from .baselines import Baseline
-from .language import Objective
+from .objective import Objective
 
 
 class Gradient(NamedTuple):

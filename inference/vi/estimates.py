@@ -14,8 +14,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ...ppl.batching import run_batched
 from ...ppl.errors import ObjectiveError, located
-from .replay import Notes, Run, current
+from .replay import current
 
 
 class Estimate:
@@ -112,13 +113,31 @@ def expect(program: Callable[..., Any], *args: Any) -> Estimate:
     own value only.
     """
     outer = current()
-    surrogate = outer.decide("expect", lambda: inner_run(outer, lambda: program(*args)).surrogate())
+    surrogate = outer.decide("expect", lambda: outer.nested(lambda: program(*args)).surrogate())
     return Estimate(surrogate, frozenset([object()]))
 
 
-def inner_run(outer: Run, program: Callable[[], Any]) -> Run:
-    """A run of another program with the settings of a run."""
-    return Run(program, outer.settings, outer.notes, forward=outer.forward)
+def over(program: Callable[..., Any], *rows: Tensor, size: int | None = None) -> Estimate:
+    """The sum of ``program(*row)`` over ``size`` data, of which these rows are a random part.
+
+    Each row has a lane of its own, so that a choice weighs, enumerates or compares only what
+    follows in its row.
+
+    Args:
+        rows: tensors [n, ...]; the program gets one entry of each.
+        size: of the whole data set; n unless said.
+    """
+    outer = current()
+    n = len(rows[0])
+
+    def lane(*row: Tensor) -> Tensor:
+        return outer.nested(lambda: program(*row)).surrogate()
+
+    def make() -> Tensor:
+        each: Tensor = run_batched(lane, rows, (True,) * len(rows), n)
+        return each.sum() * ((size or n) / n)
+
+    return Estimate(outer.decide("over", make), frozenset([object()]))
 
 
 def exp_of(program: Callable[..., Any], *args: Any, rate: float = 1.0) -> Estimate:
@@ -135,10 +154,7 @@ def exp_of(program: Callable[..., Any], *args: Any, rate: float = 1.0) -> Estima
         count = int(outer.draw(dist.Poisson(torch.tensor(float(rate))), "exp_of"))
         value = torch.tensor(math.exp(rate), dtype=torch.get_default_dtype())
         for _ in range(count):
-            value = value * inner_run(outer, lambda: program(*args)).surrogate() / rate
+            value = value * outer.nested(lambda: program(*args)).surrogate() / rate
         return value
 
     return Estimate(outer.decide("exp_of", make), frozenset([object()]))
-
-
-__all__ = ["Estimate", "Notes", "exp_of", "expect"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -23,16 +22,7 @@ from ...ppl.strategies import inner_law, plain, require_legal, require_strategy,
 from ...ppl.support import finite_support
 from .baselines import as_baseline
 from .paths import Path, by_cdf, detached, path
-from .replay import Continuation, Fork, Outcome, Run, Score, cancelled
-
-
-@dataclass(frozen=True)
-class Site:
-    """A choice: its name, its law, and the strategy to differentiate it by."""
-
-    name: str
-    law: Any
-    strategy: Any
+from .replay import Continuation, Fork, Outcome, Run, Score, Site, cancelled
 
 
 class Estimator(NamedTuple):
@@ -53,27 +43,33 @@ def choose(run: Run, name: str, distribution: Any) -> Any:
     Errors:
         StrategyError: its strategy is missing, illegal for its law, biased or of too low an order.
     """
-    site = Site(name, plain(distribution), strategy_of(distribution))
+    return run.choose(Site(name, plain(distribution), strategy_of(distribution)))
+
+
+def chosen(run: Run, site: Site) -> Any:
+    """The value of a choice, fixed or new."""
+    if run.met == len(run.outcomes) and not run.forward:
+        require_allowed(run, site)
     if site.strategy is None:
-        if not run.forward:
-            require_strategy(name, site.law)
-        return run.decide(name, lambda: run.draw(site.law, name))
+        return run.decide(site.name, lambda: run.draw(site.law, site.name))
     estimator = _ESTIMATORS[type(site.strategy)]
-    if run.met == len(run.outcomes):
-        _require_allowed(run, site, estimator)
     make = estimator.forward if run.forward and estimator.forward else estimator.outcome
-    outcome = run.decide(name, lambda: make(run, site))
+    outcome = run.decide(site.name, lambda: make(run, site))
     value = estimator.value(run, site, outcome)
     return value.detach() if run.forward else value
 
 
-def _require_allowed(run: Run, site: Site, estimator: Estimator) -> None:
+def require_allowed(run: Run, site: Site) -> None:
+    """Raise unless a choice has a strategy, if it needs one, that is legal in this run."""
+    if site.strategy is None:
+        require_strategy(site.name, site.law)
+        return
     require_legal(site.name, site.law, site.strategy)
     name, settings = site.strategy.name, run.settings
     if site.strategy.biased and not settings.biased:
         what, hint = f"{name} is biased", "choose another strategy, or objective.allowing_bias()"
         raise StrategyError(located(what, site=site.name, hint=hint))
-    order = estimator.order(site)
+    order = _ESTIMATORS[type(site.strategy)].order(site)
     if order is not None and settings.order > order:
         kind = type(inner_law(site.law)).__name__
         what = f"{name} of {kind} has derivatives of order {order}, not {settings.order}"
@@ -279,7 +275,8 @@ def _copies(run: Run, site: Site) -> Outcome:
             box = torch.exp(cancelled(_total(site.law, value)))
             others = (total - each.detach()) / (m - 1)
             terms.append(box * each - (box - 1) * others)
-        return sum(terms, torch.zeros(())) / m
+        mean: Tensor = sum(terms, torch.zeros(())) / m
+        return mean
 
     raise Fork(site.name, combine)
 
@@ -329,7 +326,7 @@ def _straight_through(run: Run, site: Site, value: Tensor) -> Tensor:
     return value + cancelled(inner_law(site.law).probs.expand(value.shape))
 
 
-def _gumbel(run: Run, site: Site) -> Tensor:
+def _gumbel(run: Run, site: Site) -> Any:
     """The noise of a relaxed value, whose largest entry is the value."""
     law = inner_law(site.law)
     shape = site.law.batch_shape + site.law.event_shape

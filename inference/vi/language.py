@@ -1,17 +1,16 @@
-"""Objectives as programs: functions of programs that return a real number in expectation."""
+"""What objectives are made of: to sample the trace of a program, and to score one."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ...ppl.batching import run_batched
 from ...ppl.data import as_arguments
 from ...ppl.effects import (
     Message,
@@ -21,15 +20,15 @@ from ...ppl.effects import (
     is_latent,
     is_subsample,
     outside,
-    stack,
 )
 from ...ppl.errors import DataError, ObjectiveError, checked, implemented, located
 from ...ppl.handlers import Handler, Sealed
 from ...ppl.interpret import Recorder, Trace
-from ...ppl.program import Callback, Program, program, program_name
-from .baselines import Baseline
+from ...ppl.program import Callback, Program, derived, program_name
+from ...ppl.strategies import strategy_of
+from ...ppl.types import Direction
 from .estimators import choose
-from .replay import Notes, Run, Score, Settings, current
+from .replay import Run, Score, current
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,14 @@ class Choosing(Handler):
 
     def __init__(self, run: Run) -> None:
         super().__init__()
-        self.run = run
+        self.run, self.auxiliary = run, set[str]()
 
     def _process_message(self, msg: Message) -> None:
-        if msg["type"] != "sample" or is_draw(msg):
+        if msg["type"] != "sample" or is_draw(msg) or not is_latent(msg):
             return
-        if is_latent(msg) and msg["value"] is None:
+        if msg["infer"].get("is_auxiliary"):
+            self.auxiliary.add(msg["name"])
+        if msg["value"] is None:
             msg["value"], msg["done"] = choose(self.run, msg["name"], msg["fn"]), True
 
 
@@ -89,6 +90,9 @@ def _indices(run: Run, fn: Any) -> Tensor:
 def sample_trace(program: Any, *args: Any) -> Sampled:
     """Run a program, each choice by its strategy; ``log_density`` [] is that of its choices.
 
+    Choices that are marked ``infer={"is_auxiliary": True}`` count there, and are left out of
+    ``choices``.
+
     Errors:
         ObjectiveError: the program scores (observes), so that its trace is no sample of its law.
         StrategyError: a choice depends on a parameter and has no strategy, or an illegal one.
@@ -101,9 +105,9 @@ def sample_trace(program: Any, *args: Any) -> Sampled:
         checked(),
         implemented(),
         Sealed(),
-        Recorder({}, density=False) as recorder,
+        Recorder({}, density=False, validate=run.has_values) as recorder,
         Subsampling(run),
-        Choosing(run),
+        Choosing(run) as choosing,
     ):
         value = program(*as_arguments(args))
     scored = [n for n, kind in recorder.sites.items() if kind in ("observed", "auxiliary")]
@@ -113,7 +117,9 @@ def sample_trace(program: Any, *args: Any) -> Sampled:
             located(f"{what} is not its law", hint="use normalize(...), or leave out the data")
         )
     trace = recorder.trace(value)
-    return Sampled(**vars(trace), scores=tuple(run.scores[before:]))
+    choices = {n: x for n, x in trace.choices.items() if n not in choosing.auxiliary}
+    scores = tuple(run.scores[before:])
+    return Sampled(**{**vars(trace), "choices": choices}, scores=scores)
 
 
 def log_density(program: Any, choices: dict[str, Tensor], *args: Any) -> Tensor:
@@ -123,6 +129,13 @@ def log_density(program: Any, choices: dict[str, Tensor], *args: Any) -> Tensor:
         DataError: a latent is missing, or a choice names no site.
         SupportError: a choice is outside the support of its site.
     """
+    return score(program, choices, args, "exclusive")
+
+
+def score(
+    program: Any, choices: dict[str, Tensor], args: tuple[Any, ...], direction: Direction
+) -> Tensor:
+    """The log density [], its supports to be as ``ppl.types.compatible`` says."""
     if hasattr(program, "scored"):
         return program.scored(choices, *args)  # type: ignore[no-any-return]
     run = current()
@@ -130,8 +143,9 @@ def log_density(program: Any, choices: dict[str, Tensor], *args: Any) -> Tensor:
         checked(),
         implemented(),
         Sealed(),
-        Recorder(choices, density=True) as recorder,
+        Recorder(choices, density=True, validate=run.has_values) as recorder,
         Subsampling(run),
+        run.comparing(program, choices, direction),
     ):
         program(*as_arguments(args))
     require_same(program, recorder.of("latent"), choices)
@@ -171,154 +185,40 @@ def _constant(tree: Any) -> Any:
     return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, tree)
 
 
+def strategic(
+    p: Callback, default: Callable[[Any], Any], **by_name: Callable[[Any], Any]
+) -> Program:
+    """The program p with strategies for the choices that have none: for guides of Pyro, say.
+
+    Args:
+        default: a strategy, such as ``reparam``.
+        by_name: other strategies for some sites.
+    """
+
+    def annotating(*args: Any, **kwargs: Any) -> Any:
+        with Annotating(default, by_name):
+            return p(*args, **kwargs)
+
+    return derived(annotating, program_name(p))
+
+
+class Annotating(Handler):
+    """Puts strategies on choices that have none."""
+
+    def __init__(
+        self, default: Callable[[Any], Any], by_name: dict[str, Callable[[Any], Any]]
+    ) -> None:
+        super().__init__()
+        self.default, self.by_name = default, by_name
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] == "sample" and is_latent(msg) and strategy_of(msg["fn"]) is None:
+            msg["fn"] = self.by_name.get(msg["name"], self.default)(msg["fn"])
+
+
 def frozen(program: Any) -> Frozen:
     """The program with its parameters held constant: no derivative goes through what it samples.
 
     Its density may be differentiated in the choices if it is a ``torch.nn.Module``.
     """
     return Frozen(program)
-
-
-# --------------------------------------------------------------------------------------- objectives
-
-
-class Surrogates(NamedTuple):
-    """Surrogates [n], and the costs [n] that baselines predicted: site, baseline, cost."""
-
-    values: Tensor
-    costs: list[tuple[str, Baseline, Tensor]]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A real number in expectation, to be maximised: a function with its first arguments bound.
-
-    ``surrogate(*args)`` estimates it; the derivative of that estimates its derivative.
-    """
-
-    fn: Callback
-    bound: tuple[Any, ...] = ()
-    named: tuple[tuple[str, Any], ...] = ()
-    settings: Settings = field(default_factory=Settings)
-
-    def surrogate(self, *args: Any, order: int = 1, notes: Notes | None = None) -> Tensor:
-        """A tensor [] whose expected value and derivative are those of the objective.
-
-        Args:
-            order: how often it is to be differentiated; to differentiate once more is an error.
-
-        Errors:
-            StrategyError: a strategy is missing, not legal, biased, or of too low an order.
-        """
-        settings = self.settings._replace(order=order)
-        run = Run(lambda: self._evaluated(args), settings, notes or Notes())
-        with torch.enable_grad():
-            surrogate = run.surrogate()
-        return Once.apply(surrogate) if order == 1 else surrogate  # type: ignore[no-any-return]
-
-    def surrogates(self, n: int, *args: Any) -> Surrogates:
-        """n surrogates [n] at once, to be differentiated once."""
-        met: list[Score] = []
-
-        def lane() -> tuple[Tensor, ...]:
-            notes = Notes()
-            value = Run(lambda: self._evaluated(args), self.settings, notes).surrogate()
-            met[:] = [score for score, _ in notes.costs]
-            return (value, *(cost for _, cost in notes.costs))
-
-        with torch.enable_grad():
-            value, *costs = run_batched(lane, (), (), n) if n > 1 else lane()
-        known = zip(met, costs, strict=True)
-        return Surrogates(value.reshape(n), [(s.site, s.baseline, c) for s, c in known])
-
-    def value(self, *args: Any) -> Tensor:
-        """An unbiased estimate [] of the objective."""
-        run = Run(lambda: self._evaluated(args), self.settings, Notes(), forward=True)
-        with torch.no_grad():
-            return run.surrogate()
-
-    def allowing_bias(self) -> Objective:
-        """The same objective, whose choices may have biased strategies."""
-        return replace(self, settings=self.settings._replace(biased=True))
-
-    def budget(self, runs: int) -> Objective:
-        """The same objective, for which the program may be run so many times."""
-        return replace(self, settings=self.settings._replace(budget=runs))
-
-    @property
-    def name(self) -> str:
-        return str(self.fn.__name__)
-
-    def __call__(self, *args: Any) -> Any:
-        """Its value as a part of another objective, with the noise of that one."""
-        current()
-        return self._evaluated(args)
-
-    def _evaluated(self, args: tuple[Any, ...]) -> Any:
-        return self.fn(*self.bound, *args, **dict(self.named))
-
-    def __repr__(self) -> str:
-        shown = [program_name(x) if callable(x) else repr(x) for x in self.bound]
-        return f"<objective {self.name}({', '.join(shown)})>"
-
-
-def estimator(build: Callable[[Tensor], Tensor], order: int = 1) -> Program:
-    """The program from parameters [d] to estimates of a value [], its gradient [d], and so on.
-
-    For ``check.unbiased``, which computes their expected values and variances.
-
-    Args:
-        build: from parameters to a surrogate.
-        order: the highest derivative.
-    """
-
-    def estimate(at: Tensor) -> tuple[Tensor, ...]:
-        with torch.enable_grad():
-            parameters = at.detach().clone().requires_grad_()
-            parts = [build(parameters)]
-            for i in range(1, order + 1):
-                rows = [_gradient(row, parameters, i < order) for row in parts[-1].reshape(-1)]
-                parts.append(torch.stack(rows).reshape((*parts[-1].shape, *at.shape)))
-        return tuple(part.detach() for part in parts)
-
-    return program(estimate)
-
-
-def _gradient(x: Tensor, parameters: Tensor, again: bool) -> Tensor:
-    if not x.requires_grad:
-        return torch.zeros_like(parameters)
-    (found,) = torch.autograd.grad(
-        x, parameters, retain_graph=True, create_graph=again, allow_unused=True
-    )
-    return torch.zeros_like(parameters) if found is None else found
-
-
-class Once(torch.autograd.Function):
-    """The identity, of which the derivative has no derivative."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        if torch.is_grad_enabled():
-            what = "a surrogate of order 1 is differentiated with create_graph=True"
-            raise ObjectiveError(located(what, hint="ask for objective.surrogate(..., order=2)"))
-        return grad
-
-
-def objective(fn: Callback) -> Callable[..., Objective]:
-    """Make a function an objective: to call it binds its first arguments.
-
-    The function returns a real number.  In it, ``sample_trace``, ``log_density`` and ``expect`` run
-    programs; the number may be any tensor operation of what they give.
-    """
-
-    @functools.wraps(fn)
-    def bind(*args: Any, **named: Any) -> Any:
-        made = Objective(fn, args, tuple(named.items()))
-        inside = any(isinstance(handler, Run) for handler in stack())
-        return fn(*args, **named) if inside else made
-
-    return bind

@@ -18,7 +18,8 @@ from ...ppl.errors import ObjectiveError, located
 from ...ppl.program import Callback
 from ...ppl.strategies import reinforce, reparam
 from .estimators import choose
-from .language import Sampled, frozen, log_density, objective, sample_trace
+from .language import Sampled, frozen, log_density, sample_trace
+from .objective import objective
 from .replay import current
 from .stochastic import log_mean_exp, marginal, normalize
 

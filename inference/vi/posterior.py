@@ -26,9 +26,9 @@ TRUSTED = 0.7  # Vehtari et al. (arXiv 1507.02646)
 def posterior(model: Callback, guide: Any, *args: Any, draws: int = 1000, seed: int = 0) -> Fit:
     """Draws of the guide, [1, draws, *shape] by site, with their log weights under the model.
 
-    ``stats["log_weight"]`` are log p - log q; the fit's log evidence is the log of their mean, with
-    Pareto smoothed tails if they can be trusted.  The shape of the tail, k-hat, is in ``moments`` of
-    no site but in the notes: above 0.7 the guide misses parts of the posterior.
+    ``stats["log_weight"]`` are log p - log q, and the fit's log evidence is the log of their mean.
+    ``stats["k_hat"]`` is the shape of their tail, the same for all draws: above 0.7 the guide
+    misses parts of the posterior.
 
     Source: Yao, Vehtari, Simpson, Gelman, Yes, but did it work? (arXiv 1802.02538).
     """
@@ -54,7 +54,7 @@ def posterior(model: Callback, guide: Any, *args: Any, draws: int = 1000, seed: 
             rows = [one() for _ in range(draws)]
             choices, derived, log_weights = tree_map(lambda *x: torch.stack(x), *rows)
     k_hat, log_evidence, error = smoothed(log_weights)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if k_hat > TRUSTED:
         notes = (f"k-hat is {k_hat:.2f}, above {TRUSTED}: the guide misses parts of the posterior",)
     return Fit(

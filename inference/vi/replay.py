@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ...ppl.effects import draw, outside, stack
 from ...ppl.errors import BudgetError, ObjectiveError, located
+from ...ppl.types import Direction
 from .baselines import Baseline
 
 Outcome = Any  # what fixes a choice: its value, or the noise that it is made of
@@ -48,6 +49,15 @@ class Score:
     mean: Tensor | float = 0.0
 
 
+@dataclass(frozen=True)
+class Site:
+    """A choice: its name, its law, and the strategy to differentiate it by, or None."""
+
+    name: str
+    law: Any
+    strategy: Any
+
+
 class Settings(NamedTuple):
     """How a program is transformed.
 
@@ -65,7 +75,7 @@ class Notes:
     """What the runs of a transformation met: how many, and the costs that baselines stand for."""
 
     runs: int = 0
-    costs: list[tuple[Score, Tensor]] = field(default_factory=list)
+    costs: list[tuple[Score, Baseline, Tensor]] = field(default_factory=list)
 
 
 class Fork(BaseException):
@@ -85,6 +95,8 @@ class Run(Messenger):  # type: ignore[misc]
         forward: whether only a value is asked for: then no choice forks or leaves a factor.
     """
 
+    has_values = True
+
     def __init__(
         self,
         objective: Objective,
@@ -100,6 +112,12 @@ class Run(Messenger):  # type: ignore[misc]
         self.noise, self.forward = {} if noise is None else noise, forward
         self.scores: list[Score] = []
         self.subsamples: dict[str, Tensor] = {}
+
+    def choose(self, site: Site) -> Any:
+        """The value of a choice."""
+        from .estimators import chosen
+
+        return chosen(self, site)
 
     def decide(self, name: str, make: Callable[[], Outcome]) -> Outcome:
         """The outcome of the next choice: the fixed one, or a new one."""
@@ -124,6 +142,17 @@ class Run(Messenger):  # type: ignore[misc]
         if key not in self.noise:
             self.noise[key] = self.draw(law, name)
         return self.noise[key]
+
+    def nested(self, objective: Objective) -> Run:
+        """A run of another objective, with the same settings and noise of its own."""
+        return Run(objective, self.settings, self.notes, forward=self.forward)
+
+    @contextmanager
+    def comparing(
+        self, program: Any, choices: dict[str, Tensor], direction: Direction
+    ) -> Iterator[None]:
+        """Within, a program is scored at choices."""
+        yield
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -163,7 +192,7 @@ class Run(Messenger):  # type: ignore[misc]
                 predicted = score.baseline.predict()
                 offset = offset + predicted.detach()
                 value = value - cancelled((predicted - cost) ** 2)
-                self.notes.costs.append((score, cost))
+                self.notes.costs.append((score, score.baseline, cost))
             box = torch.exp(cancelled(score.log_density))
             value = box * value - (box - 1) * offset + cancelled(torch.as_tensor(score.mean))
         return value

@@ -24,7 +24,7 @@ from ...ppl.program import Callback, program_name
 from ...ppl.strategies import reinforce
 from ...ppl.validate import is_known
 from .estimators import choose
-from .language import Sampled, log_density, sample_trace
+from .language import Sampled, log_density, sample_trace, score
 from .replay import current
 
 
@@ -59,7 +59,7 @@ class Marginal:
     def _weight(self, kept: dict[str, Tensor], args: tuple[Any, ...]) -> Tensor:
         """log p(u, x) / r(u | x) for a proposed u."""
         rest = sample_trace(self.proposal, kept, *args)
-        return log_density(self.p, {**kept, **rest.choices}, *args) - rest.log_density
+        return score(self.p, {**kept, **rest.choices}, args, "both") - rest.log_density
 
     def __repr__(self) -> str:
         return f"<marginal of {program_name(self.p)} on {', '.join(sorted(self.keep))}>"
@@ -117,7 +117,7 @@ class Normalized:
 
     def _proposed(self, args: tuple[Any, ...]) -> tuple[Sampled, Tensor]:
         trace = sample_trace(self.proposal, *args)
-        return trace, log_density(self.p, trace.choices, *args)
+        return trace, score(self.p, trace.choices, args, "both")
 
     def __repr__(self) -> str:
         return f"<{program_name(self.p)} normalised by {self.particles} proposals>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from ...ppl.abstract import UNTYPED
 from ...ppl.data import as_arguments
 from ...ppl.errors import BranchError, ObjectiveError, ProgramError, located
 from ...ppl.interpret import seeded
@@ -22,7 +24,7 @@ from ..checkpoint import Checkpoint, Store, random_state, restore_random_state, 
 from ..progress import Progress
 from ..results import Fit
 from .captured import Captured, Gradient, Replayed
-from .language import Objective
+from .objective import Objective
 from .posterior import posterior
 
 Step = Callable[..., Gradient]
@@ -203,7 +205,7 @@ class _Run:
             self.baselines[site] = baseline
             baseline.learn(cost.detach())
         self._watch(value, found)
-        progress.advance(**{settings.objective.name: self.smooth})
+        progress.advance(1, **{settings.objective.name: self.smooth})
 
     def _watch(self, value: float, found: list[Tensor]) -> None:
         """Follow the exponential means of the objective, and of the gradient and its square."""
@@ -233,6 +235,8 @@ class _Run:
         """What computes the gradient for arguments of these shapes."""
         key = signature(args)
         if key not in self.known:
+            with suppress(*UNTYPED):
+                self.settings.objective.check(*args)
             self.known[key] = self._made(args, progress)
         return self.known[key]
 
@@ -272,8 +276,8 @@ class _Run:
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    kinds = int | float | str | bool | list | dict | tuple | None
-    return {k: v for k, v in state.items() if isinstance(v, kinds)}
+    kept = (int, float, str, bool, list, dict, tuple, type(None))
+    return {k: v for k, v in state.items() if isinstance(v, kept)}
 
 
 def _cycle(batches: Iterable[Any] | None, args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:

@@ -1,0 +1,133 @@
+"""Objectives checked before they run: strategies, supports, and what jumps; nothing is sampled.
+
+The objective runs on abstract choices, which have shapes and no values, and remember where they go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ppl.abstract import placeholder
+from ...ppl.effects import Message, is_latent
+from ...ppl.errors import BranchError, GuideError, SmoothnessError, located, raising_line, user_line
+from ...ppl.handlers import Handler
+from ...ppl.interpret import no_validation
+from ...ppl.program import program_name
+from ...ppl.tainted import Mark, abstract, marks_of
+from ...ppl.types import Site, TraceType, space_of
+from ...ppl.types.compatible import Direction, compatible
+from .estimators import require_allowed
+from .replay import Notes, Outcome, Run, Settings, as_real
+from .replay import Site as Choice
+
+
+class AbstractRun(Run):
+    """A run whose choices are abstract."""
+
+    has_values = False
+
+    def __init__(self, objective: Callable[[], Any], settings: Settings) -> None:
+        super().__init__(objective, settings, Notes())
+        self.spaces: dict[int, Site] = {}  # of values, by identity
+        self.kept: list[Tensor] = []
+        self.followed: dict[str, str] = {}  # choices that are followed along their paths
+
+    def choose(self, site: Choice) -> Any:
+        """An abstract value, which is smooth if a derivative goes through it."""
+        if not self.forward:
+            require_allowed(self, site)
+        smooth = site.strategy is not None and site.strategy.smooth and not self.forward
+        label = f"{site.name}#{len(self.kept)}"
+        value = abstract(placeholder(site.law), frozenset([Mark(label, smooth)]))
+        if smooth:
+            self.followed[label] = site.name
+        self._require_smooth(marks_of(list(vars(site.law).values())), f"the law of '{site.name}'")
+        self.kept.append(value)
+        self.spaces[id(value)] = Site(space_of(site.law), line=user_line())
+        return value
+
+    def decide(self, name: str, make: Callable[[], Outcome]) -> Outcome:
+        return make()
+
+    def draw(self, law: Any, label: str) -> Any:
+        return placeholder(law)
+
+    def surrogate(self) -> Tensor:
+        """The abstract number that the objective returns."""
+        with self:
+            return as_real(self.objective())
+
+    def nested(self, objective: Callable[[], Any]) -> Run:
+        inner = AbstractRun(objective, self.settings)
+        inner.spaces, inner.kept, inner.followed = self.spaces, self.kept, self.followed
+        return inner
+
+    @contextmanager
+    def comparing(
+        self, program: Any, choices: dict[str, Tensor], direction: Direction
+    ) -> Iterator[None]:
+        """Within, a program is scored at choices: they must lie in the supports of its sites."""
+        proposed = {n: self.spaces[id(x)] for n, x in choices.items() if id(x) in self.spaces}
+        with Collecting(proposed) as theirs:
+            yield
+        faults = compatible(TraceType(proposed), TraceType(theirs.sites), direction)
+        if faults:
+            what = f"{program_name(program)} is scored where it has no density: "
+            raise GuideError(what + "\n".join(faults))
+
+    def require_smooth(self, value: Tensor) -> None:
+        """Raise if the objective jumps as a followed choice moves."""
+        self._require_smooth(marks_of(value), "the objective")
+
+    def _require_smooth(self, marks: frozenset[Mark], what: str) -> None:
+        for mark in sorted(marks):
+            if mark.jump and mark.choice in self.followed:
+                name = self.followed[mark.choice]
+                raise SmoothnessError(
+                    located(
+                        f"{what} jumps as '{name}' moves, by {mark.jump}, and a derivative along "
+                        "its path does not see that",
+                        site=name,
+                        hint="choose it by reinforce or mvd, whose values may be compared",
+                    )
+                )
+
+
+class Collecting(Handler):
+    """The sites of a program that are given values."""
+
+    lane_wise = False
+
+    def __init__(self, given: dict[str, Site]) -> None:
+        super().__init__()
+        self.given, self.sites = given, dict[str, Site]()
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] == "sample" and is_latent(msg) and msg["name"] in self.given:
+            self.sites[msg["name"]] = Site(space_of(msg["fn"]), line=user_line())
+
+
+def check(objective: Callable[[], Any], settings: Settings) -> None:
+    """Raise what is wrong with an objective; see ``Objective.check``."""
+    run = AbstractRun(objective, settings)
+    devices = range(torch.cuda.device_count())
+    with no_validation(), torch.random.fork_rng(devices), torch.enable_grad():
+        try:
+            run.require_smooth(run.surrogate())
+        except BranchError as error:
+            smooth = [name for label, name in run.followed.items() if f"'{label}'" in str(error)]
+            if smooth:
+                raise SmoothnessError(
+                    located(
+                        "Python looks at a value that is followed along its path",
+                        site=smooth[0],
+                        line=raising_line(error),
+                        hint="choose it by reinforce or mvd, whose values may be branched on",
+                    )
+                ) from error
+            raise

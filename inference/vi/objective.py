@@ -1,0 +1,172 @@
+"""Objectives: functions of programs, with their first arguments bound, to be maximised."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...ppl.batching import run_batched
+from ...ppl.effects import stack
+from ...ppl.errors import ObjectiveError, located
+from ...ppl.program import Callback, Program, program, program_name
+from .baselines import Baseline
+from .checking import check
+from .replay import Notes, Run, Settings, current
+
+
+class Surrogates(NamedTuple):
+    """Surrogates [n], and the costs [n] that baselines predicted: site, baseline, cost."""
+
+    values: Tensor
+    costs: list[tuple[str, Baseline, Tensor]]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A real number in expectation, to be maximised: a function with its first arguments bound.
+
+    ``surrogate(*args)`` estimates it; the derivative of that estimates its derivative.
+    """
+
+    fn: Callback
+    bound: tuple[Any, ...] = ()
+    named: tuple[tuple[str, Any], ...] = ()
+    settings: Settings = field(default_factory=Settings)
+
+    def surrogate(self, *args: Any, order: int = 1, notes: Notes | None = None) -> Tensor:
+        """A tensor [] whose expected value and derivative are those of the objective.
+
+        Args:
+            order: how often it is to be differentiated; to differentiate once more is an error.
+
+        Errors:
+            StrategyError: a strategy is missing, not legal, biased, or of too low an order.
+        """
+        settings = self.settings._replace(order=order)
+        run = Run(lambda: self._evaluated(args), settings, notes or Notes())
+        with torch.enable_grad():
+            surrogate = run.surrogate()
+        return Once.apply(surrogate) if order == 1 else surrogate  # type: ignore[no-any-return]
+
+    def surrogates(self, n: int, *args: Any) -> Surrogates:
+        """n surrogates [n] at once, to be differentiated once."""
+        met: list[tuple[str, Baseline]] = []
+
+        def lane() -> tuple[Tensor, ...]:
+            notes = Notes()
+            value = Run(lambda: self._evaluated(args), self.settings, notes).surrogate()
+            met[:] = [(score.site, baseline) for score, baseline, _ in notes.costs]
+            return (value, *(cost for _, _, cost in notes.costs))
+
+        with torch.enable_grad():
+            value, *costs = run_batched(lane, (), (), n) if n > 1 else lane()
+        known = zip(met, costs, strict=True)
+        return Surrogates(value.reshape(n), [(*about, cost) for about, cost in known])
+
+    def value(self, *args: Any) -> Tensor:
+        """An unbiased estimate [] of the objective."""
+        run = Run(lambda: self._evaluated(args), self.settings, Notes(), forward=True)
+        with torch.no_grad():
+            return run.surrogate()
+
+    def check(self, *args: Any) -> None:
+        """Raise what is wrong with the objective at these arguments; nothing is sampled.
+
+        Errors:
+            StrategyError: a strategy is missing, not legal, or biased.
+            GuideError: what is sampled has another support than where it is scored.
+            SmoothnessError: the objective jumps as a choice moves that is followed along its path.
+            BranchError: Python looks at a choice, so that the rest is only seen when it runs.
+        """
+        check(lambda: self._evaluated(args), self.settings)
+
+    def allowing_bias(self) -> Objective:
+        """The same objective, whose choices may have biased strategies."""
+        return replace(self, settings=self.settings._replace(biased=True))
+
+    def budget(self, runs: int) -> Objective:
+        """The same objective, for which the program may be run so many times."""
+        return replace(self, settings=self.settings._replace(budget=runs))
+
+    @property
+    def name(self) -> str:
+        return str(self.fn.__name__)
+
+    def __call__(self, *args: Any) -> Any:
+        """Its value as a part of another objective, with the noise of that one."""
+        current()
+        return self._evaluated(args)
+
+    def _evaluated(self, args: tuple[Any, ...]) -> Any:
+        return self.fn(*self.bound, *args, **dict(self.named))
+
+    def __repr__(self) -> str:
+        shown = [program_name(x) if callable(x) else repr(x) for x in self.bound]
+        return f"<objective {self.name}({', '.join(shown)})>"
+
+
+def estimator(build: Callable[[Tensor], Tensor], order: int = 1) -> Program:
+    """The program from parameters [d] to estimates of a value [], its gradient [d], and so on.
+
+    For ``check.unbiased``, which computes their expected values and variances.
+
+    Args:
+        build: from parameters to a surrogate.
+        order: the highest derivative.
+    """
+
+    def estimate(at: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            parameters = at.detach().clone().requires_grad_()
+            parts = [build(parameters)]
+            for i in range(1, order + 1):
+                rows = [_gradient(row, parameters, i < order) for row in parts[-1].reshape(-1)]
+                parts.append(torch.stack(rows).reshape((*parts[-1].shape, *at.shape)))
+        return tuple(part.detach() for part in parts)
+
+    return program(estimate)
+
+
+def _gradient(x: Tensor, parameters: Tensor, again: bool) -> Tensor:
+    if not x.requires_grad:
+        return torch.zeros_like(parameters)
+    (found,) = torch.autograd.grad(
+        x, parameters, retain_graph=True, create_graph=again, allow_unused=True
+    )
+    return torch.zeros_like(parameters) if found is None else found
+
+
+class Once(torch.autograd.Function):
+    """The identity, of which the derivative has no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        if torch.is_grad_enabled():
+            what = "a surrogate of order 1 is differentiated with create_graph=True"
+            raise ObjectiveError(located(what, hint="ask for objective.surrogate(..., order=2)"))
+        return grad
+
+
+def objective(fn: Callback) -> Callable[..., Objective]:
+    """Make a function an objective: to call it binds its first arguments.
+
+    The function returns a real number.  In it, ``sample_trace``, ``log_density`` and ``expect`` run
+    programs; the number may be any tensor operation of what they give.
+    """
+
+    @functools.wraps(fn)
+    def bind(*args: Any, **named: Any) -> Any:
+        made = Objective(fn, args, tuple(named.items()))
+        inside = any(isinstance(handler, Run) for handler in stack())
+        return fn(*args, **named) if inside else made
+
+    return bind
