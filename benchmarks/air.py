@@ -1,13 +1,13 @@
-"""Attend, infer, repeat on small canvases: counting digits, by the strategy of the presence flips.
+"""Attend, infer, repeat on small canvases: counting digits, by the strategy of the flips.
 
-A canvas of 20 x 20 holds up to two of scikit-learn's 8 x 8 digits.  The model: for each of two slots
-a flip says whether a glyph is there, and a place and a code say where and what; the canvas is the
-sum of the decoded glyphs with normal noise.  The guide reads the canvas slot by slot.  Accuracy is
-that of the most probable number of glyphs under the guide.
+A canvas of 20 x 20 holds up to two of scikit-learn's 8 x 8 digits.  The model: for each of two
+slots a flip says whether a glyph is there, and a place and a code say where and what; the canvas is
+the sum of the decoded glyphs with normal noise.  The guide reads the canvas slot by slot.  Accuracy
+is that of the most probable number of glyphs under the guide.
 
 ``--pyro`` runs the same model and guide in Pyro beside it (scores with TraceGraph_ELBO).
 
-Source: Eslami et al. (arXiv 1603.08575); strategies compared as by Becker et al. (arXiv 2406.15742).
+Source: Eslami et al. (arXiv 1603.08575); Becker et al. (arXiv 2406.15742), figure 7.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyro
@@ -153,11 +153,24 @@ STRATEGIES: dict[str, tuple[Callable[[Any], Any], int]] = {
 }
 
 
-def trained(name: str, x: Tensor, seed: int, epochs: int, batch: int) -> tuple[Air, list[float]]:
-    """The networks after training, and the seconds of each epoch but the first, which compiles."""
-    torch.manual_seed(seed)
+class Watched:
+    """Batches, again and again: how long each round took, and the accuracy before it."""
+
+    def __init__(self, x: Tensor, batch: int, accuracy: Callable[[], float]) -> None:
+        self.batches = torch.utils.data.DataLoader(x, batch, shuffle=True, drop_last=True)
+        self.accuracy, self.seconds = accuracy, list[float]()
+        self.accuracies: list[float] = []
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.accuracies.append(self.accuracy())
+        start = time.perf_counter()
+        yield from self.batches
+        self.seconds.append(time.perf_counter() - start)
+
+
+def train(name: str, air: Air, rounds: Watched, seed: int, epochs: int) -> None:
+    """Fit the networks by a strategy."""
     strategy, particles = STRATEGIES[name]
-    air = Air()
     guide = air.guide(strategy)
 
     @objective
@@ -170,28 +183,24 @@ def trained(name: str, x: Tensor, seed: int, epochs: int, batch: int) -> tuple[A
         return over(one, rows) * (1 / len(rows))
 
     optimizer = torch.optim.Adam(air.parameters(), lr=1e-3)
-    svi = SVI(images(), optimizer, progress=False)
-    loader = torch.utils.data.DataLoader(x, batch, shuffle=True, drop_last=True)
-    steps = len(loader)
-    start = time.perf_counter()
-    svi.run(steps=steps, batches=loader, seed=seed)
-    first = time.perf_counter() - start
-    start = time.perf_counter()
-    svi.run(steps=steps * (epochs - 1), batches=loader, seed=seed + 1000)
-    del first
-    return air, [(time.perf_counter() - start) / (epochs - 1)]
+    steps = epochs * len(rounds.batches)
+    SVI(images(), optimizer, progress=False).run(steps=steps, batches=rounds, seed=seed)
 
 
-def trained_by_pyro(x: Tensor, seed: int, epochs: int, batch: int) -> tuple[Air, list[float]]:
+def train_by_pyro(air: Air, rounds: Watched, epochs: int) -> None:
     """The same model and guide, their choices in a plate over the batch."""
     pyro.clear_param_store()
-    torch.manual_seed(seed)
-    air = Air()
 
     def model(rows: Tensor) -> None:
         pyro.module("air", air)
         with pyro.plate("rows", len(rows)):
-            air.model(rows)
+            seen = torch.zeros(len(rows), CANVAS, CANVAS)
+            for t in range(SLOTS):
+                present = pyro.sample(f"present{t}", dist.Bernoulli(torch.tensor(PRESENT)))
+                where = pyro.sample(f"where{t}", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                what = pyro.sample(f"what{t}", dist.Normal(torch.zeros(CODE), 1.0).to_event(1))
+                seen = seen + present[:, None, None] * placed(air.glyph(what), where)
+            pyro.sample("x", dist.Normal(seen, NOISE).to_event(2), obs=rows)
 
     def guide(rows: Tensor) -> None:
         pyro.module("air", air)
@@ -205,28 +214,11 @@ def trained_by_pyro(x: Tensor, seed: int, epochs: int, batch: int) -> tuple[Air,
                 what = pyro.sample(f"what{t}", dist.Normal(loc, scale).to_event(1))
                 rest = rest - present[:, None, None] * placed(air.glyph(what), where)
 
-    def rows_model(rows: Tensor) -> None:
-        pyro.module("air", air)
-        with pyro.plate("rows", len(rows)):
-            seen = torch.zeros(len(rows), CANVAS, CANVAS)
-            for t in range(SLOTS):
-                present = pyro.sample(f"present{t}", dist.Bernoulli(torch.tensor(PRESENT)))
-                where = pyro.sample(f"where{t}", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-                what = pyro.sample(f"what{t}", dist.Normal(torch.zeros(CODE), 1.0).to_event(1))
-                seen = seen + present[:, None, None] * placed(air.glyph(what), where)
-            pyro.sample("x", dist.Normal(seen, NOISE).to_event(2), obs=rows)
-
-    del model
     loss = pyro.infer.TraceGraph_ELBO()
-    svi = pyro.infer.SVI(rows_model, guide, pyro.optim.Adam({"lr": 1e-3}), loss)
-    loader = torch.utils.data.DataLoader(x, batch, shuffle=True, drop_last=True)
-    seconds = []
+    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), loss)
     for _ in range(epochs):
-        start = time.perf_counter()
-        for rows in loader:
+        for rows in rounds:
             svi.step(rows)
-        seconds.append(time.perf_counter() - start)
-    return air, seconds[1:]
 
 
 def main() -> None:
@@ -241,20 +233,29 @@ def main() -> None:
     torch.set_num_threads(1)
     x, _ = canvases(options.images, 0)
     held_out, counts = canvases(500, 1)
-    table = Table("strategy", "accuracy by seed", "median", "seconds an epoch")
+    shown = sorted({options.epochs * i // 4 for i in range(1, 5)})
+    table = Table("strategy", *(f"epoch {e}" for e in shown), "range at the end", "s an epoch")
     for name in [*options.names, *(["Pyro, reinforce"] if options.pyro else [])]:
-        accuracies, times = [], []
+        curves, seconds = [], []
         for seed in range(options.seeds):
+            torch.manual_seed(seed)
+            air = Air()
+
+            def accuracy(air: Air = air) -> float:
+                return float((air.count(held_out) == counts).float().mean())
+
+            rounds = Watched(x, options.batch, accuracy)
             if name in STRATEGIES:
-                air, seconds = trained(name, x, seed, options.epochs, options.batch)
+                train(name, air, rounds, seed, options.epochs)
             else:
-                air, seconds = trained_by_pyro(x, seed, options.epochs, options.batch)
-            accuracies.append(float((air.count(held_out) == counts).float().mean()))
-            times += seconds
-            print(name, seed, accuracies[-1], times[-1], flush=True)
-        shown = " ".join(f"{a:.3f}" for a in accuracies)
-        median, pace = statistics.median(accuracies), statistics.median(times)
-        table.add_row(name, shown, f"{median:.3f}", f"{pace:.2f}")
+                train_by_pyro(air, rounds, options.epochs)
+            curves.append([*rounds.accuracies[: options.epochs], accuracy()])
+            seconds += rounds.seconds[1:]
+        medians = [statistics.median(curve[e] for curve in curves) for e in shown]
+        last = sorted(curve[-1] for curve in curves)
+        pace = f"{statistics.median(seconds):.2f}"
+        table.add_row(name, *(f"{m:.3f}" for m in medians), f"{last[0]:.3f}-{last[-1]:.3f}", pace)
+        Console().print(name, [[round(v, 3) for v in curve] for curve in curves])
     Console().print(table)
 
 

@@ -1,13 +1,14 @@
 """The gradient of an objective as one graph of tensor operations: the fast back end.
 
-The surrogate that ``replay`` makes is traced forward; repeated subexpressions, which replays are
-full of, are removed; then the graph is differentiated.  What it draws and in which order is what
-replay draws.
+The surrogate that ``replay`` makes is traced forward; scores are freed of what does not depend on
+their choices (``dependence``); repeated subexpressions, of which replays are full, are removed;
+then the graph is differentiated.  What it draws, and in which order, is what replay draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -23,6 +24,7 @@ from ...ppl.errors import ObjectiveError, located
 from ...ppl.stepping import taken_apart, trace
 from ...ppl.validate import is_hidden
 from .baselines import Baseline
+from .dependence import Recording, rao_blackwellised
 from .objective import Objective
 
 
@@ -210,11 +212,15 @@ def _gradient(
     ``states`` grow by what else has a derivative and is met.
     """
 
+    weighings = Recording()
+    recorded = replace(objective, settings=objective.settings._replace(weigh=weighings))
+
     def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
         known = [*parameters, *states]
         args = tree(list(inputs[len(known) :]))
+        weighings.found.clear()
         with Standing(known, inputs):
-            values, costs = objective.surrogates(samples, *args)
+            values, costs = recorded.surrogates(samples, *args)
         return (values, *(cost for _, _, cost in costs))
 
     while True:
@@ -223,7 +229,8 @@ def _gradient(
             break
         except Another as found:
             states.append(found.tensor)
-    inner = without_repeats(traced)
+    example = [x.detach() for x in (*parameters, *states, *data)]
+    inner = without_repeats(rao_blackwellised(traced, weighings.found, example))
 
     def whole(*inputs: Tensor) -> tuple[Tensor, ...]:
         values, *costs = inner(*inputs)

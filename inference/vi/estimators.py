@@ -121,7 +121,8 @@ def _path_order(site: Site) -> int | None:
 def _by_score(run: Run, site: Site, value: Tensor) -> Tensor:
     if run.forward:
         return value
-    score = Score(site.name, _total(site.law, value), as_baseline(site.strategy.baseline))
+    elements = log_density(site.law, value)
+    score = Score(site.name, value, elements, as_baseline(site.strategy.baseline))
     if site.strategy.control is not None:
         function, score.mean = site.strategy.control
         score.control = function(value)
@@ -315,7 +316,7 @@ def _accepted(run: Run, site: Site, value: Tensor) -> Any:
     if run.forward:
         return value
     log_slope = (3 * (a - 1 / 3) * base**2 / (9 * a - 3).sqrt() / rate).log()
-    run.scores.append(Score(site.name, _total(site.law, x) + log_slope.sum()))
+    run.scores.append(Score(site.name, value, _total(site.law, x) + log_slope.sum()))
     return x
 
 

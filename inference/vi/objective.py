@@ -60,7 +60,7 @@ class Objective:
         def lane() -> tuple[Tensor, ...]:
             notes = Notes()
             value = Run(lambda: self._evaluated(args), self.settings, notes).surrogate()
-            met[:] = [(score.site, baseline) for score, baseline, _ in notes.costs]
+            met[:] = [(site, baseline) for site, baseline, _ in notes.costs]
             return (value, *(cost for _, _, cost in notes.costs))
 
         with torch.enable_grad():

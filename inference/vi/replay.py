@@ -35,18 +35,20 @@ Objective = Callable[[], Any]
 
 @dataclass
 class Score:
-    """The log density [] of a choice, and what is subtracted from what follows.
+    """The log densities [*batch] of a choice, and what is subtracted from what follows.
 
     ``offset`` may be set until the run ends; it must not depend on the choice.  ``control`` may
-    depend on it, if ``mean`` is its differentiable mean.
+    depend on it, if ``mean`` is its differentiable mean.  ``cost`` is what followed.
     """
 
     site: str
-    log_density: Tensor
+    value: Tensor
+    elements: Tensor
     baseline: Baseline | None = None
     offset: Tensor | float = 0.0
     control: Tensor | float = 0.0
     mean: Tensor | float = 0.0
+    cost: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,36 @@ class Site:
     strategy: Any
 
 
+def cancelled(x: Tensor) -> Tensor:
+    """Zero, with the derivative of x."""
+    return x - x.detach()
+
+
+def weighed(value: Tensor, scores: list[Score]) -> Tensor:
+    """A value times the factors of its scores, each about its baseline."""
+    for score in reversed(scores):
+        score.cost = value.detach()
+        offset = torch.as_tensor(score.offset + score.control).detach()
+        if score.baseline is not None:
+            predicted = score.baseline.predict()
+            offset = offset + predicted.detach()
+            value = value - cancelled((predicted - score.cost) ** 2)
+        box = torch.exp(cancelled(score.elements.sum()))
+        value = box * value - (box - 1) * offset + cancelled(torch.as_tensor(score.mean))
+    return value
+
+
 class Settings(NamedTuple):
     """How a program is transformed.
 
     ``order``: how often the surrogate is to be differentiated.  ``biased``: whether strategies may
-    be.  ``budget``: the most runs.
+    be.  ``budget``: the most runs.  ``weigh``: what brings scores to bear on a value.
     """
 
     order: int = 1
     biased: bool = False
     budget: int = 10_000
+    weigh: Callable[[Tensor, list[Score]], Tensor] = weighed
 
 
 @dataclass
@@ -75,7 +97,7 @@ class Notes:
     """What the runs of a transformation met: how many, and the costs that baselines stand for."""
 
     runs: int = 0
-    costs: list[tuple[Score, Baseline, Tensor]] = field(default_factory=list)
+    costs: list[tuple[str, Baseline, Any]] = field(default_factory=list)
 
 
 class Fork(BaseException):
@@ -181,20 +203,10 @@ class Run(Messenger):  # type: ignore[misc]
                 value = as_real(self.objective())
         except Fork as fork:
             return fork.combine(Continuation(self, fork.name))
-        return value if self.forward else self._scored(value)
-
-    def _scored(self, value: Tensor) -> Tensor:
-        """The value times the factors of its scores, each about its baseline."""
-        for score in reversed(self.scores):
-            cost = value.detach()
-            offset = torch.as_tensor(score.offset + score.control).detach()
-            if score.baseline is not None:
-                predicted = score.baseline.predict()
-                offset = offset + predicted.detach()
-                value = value - cancelled((predicted - cost) ** 2)
-                self.notes.costs.append((score, score.baseline, cost))
-            box = torch.exp(cancelled(score.log_density))
-            value = box * value - (box - 1) * offset + cancelled(torch.as_tensor(score.mean))
+        if self.forward:
+            return value
+        value = self.settings.weigh(value, self.scores)
+        self.notes.costs += [(s.site, s.baseline, s.cost) for s in self.scores if s.baseline]
         return value
 
 
@@ -220,11 +232,6 @@ class Continuation(NamedTuple):
     def _after(self, outcome: Outcome, noise: Noise, forward: bool) -> Tensor:
         run, outcomes = self.run, (*self.run.outcomes, (self.name, outcome))
         return Run(run.objective, run.settings, run.notes, outcomes, noise, forward).surrogate()
-
-
-def cancelled(x: Tensor) -> Tensor:
-    """Zero, with the derivative of x."""
-    return x - x.detach()
 
 
 def current() -> Run:
