@@ -33,14 +33,15 @@ class Bucket(NamedTuple):
     factor: Factor
 
 
-def order_of(families: Sequence[Sequence[Variable]], sizes: dict[Variable, int]) -> list[Variable]:
+def order_of(factors: Sequence[Factor]) -> list[Variable]:
     """An order of elimination: at each step the variable whose table is smallest.
 
     Errors:
         BudgetError: a table would have over ten million numbers.
     """
+    sizes = {v: n for f in factors for v, n in zip(f.variables, f.table.shape, strict=False)}
     near: dict[Variable, set[Variable]] = {v: set() for v in sizes}
-    for family in families:
+    for family, _ in factors:
         for v in family:
             near[v] |= set(family) - {v}
     order: list[Variable] = []
@@ -103,6 +104,33 @@ def eliminated(factors: Sequence[Factor], order: Sequence[Variable]) -> tuple[Te
     for factor in left[1:]:
         total = total + factor.table
     return total, buckets
+
+
+def expected(
+    factors: Sequence[Factor], costs: Sequence[Factor], order: Sequence[Variable]
+) -> Tensor:
+    """The mean of the sum of all costs, under the law that the factors are proportional to: [copies].
+
+    Each step keeps, beside the log weight of a partial sum, the mean cost in it.
+    """
+    weighted = [(factor, Factor((), factor.table.new_zeros(1))) for factor in factors]
+    left = [*weighted, *((Factor((), cost.table.new_zeros(1)), cost) for cost in costs)]
+    for v in order:
+        inside = [pair for pair in left if any(v in part.variables for part in pair)]
+        left = [pair for pair in left if not any(v in part.variables for part in pair)]
+        shape = [Factor((v,), torch.zeros(1, 1))]  # so that both parts have v first
+        logs = product([*shape, *(pair[0] for pair in inside)], v)
+        cost = product([*shape, *(pair[1] for pair in inside)], v)
+        variables = tuple(dict.fromkeys((*logs.variables, *cost.variables)))
+        weight, value = _aligned(logs, variables), _aligned(cost, variables)
+        total = logsumexp(weight.expand(torch.broadcast_shapes(weight.shape, value.shape)))
+        share = torch.where(torch.isneginf(weight), 0.0, (weight - total).exp())
+        mean = torch.where(share == 0, 0.0, share * torch.where(share == 0, 0.0, value)).sum(0)
+        left.append((Factor(variables[1:], total), Factor(variables[1:], mean)))
+    found = left[0][1].table
+    for _, cost in left[1:]:
+        found = found + cost.table
+    return found
 
 
 def logsumexp(table: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ from .program import Callback, Program, derived, program_name, signature
 from .tainted import Abstract, abstract, concrete, marks_of
 from .validate import is_hidden
 
+Tables = dict[str, tuple[Tensor, torch.Size]]  # of each site, and its batch shape
+
 LANES = 100_000
 TRIALS = 5
 
@@ -149,9 +151,19 @@ class FiniteLatents:
             BudgetError: a family has too many joint values, or an elimination a large table.
             ProgramError: a latent is in a scaled plate, or a site looks at several elements of one.
         """
-        tables = self._tables(given)
+        tables = self.tables(given)
+        alike = self.alike(tables)
+        factors, constant = self.factors(tables, alike)
+        total, buckets = eliminated(factors, order_of(factors))
+        return Solved(self, total.sum() + constant, buckets, alike, factors, constant)
+
+    def alike(self, tables: Tables) -> bool:
+        """Whether all latents and sites are of one shape, so that elements are copies."""
         shapes = {*self.shapes.values(), *(x[1] for n, x in tables.items() if self.families[n])}
-        alike = len(shapes) == 1
+        return len(shapes) == 1
+
+    def factors(self, tables: Tables, alike: bool) -> tuple[list[Factor], Tensor]:
+        """The factors over latents, or over their elements unless they are alike; and the rest."""
         factors, constant = list[Factor](), torch.zeros(())
         for name, (table, batch) in tables.items():
             if not self.families[name]:
@@ -161,16 +173,13 @@ class FiniteLatents:
                 factors.append(Factor(family, table.reshape(*table.shape[: len(family)], -1)))
             else:
                 factors += self._by_element(name, table, batch)
-        sizes = {v: n for f in factors for v, n in zip(f.variables, f.table.shape, strict=False)}
-        order = order_of([f.variables for f in factors], sizes)
-        total, buckets = eliminated(factors, order)
-        return Solved(self, total.sum() + constant, buckets, alike, factors, constant)
+        return factors, constant
 
     def _family(self, name: str) -> list[str]:
         """In the order of the axes of a table."""
         return sorted(self.families[name], key=self.colours.__getitem__)
 
-    def _tables(self, given: dict[str, Tensor]) -> dict[str, tuple[Tensor, torch.Size]]:
+    def tables(self, given: dict[str, Tensor]) -> Tables:
         """What each site adds: [*sizes of its family, *batch], and its batch shape."""
         sizes = [
             max(len(self.values[n]) for n, c in self.colours.items() if c == colour)

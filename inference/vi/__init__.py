@@ -37,6 +37,7 @@ from .library import (
 from .objective import Objective, objective
 from .posterior import posterior
 from .stochastic import log_mean_exp, marginal, normalize
+from .summed import summed_elbo
 from .svi import SVI, Optimised
 
 __all__ = [
@@ -83,6 +84,7 @@ __all__ = [
     "sleep_phi",
     "straight_through",
     "strategic",
+    "summed_elbo",
     "symmetric_kl",
     "vimco",
     "wake_phi",

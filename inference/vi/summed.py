@@ -1,0 +1,108 @@
+"""The evidence lower bound with the finite choices of the guide summed out by elimination.
+
+A chain of T choices with k values costs T k^2, where enumerating whole traces costs k^T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from ...ppl.data import as_arguments
+from ...ppl.effects import Message, is_draw, is_latent, scaled_log_prob
+from ...ppl.elimination import Factor, expected, order_of
+from ...ppl.errors import ObjectiveError, located
+from ...ppl.finite import FiniteLatents
+from ...ppl.handlers import Handler, Sealed
+from ...ppl.program import Callback, program_name, signature
+from ...ppl.strategies import Enum, strategy_of
+from .estimators import choose
+from .objective import objective
+from .replay import current
+
+Known = dict[tuple[int, str], tuple[FiniteLatents, FiniteLatents]]
+KNOWN: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()  # by guide; no result depends on it
+
+
+@objective
+def summed_elbo(model: Callback, guide: Callback, *args: Any) -> Tensor:
+    """E[log w], the choices that the guide enumerates summed out; the others by their strategies.
+
+    Value and derivative have the mean of those of ``elbo``, and no noise of these choices.  The
+    other choices must not depend on them, in the guide or in the model.
+
+    Errors:
+        ObjectiveError: no choice is enumerated.
+        ProgramError: another choice depends on one that is; or a site looks at several elements.
+        BranchError: Python looks at a choice.
+    """
+    args, run = as_arguments(args), current()
+    others = _Others(lambda msg: choose(run, msg["name"], msg["fn"]))
+    with Sealed(), others:
+        guide(*args)
+    if not others.summed:
+        what = f"{program_name(guide)} enumerates no choice"
+        raise ObjectiveError(located(what, hint="use elbo, or put enum(...) on finite choices"))
+    given = others.values
+    prior = _Others(lambda msg: given[msg["name"]], others.summed)
+    with Sealed(), prior:
+        model(*args)
+    q, p = (each.on(args) for each in _structures(model, guide, args, given))
+    weights, scores = q.tables(given), p.tables(given)
+    alike = q.alike(weights) and p.alike(scores) and q.shapes == p.shapes
+    factors, _ = q.factors(weights, alike)
+    costs, constant = p.factors(scores, alike)
+    own = [Factor(factor.variables, -factor.table) for factor in factors]
+    mean = expected(factors, [*costs, *own], order_of([*factors, *costs])).sum()
+    return mean + constant + prior.log_density - others.log_density
+
+
+def _structures(
+    model: Callback, guide: Callback, args: tuple[Any, ...], given: dict[str, Tensor]
+) -> tuple[FiniteLatents, FiniteLatents]:
+    """The finite latents of guide and model; found once for arguments of a kind."""
+    known, key = KNOWN.setdefault(guide, {}), (id(model), signature(args))
+    if key not in known:
+        kept = frozenset(given)
+        with torch.no_grad():
+            known[key] = FiniteLatents(guide, args, kept), FiniteLatents(model, args, kept)
+    return known[key]
+
+
+class _Others(Handler):
+    """The choices that are not summed out, with their log density; the others are stood in for.
+
+    Args:
+        value: of a choice that is not summed out.
+        summed: the names of those that are; those with the strategy enum unless given.
+    """
+
+    lane_wise = False
+
+    def __init__(self, value: Callable[[Message], Any], summed: set[str] | None = None) -> None:
+        super().__init__()
+        self.value, self.fixed = value, summed
+        self.summed: set[str] = summed or set()
+        self.values: dict[str, Tensor] = {}
+        self.log_density: Tensor | float = 0.0
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] != "sample" or is_draw(msg) or not is_latent(msg):
+            return
+        listed = isinstance(strategy_of(msg["fn"]), Enum)
+        if listed if self.fixed is None else msg["name"] in self.fixed:
+            self.summed.add(msg["name"])
+            msg["value"] = msg["fn"].enumerate_support(expand=True)[0]
+        else:
+            msg["value"] = self.value(msg)
+            self.mark(msg, "chosen")
+        msg["done"] = True
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if self.marked(msg) == "chosen":
+            self.values[msg["name"]] = msg["value"]
+            self.log_density = self.log_density + scaled_log_prob(msg)
