@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
 
 from .repeated import Repeated
@@ -57,6 +58,15 @@ def _by_probs(distribution: Any) -> bool:
     """Whether the probabilities are the parameters, and not made from logits."""
     fields = vars(distribution)
     return "probs" in fields and fields.get("_param", fields["probs"]) is fields["probs"]
+
+
+def _delta(distribution: Any, value: Tensor) -> Tensor:
+    """Its own value needs no comparison, which would be a jump where that value moves."""
+    if value is distribution.v:
+        own: Tensor = distribution.log_density.expand(distribution.batch_shape)
+        return own
+    log_prob: Tensor = distribution.log_prob(value)
+    return log_prob
 
 
 def _bernoulli(distribution: Any, value: Tensor) -> Tensor:
@@ -114,6 +124,7 @@ def _times(count: Tensor, log: Tensor) -> Tensor:
 _ALWAYS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     torch.distributions.Bernoulli: _bernoulli,
     torch.distributions.Multinomial: _multinomial,
+    Delta: _delta,
 }
 _GIVEN_PROBS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     torch.distributions.Binomial: _binomial,

@@ -109,7 +109,7 @@ def eliminated(factors: Sequence[Factor], order: Sequence[Variable]) -> tuple[Te
 def expected(
     factors: Sequence[Factor], costs: Sequence[Factor], order: Sequence[Variable]
 ) -> Tensor:
-    """The mean of the sum of all costs, under the law that the factors are proportional to: [copies].
+    """The mean of the sum of all costs, under the law of the product of the factors: [copies].
 
     Each step keeps, beside the log weight of a partial sum, the mean cost in it.
     """

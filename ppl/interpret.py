@@ -116,7 +116,7 @@ class Recorder(Messenger):  # type: ignore[misc]
         self.dims[name] = dimensions(msg)
         if self.sites[name] == "derived":
             return
-        log_prob = log_density(msg["fn"], msg["value"])
+        log_prob = self.log_prob(msg)
         self.log_probs[name] = log_prob
         total = scaled_log_prob(msg, log_prob)
         self.log_density = self.log_density + total
@@ -124,6 +124,10 @@ class Recorder(Messenger):  # type: ignore[misc]
             self.log_latents = self.log_latents + total
         if self.sites[name] != "latent" or msg["infer"].get("given"):
             self.log_weight = self.log_weight + total
+
+    def log_prob(self, msg: Message) -> Tensor:
+        """The log densities [*batch] of a site."""
+        return log_density(msg["fn"], msg["value"])
 
     def of(self, kind: str) -> dict[str, Tensor]:
         return {name: self.values[name] for name, k in self.sites.items() if k == kind}

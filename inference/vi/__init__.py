@@ -14,6 +14,7 @@ from ...ppl.strategies import (
 )
 from .baselines import Constant, Learned, MovingAverage
 from .estimates import Estimate, exp_of, expect, over
+from .guides import Amortised, Flow, FullRank, Guide, LowRank, MeanField, Structured
 from .language import Sampled, frozen, log_density, sample_trace, strategic
 from .library import (
     annealed,
@@ -42,13 +43,20 @@ from .svi import SVI, Optimised
 
 __all__ = [
     "SVI",
+    "Amortised",
     "Constant",
     "Estimate",
+    "Flow",
+    "FullRank",
+    "Guide",
     "Learned",
+    "LowRank",
+    "MeanField",
     "MovingAverage",
     "Objective",
     "Optimised",
     "Sampled",
+    "Structured",
     "annealed",
     "cubo",
     "diwhvi",

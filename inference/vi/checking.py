@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ppl.abstract import placeholder
+from ...ppl.abstract import marks_on, placeholder, single_value
 from ...ppl.effects import Message, is_latent
 from ...ppl.errors import BranchError, GuideError, SmoothnessError, located, raising_line, user_line
 from ...ppl.handlers import Handler
-from ...ppl.interpret import no_validation
+from ...ppl.interpret import Recorder, no_validation
 from ...ppl.program import program_name
-from ...ppl.tainted import Mark, abstract, marks_of
+from ...ppl.support import lists_values
+from ...ppl.tainted import Mark, Marks, abstract, marks_of
 from ...ppl.types import Site, TraceType, space_of
 from ...ppl.types.compatible import Direction, compatible
 from .estimators import require_allowed
@@ -28,8 +29,6 @@ from .replay import Site as Choice
 
 class AbstractRun(Run):
     """A run whose choices are abstract."""
-
-    has_values = False
 
     def __init__(self, objective: Callable[[], Any], settings: Settings) -> None:
         super().__init__(objective, settings, Notes())
@@ -46,9 +45,9 @@ class AbstractRun(Run):
         value = abstract(placeholder(site.law), frozenset([Mark(label, smooth)]))
         if smooth:
             self.followed[label] = site.name
-        self._require_smooth(marks_of(list(vars(site.law).values())), f"the law of '{site.name}'")
+        self.require_smooth(marks_on(site.law), f"the law of '{site.name}'")
         self.kept.append(value)
-        self.spaces[id(value)] = Site(space_of(site.law), line=user_line())
+        self.spaces[id(value)] = _site(site.law)
         return value
 
     def decide(self, name: str, make: Callable[[], Outcome]) -> Outcome:
@@ -80,11 +79,11 @@ class AbstractRun(Run):
             what = f"{program_name(program)} is scored where it has no density: "
             raise GuideError(what + "\n".join(faults))
 
-    def require_smooth(self, value: Tensor) -> None:
-        """Raise if the objective jumps as a followed choice moves."""
-        self._require_smooth(marks_of(value), "the objective")
+    def recorder(self, given: dict[str, Tensor], density: bool) -> Recorder:
+        return AbstractRecorder(self, given, density)
 
-    def _require_smooth(self, marks: frozenset[Mark], what: str) -> None:
+    def require_smooth(self, marks: Marks, what: str) -> None:
+        """Raise if something with these marks jumps as a followed choice moves."""
         for mark in sorted(marks):
             if mark.jump and mark.choice in self.followed:
                 name = self.followed[mark.choice]
@@ -96,6 +95,28 @@ class AbstractRun(Run):
                         hint="choose it by reinforce or mvd, whose values may be compared",
                     )
                 )
+
+
+def _site(law: Any) -> Site:
+    """The site of a choice; a single value counts as an image of choices before it."""
+    if lists_values(law) and space_of(law).smooth:
+        return Site(space_of(law), line=user_line(), law="image", value=single_value(law))
+    return Site(space_of(law), line=user_line())
+
+
+class AbstractRecorder(Recorder):
+    """Takes a density for a smooth function of its value and parameters, whatever it computes."""
+
+    def __init__(self, run: AbstractRun, given: dict[str, Tensor], density: bool) -> None:
+        super().__init__(given, density=density, validate=False)
+        self.run = run
+
+    def log_prob(self, msg: Message) -> Tensor:
+        fn, name = msg["fn"], msg["name"]
+        marks = marks_on(fn) | marks_of((msg["value"], msg["mask"]))
+        self.run.require_smooth(marks, f"the density at '{name}'")
+        zeros: Tensor = abstract(torch.zeros(fn.batch_shape), marks)
+        return zeros
 
 
 class Collecting(Handler):
@@ -118,7 +139,7 @@ def check(objective: Callable[[], Any], settings: Settings) -> None:
     devices = range(torch.cuda.device_count())
     with no_validation(), torch.random.fork_rng(devices), torch.enable_grad():
         try:
-            run.require_smooth(run.surrogate())
+            run.require_smooth(marks_of(run.surrogate()), "the objective")
         except BranchError as error:
             smooth = [name for label, name in run.followed.items() if f"'{label}'" in str(error)]
             if smooth:

@@ -23,7 +23,7 @@ from ...ppl.effects import (
 )
 from ...ppl.errors import DataError, ObjectiveError, checked, implemented, located
 from ...ppl.handlers import Handler, Sealed
-from ...ppl.interpret import Recorder, Trace
+from ...ppl.interpret import Trace
 from ...ppl.program import Callback, Program, derived, program_name
 from ...ppl.strategies import strategy_of
 from ...ppl.types import Direction
@@ -105,7 +105,7 @@ def sample_trace(program: Any, *args: Any) -> Sampled:
         checked(),
         implemented(),
         Sealed(),
-        Recorder({}, density=False, validate=run.has_values) as recorder,
+        run.recorder({}, density=False) as recorder,
         Subsampling(run),
         Choosing(run) as choosing,
     ):
@@ -143,7 +143,7 @@ def score(
         checked(),
         implemented(),
         Sealed(),
-        Recorder(choices, density=True, validate=run.has_values) as recorder,
+        run.recorder(choices, density=True) as recorder,
         Subsampling(run),
         run.comparing(program, choices, direction),
     ):

@@ -94,7 +94,8 @@ def _uniform(law: Any) -> Path:
 
 
 def _delta(law: Any) -> Path:
-    return Path((), lambda: law.v.expand(law.batch_shape + law.event_shape))
+    shape = law.batch_shape + law.event_shape
+    return Path((), lambda: law.v if law.v.shape == shape else law.v.expand(shape))
 
 
 def _normals(like: Tensor, *shape: int) -> Any:

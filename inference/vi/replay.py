@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ...ppl.effects import draw, outside, stack
 from ...ppl.errors import BudgetError, ObjectiveError, located
+from ...ppl.interpret import Recorder
 from ...ppl.types import Direction
 from .baselines import Baseline
 
@@ -117,8 +118,6 @@ class Run(Messenger):  # type: ignore[misc]
         forward: whether only a value is asked for: then no choice forks or leaves a factor.
     """
 
-    has_values = True
-
     def __init__(
         self,
         objective: Objective,
@@ -168,6 +167,10 @@ class Run(Messenger):  # type: ignore[misc]
     def nested(self, objective: Objective) -> Run:
         """A run of another objective, with the same settings and noise of its own."""
         return Run(objective, self.settings, self.notes, forward=self.forward)
+
+    def recorder(self, given: dict[str, Tensor], density: bool) -> Recorder:
+        """What records a run of a program, with some of its choices given."""
+        return Recorder(given, density=density)
 
     @contextmanager
     def comparing(
