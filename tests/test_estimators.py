@@ -23,6 +23,7 @@ from variational import (
     captured,
     close,
     f,
+    mean_of,
     moments,
     replayed,
 )
@@ -199,19 +200,6 @@ def test_moments_of_a_gamma() -> None:
     slope = path_derivative(lambda a: dist.Gamma(a, f(1.0)), 1.7, f(x))
     found = [slope.mean(), (2 * x * slope).mean(), (slope / x).mean()]
     np.testing.assert_allclose(found, [1.0, 4.4, special.polygamma(1, 1.7)], rtol=PRECISION)
-
-
-def mean_of(law: Callable[[Tensor], Any], function: Callable[[Tensor], Tensor]) -> Build:
-    """E[function(x)] for x by a law with a strategy."""
-
-    def build(theta: Tensor) -> Objective:
-        @objective
-        def mean() -> Tensor:
-            return function(sample_trace(lambda: sample("x", law(theta))).choices["x"])
-
-        return mean()
-
-    return build
 
 
 def test_the_path_of_a_normal_on_two(back_end: Any) -> None:

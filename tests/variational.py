@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from pushforward import dist, factor, program, sample
-from pushforward.inference.vi import Objective, enum, mvd, reinforce
+from pushforward.inference.vi import (
+    Objective,
+    enum,
+    mvd,
+    objective,
+    reinforce,
+    sample_trace,
+)
 from pushforward.inference.vi.captured import Captured
 from pushforward.inference.vi.objective import estimator
 from pushforward.semantics import denote
@@ -67,12 +74,21 @@ def slopes(value: Callable[[Tensor], float], at: Tensor, h: float = 1e-3) -> Ten
 
 
 def close(found: Tensor, expected: Any, tolerance: float = 1e-9) -> None:
-    torch.testing.assert_close(
-        found,
-        torch.as_tensor(f(expected) if not isinstance(expected, Tensor) else expected),
-        rtol=0,
-        atol=tolerance,
-    )
+    wanted = expected if isinstance(expected, Tensor) else f(expected)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance)
+
+
+def mean_of(law: Callable[[Tensor], Any], function: Callable[[Tensor], Tensor]) -> Build:
+    """E[function(x)] for x by a law with a strategy."""
+
+    def build(theta: Tensor) -> Objective:
+        @objective
+        def mean() -> Tensor:
+            return function(sample_trace(lambda: sample("x", law(theta))).choices["x"])
+
+        return mean()
+
+    return build
 
 
 LOGITS = [0.2, -0.3, 0.5]
