@@ -1,5 +1,6 @@
 """Inference algorithms, each a program whose randomness goes through the effects."""
 
+from .advi import ADVI
 from .annealing import annealed, powered, spaced_powers
 from .chains import MCMC
 from .checkpoint import Checkpoint
@@ -17,10 +18,11 @@ from .resampling import multinomial, resample, residual, stratified, systematic
 from .results import Fit
 from .smc import smc
 from .smc_squared import smc_squared
-from .svi import SVI
 from .tempering import tempered
+from .vi import SVI
 
 __all__ = [
+    "ADVI",
     "MCMC",
     "SMC",
     "SVI",

@@ -215,7 +215,7 @@ def infer(
     target: Target,
     data: Data = None,
     method: Annotated[
-        str, typer.Option(help="nuts, smc, svi or exact [default: nuts; of a .pf file: exact]")
+        str, typer.Option(help="nuts, smc, advi or exact [default: nuts; of a .pf file: exact]")
     ] = "",
     seed: Seed = 0,
     draws: Annotated[
@@ -242,14 +242,14 @@ def infer(
     what it returns, or on its choices if it returns nothing.  A .pf file is
     evaluated in rationals if it is finite, else by quadrature.
     """
-    from .inference import MCMC, SMC, SVI, nuts
+    from .inference import ADVI, MCMC, SMC, nuts
 
     module = paper(target)
     method = method or ("nuts" if module is None else "exact")
-    if method not in ("nuts", "smc", "svi", "exact"):
-        raise UsageError(f"--method must be nuts, smc, svi or exact, not {method!r}")
+    if method not in ("nuts", "smc", "advi", "exact"):
+        raise UsageError(f"--method must be nuts, smc, advi or exact, not {method!r}")
     if save is not None and method == "exact":
-        raise UsageError("--save is for nuts, smc and svi: exact prints all that it finds")
+        raise UsageError("--save is for nuts, smc and advi: exact prints all that it finds")
     if save is not None and not save.absolute().parent.is_dir():
         raise UsageError(f"--save: there is no folder {save.parent}")
     if checkpoint is not None and method not in ("nuts", "smc"):
@@ -268,7 +268,7 @@ def infer(
     elif method == "smc":
         driver = SMC(draws, chains, compiled=compiled)
     else:
-        driver = SVI(draws=draws, compiled=compiled)
+        driver = ADVI(draws=draws, compiled=compiled)
     kept = {} if checkpoint is None else {"checkpoint": checkpoint}
     fit = driver.run(p, *args, seed=seed, **kept)
     say(repr(fit))
@@ -330,7 +330,7 @@ def check(
 def demo(
     out: Annotated[Path, typer.Option(help="folder of the report")] = Path("out"), seed: Seed = 0
 ) -> None:
-    """The main job: eight schools by NUTS, SMC and SVI, with a reference and exact checks."""
+    """The main job: eight schools by NUTS, SMC and ADVI, with a reference and exact checks."""
     from .demo import run
 
     raise typer.Exit(0 if run(out, seed, console) else 1)

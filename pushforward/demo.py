@@ -14,7 +14,7 @@ from rich.table import Table
 
 from .examples import tiny
 from .examples.eight_schools import SCHOOLS, EightSchools, eight_schools, load
-from .inference import MCMC, SMC, SVI, Fit, predict
+from .inference import ADVI, MCMC, SMC, Fit, predict
 from .ppl import condition
 from .report import write_report
 
@@ -35,7 +35,7 @@ def run(out: Path, seed: int, console: Console) -> bool:
     console.print(f"  {kind}", markup=False, highlight=False)
 
     fits = {}
-    methods: dict[str, Any] = {"NUTS": MCMC(), "SMC": SMC(), "SVI": SVI()}
+    methods: dict[str, Any] = {"NUTS": MCMC(), "SMC": SMC(), "ADVI": ADVI()}
     for name, method in methods.items():
         fits[name] = method.run(model, sigma, seed=seed)
         console.print(str(fits[name]), markup=False, highlight=False)
@@ -49,7 +49,7 @@ def run(out: Path, seed: int, console: Console) -> bool:
     close = all(worst[name] < LIMIT for name in ("NUTS", "SMC"))
     console.print(
         f"largest |z|: {', '.join(f'{name} {z:.1f}' for name, z in worst.items())}. NUTS and SMC "
-        f"converge to the posterior and must stay below {LIMIT:g}; SVI fits independent normals, "
+        f"converge to the posterior and must stay below {LIMIT:g}; ADVI fits independent normals, "
         "and its bias shows."
     )
 

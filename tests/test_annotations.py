@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pushforward.inference import MCMC, SMC, SVI, importance, particle_filter
+from pushforward.inference import ADVI, MCMC, SMC, importance, particle_filter
 from pushforward.ppl import (
     condition,
     draw,
@@ -502,7 +502,7 @@ def test_a_program_that_is_not_what_it_declares(wrong: Wrong) -> None:
 DRIVERS: list[Callable[[Any, Any], Any]] = [
     lambda p, y: MCMC(chains=1, draws=2, warmup=2, progress=False).run(p, y),
     lambda p, y: SMC(particles=2, islands=1, stages=1, progress=False).run(p, y),
-    lambda p, y: SVI(steps=1, progress=False).run(p, y),
+    lambda p, y: ADVI(steps=1, progress=False).run(p, y),
     lambda p, y: LogDensity(p, y),
     lambda p, y: simulate(importance(p, 2), y),
     lambda p, y: simulate(importance(p, 2, lambda y: free_x()), y),

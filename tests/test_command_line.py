@@ -183,7 +183,7 @@ def test_type(run: Run, name: str, data: Any, shown: str) -> None:
 FEW = {
     "nuts": ("--draws", "30", "--warmup", "30", "--chains", "2"),
     "smc": ("--draws", "30", "--chains", "2"),
-    "svi": ("--draws", "30"),
+    "advi": ("--draws", "30"),
 }
 
 
@@ -196,7 +196,7 @@ def test_infer_saves_what_python_loads(run: Run, tmp_path: Path, method: str) ->
     fit = Fit.load(path)
     assert method.upper() in fit.method
     assert repr(fit) in out and f"saved to {path}" in out
-    assert fit["theta"].shape == (1 if method == "svi" else 2, 30, 3)
+    assert fit["theta"].shape == (1 if method == "advi" else 2, 30, 3)
     assert fit["theta"].dtype == torch.float32
     assert torch.equal(fit.observed["y"], torch.tensor([28.0, 8.0, -3.0]))
     table = [line for line in out.splitlines() if line.startswith(("mu ", "theta["))]
@@ -217,7 +217,7 @@ def test_a_run_is_kept_and_gone_on_from(run: Run, tmp_path: Path, method: str) -
 
 
 def test_a_seed_repeats_a_run_and_another_does_not(run: Run) -> None:
-    words = ("infer", ":schools", "--method", "svi", "--draws", "20", "--no-compile", "--seed")
+    words = ("infer", ":schools", "--method", "advi", "--draws", "20", "--no-compile", "--seed")
     first, second, third = (
         run(*words, seed, data=SCHOOLS)[1].splitlines()[1:] for seed in ("1", "1", "2")
     )
@@ -299,10 +299,10 @@ def test_a_failing_check_prints_its_counterexample_and_exits_with_1(run: Run, na
         (("type", ":die", "--data", "nowhere.json"), None, "cannot read nowhere.json"),
         (("type", ":branching"), None, "Python looks at a random value"),
         (("type", ":divides"), None, "ZeroDivisionError: division by zero"),
-        (("infer", ":die", "--method", "magic"), None, "must be nuts, smc, svi or exact"),
+        (("infer", ":die", "--method", "magic"), None, "must be nuts, smc, advi or exact"),
         (("infer", ":double", "--save", "nowhere/fit.pt"), None, "there is no folder nowhere"),
         (("infer", ":die", "--method", "exact", "--save", "fit.pt"), None, "--save is for"),
-        (("infer", ":die", "--method", "svi", "--checkpoint", "f"), None, "--checkpoint is for"),
+        (("infer", ":die", "--method", "advi", "--checkpoint", "f"), None, "--checkpoint is for"),
         (("infer", ":double", "--method", "exact"), None, "no finite support"),
         (("infer", ":die", "--method", "exact"), {"even": 0.5}, "outside the support"),
         (("check", ":nothing"), None, "gives no report"),

@@ -18,7 +18,7 @@ from pushforward.errors import (
     UnsupportedDistributionError,
     ZeroMassError,
 )
-from pushforward.inference import MCMC, SMC, SVI, Fit, hmc, log_likelihood, nuts, predict
+from pushforward.inference import ADVI, MCMC, SMC, Fit, hmc, log_likelihood, nuts, predict
 from pushforward.inference.progress import Progress
 from pushforward.inference.results import import_arviz
 from pushforward.ppl import condition, deterministic, observe, plate, program, sample
@@ -102,7 +102,7 @@ def test_smc_finds_it_with_its_evidence() -> None:
 
 def test_svi_finds_the_best_independent_normals() -> None:
     """For a normal posterior the optimum is known: its mean, and 1 / diagonal of the precision."""
-    fit = SVI(steps=1500, draws=4000, **QUIET).run(MODEL, X, seed=4)
+    fit = ADVI(steps=1500, draws=4000, **QUIET).run(MODEL, X, seed=4)
     best = 1.0 / torch.linalg.inv(COVARIANCE).diagonal().sqrt()
     for i, name in enumerate(("a", "b")):
         assert abs(float(fit[name].mean() - MEAN[i])) < 0.05 * float(best[i])
@@ -117,7 +117,7 @@ def test_svi_finds_the_best_independent_normals() -> None:
     [
         MCMC(chains=2, draws=20, warmup=20, **QUIET),
         SMC(particles=20, islands=2, stages=3, **QUIET),
-        SVI(steps=20, draws=20, **QUIET),
+        ADVI(steps=20, draws=20, **QUIET),
     ],
     ids=lambda method: type(method).__name__,
 )
@@ -235,7 +235,7 @@ def test_an_interrupted_run_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -
     assert fit.size == 20
     assert any("interrupted" in warning for warning in fit.warnings())
     count = 0
-    assert SVI(steps=100, draws=10, **QUIET).run(MODEL, X).interrupted
+    assert ADVI(steps=100, draws=10, **QUIET).run(MODEL, X).interrupted
     count = 0
     islands = SMC(particles=10, islands=5, stages=20, moves=1, **QUIET).run(MODEL, X)
     assert islands.interrupted and islands.chains == 1

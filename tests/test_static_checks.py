@@ -27,7 +27,7 @@ from pushforward import (
     switch,
     vmap,
 )
-from pushforward.inference import MCMC, SMC, SVI, importance
+from pushforward.inference import ADVI, MCMC, SMC, importance
 from pushforward.ppl.density import LogDensity
 from pushforward.ppl.errors import (
     BranchError,
@@ -258,7 +258,7 @@ def jumps_in_a_branch() -> Any:
 
 
 def by_svi(p: Callable[[], Any]) -> Callable[[], Any]:
-    return lambda: SVI(steps=1, progress=False).run(p)
+    return lambda: ADVI(steps=1, progress=False).run(p)
 
 
 def by_type(p: Callable[..., Any], *args: Any) -> Callable[[], Any]:
@@ -278,7 +278,7 @@ class Wrong(NamedTuple):
 
 LOOK = "Python looks at a random value (it depends on "
 USE = "use cond(...) or torch.where"
-STEP = "SVI would be biased: write a smooth step"
+STEP = "ADVI would be biased: write a smooth step"
 RENAME = "rename one of the sites"
 
 WRONG = {
@@ -609,7 +609,7 @@ def test_a_right_program_has_a_type(p: Callable[..., Any], args: tuple[Any, ...]
 
 @pytest.mark.parametrize("p", [continuous, jumps_with_data])
 def test_a_continuous_density_is_taken_for_one(p: Callable[..., Any]) -> None:
-    LogDensity(p, *((torch.ones(2),) if p is jumps_with_data else ())).require_smooth("SVI")
+    LogDensity(p, *((torch.ones(2),) if p is jumps_with_data else ())).require_smooth("ADVI")
 
 
 def test_a_jump_is_no_obstacle_to_other_methods() -> None:

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map_only
 from ...ppl.compiling import Notify, compile_graph, fold, is_pure
 from ...ppl.effects import draw
 from ...ppl.errors import ObjectiveError, located
+from ...ppl.interpret import seeded
 from ...ppl.stepping import taken_apart, trace
 from ...ppl.validate import is_hidden
 from .baselines import Baseline
@@ -70,7 +71,7 @@ class Captured:
         notify: Notify | None = None,
     ) -> None:
         self.parameters = list(parameters)
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with seeded(0):
             met = objective.surrogates(samples, *args).costs
             self.costs = [(site, baseline) for site, baseline, _ in met]
             states = {id(x): x for _, baseline in self.costs for x in baseline.state}

@@ -16,7 +16,7 @@ from ...ppl.abstract import marks_on, placeholder, single_value
 from ...ppl.effects import Message, is_latent
 from ...ppl.errors import BranchError, GuideError, SmoothnessError, located, raising_line, user_line
 from ...ppl.handlers import Handler
-from ...ppl.interpret import Recorder, no_validation
+from ...ppl.interpret import Recorder, no_validation, seeded
 from ...ppl.program import program_name
 from ...ppl.support import lists_values
 from ...ppl.tainted import Mark, Marks, abstract, marks_of
@@ -136,8 +136,7 @@ class Collecting(Handler):
 def check(objective: Callable[[], Any], settings: Settings) -> None:
     """Raise what is wrong with an objective; see ``Objective.check``."""
     run = AbstractRun(objective, settings)
-    devices = range(torch.cuda.device_count())
-    with no_validation(), torch.random.fork_rng(devices), torch.enable_grad():
+    with no_validation(), seeded(0), torch.enable_grad():
         try:
             run.require_smooth(marks_of(run.surrogate()), "the objective")
         except BranchError as error:

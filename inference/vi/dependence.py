@@ -24,6 +24,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
 from torch.fx.passes.shape_prop import ShapeProp
 
 from ...ppl.capture import is_traced
+from ...ppl.interpret import seeded
 from .replay import Score, weighed
 
 aten = torch.ops.aten
@@ -73,7 +74,7 @@ def rao_blackwellised(
     if not weighings:
         return graph
     for weighing in weighings:
-        with torch.random.fork_rng():
+        with seeded(0):
             ShapeProp(graph).propagate(*inputs)  # type: ignore[no-untyped-call]
         parts = list(_parts(weighing.value, lambda x: x))
         for choice, elements in weighing.scores:

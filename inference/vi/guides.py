@@ -201,7 +201,7 @@ class Flow(Guide):
         for network in self.networks:
             last = list(network.parameters())[-2:]
             for parameter in last:
-                nn.init.zeros_(parameter)
+                parameter.data.zero_()
 
     def move(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         half, u, log_det = self.layout.size // 2, noise, self.log_scale.sum()

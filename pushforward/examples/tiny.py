@@ -165,7 +165,7 @@ def variational() -> Report:
         estimate = elbo(parameters[:1], parameters[1:], normal, 2)
         return torch.cat([estimate.loc, estimate.log_scale])
 
-    gradient.__qualname__ = "the gradient of SVI"
+    gradient.__qualname__ = "the gradient of ADVI"
     return check.unbiased(gradient, bound, f64([0.4, -0.3]), quadrature=16)
 
 
@@ -173,7 +173,7 @@ CHECKS: dict[str, Callable[[], Report]] = {
     "NUTS": no_u_turn,
     "HMC": hamiltonian,
     "SMC (tempered)": tempered_smc,
-    "SVI": variational,
+    "ADVI": variational,
     "importance": importance_sampling,
     "particle filter": filtering,
 }

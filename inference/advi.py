@@ -1,4 +1,4 @@
-"""Variational inference with a mean-field guide made from the trace type."""
+"""Variational inference by independent normals, from a program to a fit in one call."""
 
 from __future__ import annotations
 
@@ -26,8 +26,13 @@ Optimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
-class SVI:
+class ADVI:
     """Maximise the evidence lower bound over independent normals in unconstrained coordinates.
+
+    Automatic differentiation variational inference: from a program to a fit in one call.  For other
+    guides and objectives see ``SVI``.
+
+    Source: Kucukelbir et al. (arXiv 1603.00788).
 
     Args:
         steps: gradient steps.
@@ -54,9 +59,9 @@ class SVI:
             SmoothnessError: the density jumps as a latent moves: it is compared, rounded or cast.
         """
         start = time.perf_counter()
-        with seeded(seed), Progress(self.steps, "SVI", self.progress) as progress:
+        with seeded(seed), Progress(self.steps, "ADVI", self.progress) as progress:
             density = LogDensity(p, *args)
-            density.require_smooth("SVI")
+            density.require_smooth("ADVI")
             loc = starting_points(density, 1)[0]
             log_scale = torch.full_like(loc, -1.0)
             example = loc.expand(self.particles, -1).contiguous()
@@ -82,7 +87,7 @@ class SVI:
             fit = fit_from_vectors(
                 density,
                 loc + log_scale.exp() * noise,
-                method="SVI (mean-field)",
+                method="ADVI",
                 seed=seed,
                 seconds=time.perf_counter() - start,
                 interrupted=interrupted,
