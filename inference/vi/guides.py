@@ -113,7 +113,7 @@ def _table(name: str, site: Site) -> Tensor:
         raise UnsupportedDistributionError(located(what, site=name, line=site.line, hint=hint))
     values = len(site.space.enumerate())
     more = () if site.space.kind == "Bool" else (values,)
-    return torch.zeros(*site.space.batch_shape, *more)
+    return torch.zeros((*site.space.batch_shape, *more))
 
 
 def _finite_law(site: Site, logits: Tensor) -> Any:
@@ -286,7 +286,9 @@ class Amortised(nn.Module):
         if others and rest is None:
             raise GuideError(located(f"nothing proposes {others}", hint="give rest=, a guide"))
         self.network, self.rest, self.inputs, self.plate = network, rest, inputs, plate
-        self.size, self.subsample = run.sizes[plate][0], plate in run.subsampled
+        self.size = run.sizes[plate][0]
+        part = next(iter(local.values())).space.shape[0]
+        self.part = part if plate in run.subsampled else None
         self.layout = Layout(
             {n: (s.space.constraint, s.space.shape[1:], run.dtypes[n]) for n, s in local.items()}
         )
@@ -294,8 +296,7 @@ class Amortised(nn.Module):
     def forward(self, *args: Any) -> dict[str, Tensor]:
         found = dict(self.rest(*args)) if self.rest is not None else {}
         rows = self.inputs(*args)
-        part = len(rows) if self.subsample else None
-        with pyro.plate(self.plate, self.size, subsample_size=part) as index:
+        with pyro.plate(self.plate, self.size, subsample_size=self.part) as index:
             loc, raw = self.network(rows[index] if len(rows) == self.size else rows).chunk(2, -1)
             scale = nn.functional.softplus(raw)
             standard = dist.Normal(torch.zeros_like(loc), 1.0).to_event(1)

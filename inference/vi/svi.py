@@ -165,9 +165,9 @@ class _Run:
             Progress(self.steps, title, settings.progress) as progress,
         ):
             if store.content is not None:
-                self._restore(store.content)
-                for _ in self.history:
+                for _ in store.content["history"]:
                     args = next(batches)
+                self._restore(store.content, args)
                 progress.advance(len(self.history))
             try:
                 while len(self.history) < self.steps and not self.stopped:
@@ -263,7 +263,7 @@ class _Run:
             "random": random_state(),
         }
 
-    def _restore(self, content: dict[str, Any]) -> None:
+    def _restore(self, content: dict[str, Any], args: tuple[Any, ...]) -> None:
         for p, value in zip(self.parameters, content["parameters"], strict=True):
             p.data.copy_(value)
         self.settings.optimizer.load_state_dict(content["optimizer"])
@@ -272,6 +272,13 @@ class _Run:
         self.history = list(content["history"])
         self.smooth, self.best, self.since = content["watched"]
         self.first, self.second = content["moments"]
+        if content["baselines"]:
+            with seeded(0):
+                met = self.settings.objective.surrogates(self.settings.samples, *args).costs
+            self.baselines = {site: baseline for site, baseline, _ in met}
+            for site, state in content["baselines"].items():
+                for own, kept in zip(self.baselines[site].state, state, strict=True):
+                    own.copy_(kept)
         restore_random_state(content["random"])
 
 
