@@ -13,6 +13,7 @@ from ...ppl.strategies import (
     straight_through,
 )
 from .baselines import Constant, Learned, MovingAverage
+from .captured import Captured
 from .estimates import Estimate, exp_of, expect, over
 from .guides import Amortised, Flow, FullRank, Guide, LowRank, MeanField, Structured
 from .language import Sampled, frozen, log_density, sample_trace, strategic
@@ -44,6 +45,7 @@ from .svi import SVI, Optimised
 __all__ = [
     "SVI",
     "Amortised",
+    "Captured",
     "Constant",
     "Estimate",
     "Flow",

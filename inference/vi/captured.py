@@ -268,10 +268,35 @@ def derivatives(value: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(p) if g is None else g for g, p in pairs]
 
 
+def _writes(node: Node) -> bool:
+    """Whether a node changes its first argument."""
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and bool(target._schema.is_mutable)
+
+
+def _anew(target: Any) -> Any:
+    """The operation that gives a new tensor in place of writing, if it is not random."""
+    name, overload = target._schema.name.removeprefix("aten::"), target._overloadname
+    packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
+    if torch.Tag.nondeterministic_seeded in target.tags or overload not in (
+        packet.overloads() if packet is not None else ()
+    ):
+        return target
+    return getattr(packet, overload)
+
+
 def without_repeats(graph: GraphModule) -> GraphModule:
-    """Compute equal expressions once, in place, and drop what nothing uses."""
+    """Compute equal expressions once, in place, and drop what nothing uses.
+
+    A tensor that is written into is no expression; writes into what nothing else uses are made anew.
+    """
     first: dict[Hashable, Node] = {}
     for node in list(graph.graph.nodes):
+        if _writes(node) and len(node.args[0].users) == 1:
+            node.target = _anew(node.target)
+    for node in list(graph.graph.nodes):
+        if any(_writes(user) and user.args[0] is node for user in node.users):
+            continue
         if node.op == "get_attr":
             key: Hashable = ("get_attr", node.target)
         elif node.op == "call_function" and is_pure(node):
