@@ -29,6 +29,7 @@ from pushforward.inference.vi import (
     enum,
     mvd,
     objective,
+    over,
     posterior,
     reinforce,
     reparam,
@@ -584,3 +585,32 @@ def test_pyro_models_are_fitted() -> None:
     optimizer = torch.optim.Adam(guide.parameters(), lr=0.05)
     SVI(elbo(model, guide), optimizer, samples=8, compiled=False, **QUIET).run(Y, steps=400)
     assert guide.loc.item() == pytest.approx(MEAN, abs=0.1)
+
+
+@pytest.mark.parametrize("strategy", [enum, mvd, reinforce], ids=["enum", "mvd", "reinforce"])
+def test_networks_in_lanes(strategy: Any, double: None) -> None:
+    """Layers of single rows write in place on their way: graphs keep what is written apart."""
+    torch.manual_seed(0)
+    encoder, decoder = torch.nn.Linear(4, 1), torch.nn.Linear(1, 4)
+    parameters = [*encoder.parameters(), *decoder.parameters()]
+    x = (torch.rand(5, 4) < 0.3).double()
+
+    def model(row: Tensor) -> None:
+        on = sample("on", dist.Bernoulli(torch.tensor(0.5)))
+        observe("x", dist.Bernoulli(logits=decoder(on[None])).to_event(1), row)
+
+    def guide(row: Tensor) -> None:
+        sample("on", strategy(dist.Bernoulli(logits=encoder(row)[0])))
+
+    @objective
+    def rows(data: Tensor) -> Any:
+        return over(lambda row: elbo(model, guide, row), data, size=20)
+
+    graph, replay = Captured(rows(), parameters, 2, x), Replayed(rows(), parameters, 2)
+    torch.manual_seed(4)
+    found = graph(x)
+    torch.manual_seed(4)
+    wanted = replay(x)
+    torch.testing.assert_close(found.values, wanted.values)
+    if strategy is not reinforce:
+        torch.testing.assert_close(found.by, wanted.by)

@@ -288,7 +288,8 @@ def _anew(target: Any) -> Any:
 def without_repeats(graph: GraphModule) -> GraphModule:
     """Compute equal expressions once, in place, and drop what nothing uses.
 
-    A tensor that is written into is no expression; writes into what nothing else uses are made anew.
+    A tensor that is written into is no expression; what writes into what nothing else uses is
+    replaced by what makes a new tensor.
     """
     first: dict[Hashable, Node] = {}
     for node in list(graph.graph.nodes):
