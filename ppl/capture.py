@@ -96,6 +96,11 @@ class DataStayReal(TorchDispatchMode):
             return func(*args, **kwargs)
 
 
+def is_tracing() -> bool:
+    """Whether a trace is being made."""
+    return get_proxy_mode() is not None
+
+
 def is_traced(value: Any) -> bool:
     """Whether a value is a tensor of the trace that is being made."""
     mode = get_proxy_mode()

@@ -32,8 +32,10 @@ from pushforward.inference.vi import (
     elbo,
     enum,
     f_divergence,
+    filtered,
     fivo,
     forward_kl,
+    log_density,
     objective,
     over,
     reinforce,
@@ -216,8 +218,8 @@ FLIP = f([0.3, 0.8])  # the chance of a one after a zero, and after a one
 SEEN = f([[0.7, 0.3], [0.2, 0.8]])  # p(y | x)
 
 
-def filtered(theta: Tensor, ancestors: Any = reinforce) -> Any:
-    """Two steps of a chain of two states, proposed by flips of parameters theta [2]."""
+def chain_of_flips(theta: Tensor) -> tuple[Any, Any]:
+    """Step and proposal of a chain of two states, proposed by flips of parameters theta [2]."""
 
     def chance(state: Any) -> Tensor:
         return f(0.5) if state is None else FLIP[state.long()]
@@ -229,7 +231,11 @@ def filtered(theta: Tensor, ancestors: Any = reinforce) -> Any:
     def propose(t: int, state: Any, y: int) -> Tensor:
         return sample("x", reinforce(dist.Bernoulli(theta[t].sigmoid())))
 
-    return fivo(step, propose, 2, Y, ancestors=ancestors)
+    return step, propose
+
+
+def filter_of(theta: Tensor, ancestors: Any = reinforce) -> Any:
+    return fivo(*chain_of_flips(theta), 2, Y, ancestors=ancestors)
 
 
 def exact_filter(theta: Tensor) -> Tensor:
@@ -251,13 +257,13 @@ def exact_filter(theta: Tensor) -> Tensor:
 
 def test_a_particle_filter_with_the_scores_of_its_ancestors(back_end: Any) -> None:
     at = f([0.4, -0.3])
-    filtered(at.clone().requires_grad_()).check()
-    check.unbiased(back_end(filtered, at), exact_filter, at, tolerance=1e-10).require()
+    filter_of(at.clone().requires_grad_()).check()
+    check.unbiased(back_end(filter_of, at), exact_filter, at, tolerance=1e-10).require()
 
 
 def test_without_the_scores_of_the_ancestors_it_is_rejected() -> None:
     def held(theta: Tensor) -> Any:
-        return filtered(theta, lambda law: dist.Categorical(logits=law.logits.detach()))
+        return filter_of(theta, lambda law: dist.Categorical(logits=law.logits.detach()))
 
     at = f([0.4, -0.3])
     report = check.unbiased(replayed(held, at), exact_filter, at)
@@ -265,6 +271,51 @@ def test_without_the_scores_of_the_ancestors_it_is_rejected() -> None:
 
 
 # ---------------------------------------------------------------------------------------- annealing
+
+
+def test_the_path_of_a_filter_has_its_density() -> None:
+    """E[density(x)] is the chance of x, for each path x; and E[1 / density] counts the paths."""
+    law = filtered(*chain_of_flips(f([0.4, -0.3])), 2, Y)
+
+    @objective
+    def chosen(x: tuple[int, int]) -> Tensor:
+        at = sample_trace(law).choices
+        return torch.where((at["x[0]"] == x[0]) & (at["x[1]"] == x[1]), 1.0, 0.0)
+
+    @objective
+    def density(x: tuple[int, int]) -> Tensor:
+        return log_density(law, {f"x[{t}]": f(float(v)) for t, v in enumerate(x)}).exp()
+
+    @objective
+    def inverse() -> Tensor:
+        return (-sample_trace(law).log_density).exp()
+
+    total = 0.0
+    for x in itertools.product((0, 1), repeat=2):
+        wanted, found = (float(denote(part.value).expect()) for part in (chosen(x), density(x)))
+        assert found == pytest.approx(wanted, abs=1e-10)
+        total += wanted
+    assert total == pytest.approx(1.0, abs=1e-10)
+    assert float(denote(inverse().value).expect()) == pytest.approx(4.0, abs=1e-9)
+
+
+def test_a_filter_as_a_guide(back_end: Any) -> None:
+    """The bound of the law of its paths: its gradient is that of its exact value."""
+
+    def model() -> None:
+        state = None
+        for t, y in enumerate(Y):
+            state = sample(
+                f"x[{t}]", dist.Bernoulli(f(0.5) if state is None else FLIP[state.long()])
+            )
+            factor(f"y[{t}]", SEEN[state.long(), y].log())
+
+    def build(theta: Tensor) -> Any:
+        return elbo(model, filtered(*chain_of_flips(theta), 2, Y))
+
+    at = f([0.4, -0.3])
+    mean, _ = moments(build, at.tolist(), None, back_end)
+    close(mean[1:], slopes(value_of(build), at), 1e-9)
 
 
 def annealing(theta: Tensor, transform: Callable[[Tensor], Tensor] = lambda x: x) -> Any:

@@ -245,6 +245,18 @@ def test_right_guides_pass(name: str) -> None:
 def test_a_branch_on_a_score_runs_by_replay() -> None:
     guide = auxiliary(normal(reinforce), lambda u: PARAMETER if u > 0 else -PARAMETER)
     assert torch.isfinite(elbo(positive, guide).surrogate())
+    assert elbo(positive, guide).surrogates(3).values.shape == (3,)
+
+
+def test_the_type_of_an_objective() -> None:
+    right = elbo(positive, RIGHT["a comparison of a score"])
+    assert repr(right.type()) == "E Real {u: reinforce, z: reparam}, all derivatives"
+    first = elbo(positive, lambda: sample("z", reparam(dist.Gamma(PARAMETER, 1.0))))
+    assert repr(first.type()) == "E Real {z: reparam}, derivatives to order 1"
+    biased = elbo(positive, WRONG["a biased strategy"][0])
+    assert repr(biased.type()) == (
+        "E Real {u: straight_through, z: reparam}, derivatives to order 1, biased at u"
+    )
 
 
 def test_proposals_must_cover_what_they_are_weighed_by() -> None:

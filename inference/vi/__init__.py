@@ -15,6 +15,7 @@ from ...ppl.strategies import (
 from .baselines import Constant, Learned, MovingAverage
 from .captured import Captured
 from .estimates import Estimate, exp_of, expect, over
+from .filtered import filtered
 from .guides import Amortised, Flow, FullRank, Guide, LowRank, MeanField, Structured
 from .language import Sampled, frozen, log_density, sample_trace, strategic
 from .library import (
@@ -67,6 +68,7 @@ __all__ = [
     "exp_of",
     "expect",
     "f_divergence",
+    "filtered",
     "fivo",
     "forward_kl",
     "frozen",

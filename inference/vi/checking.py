@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from ...ppl.support import lists_values
 from ...ppl.tainted import Mark, Marks, abstract, marks_of
 from ...ppl.types import Site, TraceType, space_of
 from ...ppl.types.compatible import Direction, compatible
-from .estimators import require_allowed
+from .estimators import order_of, require_allowed
 from .replay import Notes, Outcome, Run, Settings, as_real
 from .replay import Site as Choice
 
@@ -35,11 +36,13 @@ class AbstractRun(Run):
         self.spaces: dict[int, Site] = {}  # of values, by identity
         self.kept: list[Tensor] = []
         self.followed: dict[str, str] = {}  # choices that are followed along their paths
+        self.met_sites: list[Choice] = []
 
     def choose(self, site: Choice) -> Any:
         """An abstract value, which is smooth if a derivative goes through it."""
         if not self.forward:
             require_allowed(self, site)
+        self.met_sites.append(site)
         smooth = site.strategy is not None and site.strategy.smooth and not self.forward
         label = f"{site.name}#{len(self.kept)}"
         value = abstract(placeholder(site.law), frozenset([Mark(label, smooth)]))
@@ -64,6 +67,7 @@ class AbstractRun(Run):
     def nested(self, objective: Callable[[], Any]) -> Run:
         inner = AbstractRun(objective, self.settings)
         inner.spaces, inner.kept, inner.followed = self.spaces, self.kept, self.followed
+        inner.met_sites = self.met_sites
         return inner
 
     @contextmanager
@@ -133,8 +137,27 @@ class Collecting(Handler):
             self.sites[msg["name"]] = Site(space_of(msg["fn"]), line=user_line())
 
 
-def check(objective: Callable[[], Any], settings: Settings) -> None:
-    """Raise what is wrong with an objective; see ``Objective.check``."""
+@dataclass(frozen=True)
+class ObjectiveType:
+    """What is known of an objective before it runs.
+
+    ``strategies``: of its choices, by name, None where none is needed.  ``order``: how often its
+    surrogate may be differentiated, None for ever.  ``biased``: the choices whose strategies are.
+    """
+
+    strategies: dict[str, str | None]
+    order: int | None
+    biased: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        choices = ", ".join(n if s is None else f"{n}: {s}" for n, s in self.strategies.items())
+        order = "all derivatives" if self.order is None else f"derivatives to order {self.order}"
+        bias = f", biased at {', '.join(self.biased)}" if self.biased else ""
+        return f"E Real {{{choices}}}, {order}{bias}"
+
+
+def checked_type(objective: Callable[[], Any], settings: Settings) -> ObjectiveType:
+    """The type of an objective; raises what is wrong with it: see ``Objective.check``."""
     run = AbstractRun(objective, settings)
     with no_validation(), seeded(0), torch.enable_grad():
         try:
@@ -151,3 +174,8 @@ def check(objective: Callable[[], Any], settings: Settings) -> None:
                     )
                 ) from error
             raise
+    used = [site for site in run.met_sites if site.strategy is not None]
+    orders = [order for site in used if (order := order_of(site)) is not None]
+    names = {site.name: site.strategy and site.strategy.name for site in run.met_sites}
+    biased = dict.fromkeys(site.name for site in used if site.strategy.biased)
+    return ObjectiveType(names, min(orders, default=None), tuple(biased))

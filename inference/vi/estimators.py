@@ -59,6 +59,11 @@ def chosen(run: Run, site: Site) -> Any:
     return value.detach() if run.forward else value
 
 
+def order_of(site: Site) -> int | None:
+    """How often an estimate of what follows a choice may be differentiated, None for ever."""
+    return _ESTIMATORS[type(site.strategy)].order(site)
+
+
 def require_allowed(run: Run, site: Site) -> None:
     """Raise unless a choice has a strategy, if it needs one, that is legal in this run."""
     if site.strategy is None:
@@ -69,7 +74,7 @@ def require_allowed(run: Run, site: Site) -> None:
     if site.strategy.biased and not settings.biased:
         what, hint = f"{name} is biased", "choose another strategy, or objective.allowing_bias()"
         raise StrategyError(located(what, site=site.name, hint=hint))
-    order = _ESTIMATORS[type(site.strategy)].order(site)
+    order = order_of(site)
     if order is not None and settings.order > order:
         kind = type(inner_law(site.law)).__name__
         what = f"{name} of {kind} has derivatives of order {order}, not {settings.order}"

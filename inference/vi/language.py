@@ -122,6 +122,22 @@ def sample_trace(program: Any, *args: Any) -> Sampled:
     return Sampled(**{**vars(trace), "choices": choices}, scores=scores)
 
 
+def retrace(program: Any, choices: dict[str, Tensor], *args: Any) -> Sampled:
+    """The trace of a program at choices that are given."""
+    run = current()
+    with (
+        checked(),
+        implemented(),
+        Sealed(),
+        run.recorder(choices, density=True) as recorder,
+        Subsampling(run),
+        run.comparing(program, choices, "exclusive"),
+    ):
+        value = program(*as_arguments(args))
+    require_same(program, recorder.of("latent"), choices)
+    return Sampled(**vars(recorder.trace(value)))
+
+
 def log_density(program: Any, choices: dict[str, Tensor], *args: Any) -> Tensor:
     """The log density [] of a program, observations and factors included, at its choices.
 

@@ -6,7 +6,6 @@ exponentials.  All are maximised.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from ...ppl.errors import ObjectiveError, located
 from ...ppl.program import Callback
 from ...ppl.strategies import reinforce, reparam
 from .estimators import choose
+from .filtered import filtered_by
 from .language import Sampled, frozen, log_density, sample_trace
 from .objective import objective
 from .replay import current
@@ -243,21 +243,8 @@ def fivo(
 
     Source: Maddison et al. (arXiv 1705.09279); Naesseth et al. (arXiv 1705.11140).
     """
-    states: list[Any] = [None] * particles
-    total = torch.zeros(())
-    for t, y in enumerate(observations):
-        pairs = [_step_weight(step, proposal, (t, state, y, *args)) for state in states]
-        log_weights = torch.stack([log_w for _, log_w in pairs])
-        total = total + torch.logsumexp(log_weights, 0) - math.log(particles)
-        if t + 1 < len(observations):
-            stacked = torch.stack([torch.as_tensor(trace.value) for trace, _ in pairs])
-            states = []
-            for k in range(particles):
-                law = dist.Categorical(logits=log_weights, validate_args=False)
-                law = ancestors(law) if log_weights.requires_grad else law
-                index = choose(current(), f"ancestor[{t}][{k}]", law)
-                states.append(stacked.index_select(0, index.reshape(1).long()).squeeze(0))
-    return total
+    about = step, proposal, particles, observations
+    return filtered_by(*about, args, ancestors).log_evidence
 
 
 @objective
@@ -311,10 +298,3 @@ def _weighted(model: Callback, guide: Any, args: tuple[Any, ...]) -> tuple[Sampl
     """A trace of the guide and its log weight."""
     trace = sample_trace(guide, *args)
     return trace, log_density(model, trace.choices, *args) - trace.log_density
-
-
-def _step_weight(
-    step: Callback, proposal: Callback, args: tuple[Any, ...]
-) -> tuple[Sampled, Tensor]:
-    trace = sample_trace(proposal, *args)
-    return trace, log_density(step, trace.choices, *args) - trace.log_density

@@ -11,12 +11,30 @@ import torch
 from torch import Tensor
 
 from ...ppl.batching import run_batched
+from ...ppl.capture import is_tracing
 from ...ppl.effects import stack
-from ...ppl.errors import ObjectiveError, located
+from ...ppl.errors import BranchError, ObjectiveError, located
 from ...ppl.program import Callback, Program, program, program_name
 from .baselines import Baseline
-from .checking import check
+from .checking import ObjectiveType, checked_type
 from .replay import Notes, Run, Settings, current
+
+
+def _in_lanes(lane: Callable[[], tuple[Tensor, ...]], n: int) -> tuple[Tensor, ...]:
+    """n results of a function, stacked; one by one where Python looks at random values."""
+    if n == 1:
+        return lane()
+    try:
+        found: tuple[Tensor, ...] = run_batched(lane, (), (), n)
+        return found
+    except BranchError:
+        if is_tracing():
+            raise
+    rows = [lane() for _ in range(n)]
+    if len({len(row) for row in rows}) > 1:  # not all choices with baselines are met in every run
+        what = "how many baselines are met depends on random choices"
+        raise ObjectiveError(located(what, hint="use samples=1"))
+    return tuple(map(torch.stack, zip(*rows, strict=True)))
 
 
 class Surrogates(NamedTuple):
@@ -64,7 +82,7 @@ class Objective:
             return (value, *(cost for _, _, cost in notes.costs))
 
         with torch.enable_grad():
-            value, *costs = run_batched(lane, (), (), n) if n > 1 else lane()
+            value, *costs = _in_lanes(lane, n)
         known = zip(met, costs, strict=True)
         return Surrogates(value.reshape(n), [(*about, cost) for about, cost in known])
 
@@ -73,6 +91,10 @@ class Objective:
         run = Run(lambda: self._evaluated(args), self.settings, Notes(), forward=True)
         with torch.no_grad():
             return run.surrogate()
+
+    def type(self, *args: Any) -> ObjectiveType:
+        """The choices of the objective with their strategies, its order and its bias."""
+        return checked_type(lambda: self._evaluated(args), self.settings._replace(biased=True))
 
     def check(self, *args: Any) -> None:
         """Raise what is wrong with the objective at these arguments; nothing is sampled.
@@ -83,7 +105,7 @@ class Objective:
             SmoothnessError: the objective jumps as a choice moves that is followed along its path.
             BranchError: Python looks at a choice, so that the rest is only seen when it runs.
         """
-        check(lambda: self._evaluated(args), self.settings)
+        checked_type(lambda: self._evaluated(args), self.settings)
 
     def allowing_bias(self) -> Objective:
         """The same objective, whose choices may have biased strategies."""
