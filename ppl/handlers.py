@@ -24,6 +24,7 @@ from .effects import (
     is_latent,
     is_subsample,
     scaled_log_prob,
+    stack,
 )
 from .errors import DataError, located
 from .validate import check_data
@@ -123,15 +124,24 @@ class Lane(Messenger):  # type: ignore[misc]
 
 
 class Taken(Messenger):  # type: ignore[misc]
-    """Masks the observations and factors of a branch that is not taken."""
+    """Masks the observations and factors of a branch that is not taken.
+
+    Latents there keep their prior, unless a handler has ``masks_latents``: then they score nothing.
+    """
 
     def __init__(self, pred: Tensor) -> None:
         super().__init__()
         self.pred = pred
 
     def _process_message(self, msg: Message) -> None:
-        if msg["type"] in ("sample", "absorbed") and msg["is_observed"]:
+        if msg["type"] not in ("sample", "absorbed"):
+            return
+        if msg["is_observed"] or (is_latent(msg) and _mask_latents()):
             msg["mask"] = self.pred if msg["mask"] is None else self.pred & msg["mask"]
+
+
+def _mask_latents() -> bool:
+    return any(getattr(handler, "masks_latents", False) for handler in stack())
 
 
 class Weighing(Handler):

@@ -25,7 +25,7 @@ from variational import (
     value_of,
 )
 
-from pushforward import dist, factor, observe, plate, sample
+from pushforward import cond, dist, factor, observe, plate, sample
 from pushforward.inference.vi import (
     annealed,
     cubo,
@@ -36,6 +36,7 @@ from pushforward.inference.vi import (
     fivo,
     forward_kl,
     log_density,
+    mvd,
     objective,
     over,
     reinforce,
@@ -271,6 +272,42 @@ def test_without_the_scores_of_the_ancestors_it_is_rejected() -> None:
 
 
 # ---------------------------------------------------------------------------------------- annealing
+
+
+def test_branches_of_a_guide(back_end: Any) -> None:
+    """In a graph both branches draw, and the one that is not taken scores nothing."""
+
+    def model() -> None:
+        b = sample("b", dist.Bernoulli(f(0.4)))
+        one = lambda: sample("x", dist.Categorical(f([0.3, 0.7])))  # noqa: E731
+        other = lambda: sample("z", dist.Categorical(f([0.5, 0.2, 0.3])))  # noqa: E731
+        k = cond(b == 1, one, other)()
+        factor("y", f([0.1, -0.4, 0.8])[k])
+
+    def build(strategy: Any) -> Any:
+        def make(t: Tensor) -> Any:
+            def guide() -> None:
+                b = sample("b", strategy(dist.Bernoulli(t[0].sigmoid())))
+                one = lambda: sample("x", strategy(dist.Categorical(logits=t[1:3])))  # noqa: E731
+                other = lambda: sample("z", strategy(dist.Categorical(logits=t[2:])))  # noqa: E731
+                cond(b == 1, one, other)()
+
+            return elbo(model, guide)
+
+        return make
+
+    def exact(t: Tensor) -> Tensor:
+        b, x, z = t[0].sigmoid(), t[1:3].softmax(0), t[2:].softmax(0)
+        y = f([0.1, -0.4, 0.8])
+        one = (x * (f([0.3, 0.7]).log() + y[:2] - x.log())).sum() + math.log(0.4) - b.log()
+        none = (z * (f([0.5, 0.2, 0.3]).log() + y - z.log())).sum()
+        return b * one + (1 - b) * (none + math.log(0.6) - (1 - b).log())
+
+    at = f([0.3, 0.1, -0.2, 0.5, 0.4])
+    for strategy in (reinforce, mvd):
+        made = build(strategy)
+        made(at.clone().requires_grad_()).check()
+        check.unbiased(back_end(made, at), exact, at, tolerance=1e-10).require()
 
 
 def test_the_path_of_a_filter_has_its_density() -> None:

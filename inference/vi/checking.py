@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ppl.abstract import marks_on, placeholder, single_value
+from ...ppl.abstract import marks_on, placeholder, single_value, through_lanes
+from ...ppl.declarations import Found
 from ...ppl.effects import Message, is_latent
 from ...ppl.errors import BranchError, GuideError, SmoothnessError, located, raising_line, user_line
 from ...ppl.handlers import Handler
 from ...ppl.interpret import Recorder, no_validation, seeded
 from ...ppl.program import program_name
 from ...ppl.support import lists_values
-from ...ppl.tainted import Mark, Marks, abstract, marks_of
+from ...ppl.tainted import Mark, Marks, abstract, concrete, dependence, marks_of
 from ...ppl.types import Site, TraceType, space_of
 from ...ppl.types.compatible import Direction, compatible
 from .estimators import order_of, require_allowed
@@ -115,12 +116,24 @@ class AbstractRecorder(Recorder):
         super().__init__(given, density=density, validate=False)
         self.run = run
 
+    def _process_message(self, msg: Message) -> None:
+        super()._process_message(msg)
+        if msg["type"] == "cond" and dependence(msg["args"][0]):
+            msg["fn"] = msg["infer"]["branches"].run_all
+        elif msg["type"] == "vmap":
+            msg["fn"] = through_lanes(msg["infer"]["lanes"], _look)
+
     def log_prob(self, msg: Message) -> Tensor:
         fn, name = msg["fn"], msg["name"]
         marks = marks_on(fn) | marks_of((msg["value"], msg["mask"]))
         self.run.require_smooth(marks, f"the density at '{name}'")
         zeros: Tensor = abstract(torch.zeros(fn.batch_shape), marks)
         return zeros
+
+
+def _look(value: Any) -> Found:
+    """What is known of an argument: nothing but its tensor."""
+    return Found(torch.as_tensor(concrete(value)), None, not dependence(value))
 
 
 class Collecting(Handler):

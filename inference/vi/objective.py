@@ -103,7 +103,8 @@ class Objective:
             StrategyError: a strategy is missing, not legal, or biased.
             GuideError: what is sampled has another support than where it is scored.
             SmoothnessError: the objective jumps as a choice moves that is followed along its path.
-            BranchError: Python looks at a choice, so that the rest is only seen when it runs.
+            BranchError, DuplicateNameError: Python looks at a choice, or branches share names, so
+                that the rest is only seen when it runs.
         """
         checked_type(lambda: self._evaluated(args), self.settings)
 

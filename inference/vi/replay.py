@@ -118,6 +118,8 @@ class Run(Messenger):  # type: ignore[misc]
         forward: whether only a value is asked for: then no choice forks or leaves a factor.
     """
 
+    masks_latents = True  # of branches that are not taken: the trace has none there
+
     def __init__(
         self,
         objective: Objective,

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from ...ppl.abstract import UNTYPED
 from ...ppl.data import as_arguments
-from ...ppl.errors import BranchError, ObjectiveError, ProgramError, located
+from ...ppl.errors import BranchError, DuplicateNameError, ObjectiveError, ProgramError, located
 from ...ppl.interpret import seeded
 from ...ppl.keys import fingerprint
 from ...ppl.program import signature
@@ -246,7 +246,7 @@ class _Run:
             return Replayed(objective, self.parameters, n)
         try:
             return Captured(objective, self.parameters, n, *args, notify=progress.say)
-        except BranchError as error:
+        except (BranchError, DuplicateNameError) as error:
             warnings.warn(f"run by replay, not compiled: {error}", RuntimeWarning, stacklevel=2)
             return Replayed(objective, self.parameters, n)
 
