@@ -21,7 +21,7 @@ from pyro.poutine.runtime import _DIM_ALLOCATOR, apply_stack
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .capture import refusing
+from .capture import is_tracing, refusing
 from .effects import Message, Subsets, is_subsample, stack
 from .errors import ProgramError, implemented, located
 from .families import batch, flatten
@@ -58,12 +58,16 @@ def run_batched(
 
     token = torch.zeros(size)
     with refusing(), implemented():
-        outputs: list[Tensor | None] = list(
-            torch.func.vmap(lane)(token, *(leaves[i] for i in lane_leaves))
-        )
+        mapped_leaves = [_met(leaves[i]) for i in lane_leaves]
+        outputs: list[Tensor | None] = list(torch.func.vmap(lane)(token, *mapped_leaves))
     for i in empty:
         outputs.insert(i, None)
     return tree_unflatten(outputs, result_spec)
+
+
+def _met(tensor: Tensor) -> Tensor:
+    """The tensor by an operation, which a trace sees; lanes are none."""
+    return tensor.view_as(tensor) if is_tracing() else tensor
 
 
 def _as_output(output: Any) -> Tensor:
@@ -152,7 +156,7 @@ class Boundary(Messenger):  # type: ignore[misc]
                 value = spoilt(fn, value)
             return value.expand((self.size, *value.shape[1:])), 0
 
-        tensors = [*leaves, *(crossing[key] for key in extra)]
+        tensors = [_met(x) for x in (*leaves, *(crossing[key] for key in extra))]
         value = _Crossing.apply(rule, self.token, *tensors)
         if not msg["is_observed"]:
             msg["value"] = value

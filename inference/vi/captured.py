@@ -14,16 +14,17 @@ from typing import Any, NamedTuple
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 from torch.fx import GraphModule, Interpreter, Node
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from ...ppl.capture import is_traced
 from ...ppl.compiling import Notify, compile_graph, fold, is_pure
 from ...ppl.effects import draw
 from ...ppl.errors import ObjectiveError, located
 from ...ppl.interpret import seeded
 from ...ppl.stepping import taken_apart, trace
-from ...ppl.validate import is_hidden
 from .baselines import Baseline
 from .dependence import Recording, rao_blackwellised
 from .objective import Objective
@@ -185,12 +186,16 @@ class Standing(TorchFunctionMode):
         if id(x) in self.instead:
             return self.instead[id(x)]
         with torch._C.DisableTorchFunctionSubclass():
-            if not x.requires_grad or is_hidden(x):
+            inner = x
+            while functorch.is_functorch_wrapped_tensor(inner):
+                inner = functorch.get_unwrapped(inner)
+            if not inner.requires_grad or is_traced(inner):
                 return x
-            if x.is_leaf:
+            if inner is x and x.is_leaf:
                 raise Another(x)
         what = "a tensor was computed from parameters before the objective runs, and does not move"
-        raise ObjectiveError(located(what, hint="compute it in the objective, model or guide"))
+        hint = "compute it in the objective, model or guide; make lanes by pushforward's vmap"
+        raise ObjectiveError(located(what, hint=hint))
 
 
 class Another(BaseException):

@@ -347,7 +347,7 @@ def _relaxed(run: Run, site: Site, noise: Tensor) -> Any:
     if type(law).__name__ == "Bernoulli":
         return (scores.detach() > 0).to(scores.dtype) + cancelled((scores / temperature).sigmoid())
     index = scores.detach().argmax(-1)
-    hard = torch.nn.functional.one_hot(index, scores.shape[-1]).to(scores.dtype)
+    hard = (index[..., None] == torch.arange(scores.shape[-1])).to(scores.dtype)
     return hard + cancelled((scores / temperature).softmax(-1))
 
 

@@ -7,7 +7,9 @@ the noise, and its derivative is implicit: dx = -dF(x) / p(x).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -128,7 +130,9 @@ def _standard_gamma(concentration: Tensor, law: Any) -> Path:
     shape = parameter.detach()
 
     def function(x: Tensor) -> Tensor:
-        return x + (parameter - shape) * torch._standard_gamma_grad(shape, x.detach())
+        with _quiet():
+            slope = torch._standard_gamma_grad(shape, x.detach())
+        return x + (parameter - shape) * slope
 
     return Path((dist.Gamma(shape, torch.ones_like(shape), validate_args=False),), function, 1)
 
@@ -176,8 +180,18 @@ def _shares(alpha: Tensor, x: Tensor) -> Tensor:
     """x ~ Dirichlet(alpha), with d x_i / d alpha_j = g_j (delta_ij - x_i), g by torch."""
     fixed, x = alpha.detach(), x.detach()
     total = fixed.sum(-1, True).expand_as(fixed)
-    moved = (alpha - fixed) * torch._dirichlet_grad(x, fixed, total)
+    with _quiet():
+        slope = torch._dirichlet_grad(x, fixed, total)
+    moved = (alpha - fixed) * slope
     return x + moved - x * moved.sum(-1, True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within, torch does not warn that it has no quick rule for lanes of these."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 _PATHS: dict[str, Callable[[Any], Path]] = {

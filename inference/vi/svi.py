@@ -57,6 +57,7 @@ class SVI:
     window: int = 100
     compiled: bool = True
     progress: bool = True
+    _known: dict[Hashable, Step] = field(default_factory=dict, init=False, repr=False)
 
     def run(
         self,
@@ -138,7 +139,7 @@ class _Run:
         self.settings, self.steps, self.seed = settings, steps, seed
         groups = settings.optimizer.param_groups
         self.parameters = [p for group in groups for p in group["params"]]
-        self.known: dict[Hashable, Step] = {}
+        self.known = settings._known  # by the shapes of arguments: later runs need not trace
         self.history: list[float] = []
         self.smooth, self.best, self.since = 0.0, -float("inf"), 0
         self.first = [torch.zeros_like(p) for p in self.parameters]
