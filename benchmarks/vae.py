@@ -75,10 +75,8 @@ def variants(net: Autoencoder, x: Tensor) -> dict[str, Callable[[], list[Tensor]
     loss = pyro.infer.Trace_ELBO()
 
     def by_pyro() -> list[Tensor]:
-        for p in parameters:
-            p.grad = None
-        loss.loss_and_grads(net.model, net.guide, x)
-        return [-p.grad for p in parameters if p.grad is not None]
+        value = loss.differentiable_loss(net.model, net.guide, x)
+        return [-g for g in torch.autograd.grad(value, parameters)]
 
     return {
         "by hand": lambda: list(torch.autograd.grad(net.bound(x), parameters)),
