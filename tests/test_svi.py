@@ -342,6 +342,32 @@ def test_baselines_learn(compiled: bool) -> None:
 
 # -------------------------------------------------------------------------------------- checkpoints
 
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_noise_of_each_site(compiled: bool, double: None) -> None:
+    """One flip by its score, one by its sum: only the first has a derivative that varies."""
+    a, b = (torch.nn.Parameter(torch.tensor(0.3)) for _ in range(2))
+
+    def guide() -> Tensor:
+        one = sample("noisy", reinforce(dist.Bernoulli(logits=a)))
+        return 5.0 * one + 3.0 * sample("exact", enum(dist.Bernoulli(logits=b)))
+
+    @objective
+    def mean() -> Tensor:
+        return sample_trace(guide).value
+
+    optimizer = torch.optim.SGD([a, b], lr=1e-12)
+    svi = SVI(mean(), optimizer, window=400, monitor=True, compiled=compiled, **QUIET)
+    result = svi.run(steps=1500)
+    p = torch.sigmoid(torch.tensor(0.3)).item()
+    sd, size = result.site_noise["exact"]
+    assert size == pytest.approx(3 * p * (1 - p), rel=1e-6)
+    assert sd < 1e-3
+    assert result.site_noise["noisy"][0] > 1.0
+    assert "at site noisy" in repr(result)
+    assert set(result.noise) == {"parameter 0", "parameter 1"}
+
+
 SCRIPT = """
 import os, signal, sys, torch
 from pushforward import dist, observe, sample
@@ -597,15 +623,18 @@ def test_networks_in_lanes(strategy: Any, double: None) -> None:
 
     def model(row: Tensor) -> None:
         on = sample("on", dist.Bernoulli(torch.tensor(0.5)))
-        observe("x", dist.Bernoulli(logits=decoder(on[None])).to_event(1), row)
+        z = sample("z", dist.Normal(0.0, 1.0))
+        observe("x", dist.Bernoulli(logits=decoder((on * z)[None])).to_event(1), row)
 
     def guide(row: Tensor) -> None:
         sample("on", strategy(dist.Bernoulli(logits=encoder(row)[0])))
+        sample("z", reparam(dist.Normal(encoder(row)[0], 0.5)))
 
     @objective
     def rows(data: Tensor) -> Any:
         return over(lambda row: elbo(model, guide, row), data, size=20)
 
+    rows().check(x)
     graph, replay = Captured(rows(), parameters, 2, x), Replayed(rows(), parameters, 2)
     torch.manual_seed(4)
     found = graph(x)

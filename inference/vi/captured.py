@@ -23,8 +23,10 @@ from ...ppl.capture import is_traced
 from ...ppl.compiling import Notify, compile_graph, fold, is_pure
 from ...ppl.effects import draw
 from ...ppl.errors import ObjectiveError, located
+from ...ppl.families import flatten, rebuild
 from ...ppl.interpret import seeded
 from ...ppl.stepping import taken_apart, trace
+from ...ppl.strategies import is_followed
 from .baselines import Baseline
 from .dependence import Recording, rao_blackwellised
 from .objective import Objective
@@ -33,23 +35,71 @@ from .objective import Objective
 class Gradient(NamedTuple):
     """An estimate of an objective and of its derivative, each of ``samples`` averaged.
 
-    ``values`` [samples]; ``by``: of each parameter; ``costs``: what baselines are to learn.
+    ``values`` [samples]; ``by``: of each parameter; ``costs``: what baselines are to learn;
+    ``sites``: by the parameters of the laws of each choice.
     """
 
     values: Tensor
     by: list[Tensor]
     costs: list[tuple[str, Baseline, Tensor]]
+    sites: list[tuple[str, Tensor]] = []
+
+
+class Probes:
+    """Adds zeros to the parameters of laws: derivatives by these are those by the parameters."""
+
+    def __init__(self) -> None:
+        self.zeros: dict[tuple[str, int], Tensor] = {}
+
+    def __call__(self, name: str, law: Any) -> Any:
+        leaves, spec = flatten(law)
+        return rebuild(spec, [self._probed((name, i), x) for i, x in enumerate(leaves)])
+
+    def _probed(self, key: tuple[str, int], leaf: Tensor) -> Tensor:
+        if not is_followed(leaf):
+            return leaf
+        if key not in self.zeros:
+            zeros = torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device)
+            self.zeros[key] = zeros.requires_grad_()
+        return leaf + self.zeros[key]
+
+    def sites(self, found: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+        """Derivatives by the zeros, with the names of their sites."""
+        return [(name, by) for (name, _), by in zip(self.zeros, found, strict=True)]
+
+
+def probed(objective: Objective, probes: Probes | None) -> Objective:
+    """The objective with probes in the laws of its choices."""
+    if probes is None:
+        return objective
+    return replace(objective, settings=objective.settings._replace(probe=probes))
 
 
 class Replayed:
-    """The gradient by replay."""
+    """The gradient by replay.
 
-    def __init__(self, objective: Objective, parameters: Sequence[Tensor], samples: int) -> None:
-        self.objective, self.parameters, self.samples = objective, list(parameters), samples
+    Args:
+        monitor: whether it is also taken by the parameters of the laws of choices.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        parameters: Sequence[Tensor],
+        samples: int,
+        monitor: bool = False,
+    ) -> None:
+        self.probes = Probes() if monitor else None
+        self.objective = probed(objective, self.probes)
+        self.parameters, self.samples = list(parameters), samples
 
     def __call__(self, *args: Any) -> Gradient:
         values, costs = self.objective.surrogates(self.samples, *args)
-        return Gradient(values.detach(), derivatives(values.mean(), self.parameters), costs)
+        zeros = list(self.probes.zeros.values()) if self.probes else []
+        n = len(self.parameters)
+        found = derivatives(values.mean(), [*self.parameters, *zeros])
+        sites = self.probes.sites(found[n:]) if self.probes else []
+        return Gradient(values.detach(), found[:n], costs, sites)
 
 
 class Captured:
@@ -57,6 +107,7 @@ class Captured:
 
     Args:
         compiled: whether Inductor compiles it.
+        monitor: whether it is also taken by the parameters of the laws of choices.
 
     Errors:
         BranchError: the objective looks at a random value in Python.
@@ -70,10 +121,14 @@ class Captured:
         *args: Any,
         compiled: bool = True,
         notify: Notify | None = None,
+        monitor: bool = False,
     ) -> None:
-        self.parameters = list(parameters)
+        self.probes = Probes() if monitor else None
+        objective = probed(objective, self.probes)
+        self.parameters, self.count = list(parameters), len(parameters)
         with seeded(0):
             met = objective.surrogates(samples, *args).costs
+            self.parameters += self.probes.zeros.values() if self.probes else ()
             self.costs = [(site, baseline) for site, baseline, _ in met]
             states = {id(x): x for _, baseline in self.costs for x in baseline.state}
             self.states = list(states.values())
@@ -91,21 +146,21 @@ class Captured:
 
     def __call__(self, *args: Any) -> Gradient:
         with torch.no_grad():
-            values, *rest = self.call(*self._inputs(args))
-        n = len(self.parameters)
-        costs = [(*known, cost) for known, cost in zip(self.costs, rest[n:], strict=True)]
-        return Gradient(values, rest[:n], costs)
+            return self._read(*self.call(*self._inputs(args)))
 
     def drawing(self, parameters: Sequence[Tensor], *args: Any) -> Gradient:
         """The same, run operation by operation, with its random numbers as effects of a program.
 
         So ``check.unbiased`` evaluates the very graph that is compiled.
         """
-        states = [x.detach() for x in (*self.states, *taken_apart(args)[0])]
-        values, *rest = Drawing(self.graph).run(*parameters, *states)
-        n = len(self.parameters)
-        costs = [(*known, cost) for known, cost in zip(self.costs, rest[n:], strict=True)]
-        return Gradient(values, rest[:n], costs)
+        rest = self._inputs(args)[self.count :]
+        return self._read(*Drawing(self.graph).run(*parameters, *rest))
+
+    def _read(self, values: Tensor, *rest: Tensor) -> Gradient:
+        n, all_of = self.count, len(self.parameters)
+        costs = [(*known, cost) for known, cost in zip(self.costs, rest[all_of:], strict=True)]
+        sites = self.probes.sites(rest[n:all_of]) if self.probes else []
+        return Gradient(values, list(rest[:n]), costs, sites)
 
     @property
     def code(self) -> str:

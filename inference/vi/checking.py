@@ -37,13 +37,14 @@ class AbstractRun(Run):
         self.spaces: dict[int, Site] = {}  # of values, by identity
         self.kept: list[Tensor] = []
         self.followed: dict[str, str] = {}  # choices that are followed along their paths
-        self.met_sites: list[Choice] = []
+        self.met_sites: list[tuple[str, Any, int | None]] = []  # name, strategy, order
 
     def choose(self, site: Choice) -> Any:
         """An abstract value, which is smooth if a derivative goes through it."""
         if not self.forward:
             require_allowed(self, site)
-        self.met_sites.append(site)
+        order = None if site.strategy is None else order_of(site)
+        self.met_sites.append((site.name, site.strategy, order))
         smooth = site.strategy is not None and site.strategy.smooth and not self.forward
         label = f"{site.name}#{len(self.kept)}"
         value = abstract(placeholder(site.law), frozenset([Mark(label, smooth)]))
@@ -187,8 +188,9 @@ def checked_type(objective: Callable[[], Any], settings: Settings) -> ObjectiveT
                     )
                 ) from error
             raise
-    used = [site for site in run.met_sites if site.strategy is not None]
-    orders = [order for site in used if (order := order_of(site)) is not None]
-    names = {site.name: site.strategy and site.strategy.name for site in run.met_sites}
-    biased = dict.fromkeys(site.name for site in used if site.strategy.biased)
+    orders = [order for _, _, order in run.met_sites if order is not None]
+    names = {name: strategy and strategy.name for name, strategy, _ in run.met_sites}
+    biased = dict.fromkeys(
+        name for name, strategy, _ in run.met_sites if strategy and strategy.biased
+    )
     return ObjectiveType(names, min(orders, default=None), tuple(biased))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -50,6 +51,8 @@ def chosen(run: Run, site: Site) -> Any:
     """The value of a choice, fixed or new."""
     if run.met == len(run.outcomes) and not run.forward:
         require_allowed(run, site)
+    if run.settings.probe is not None and site.strategy is not None and not run.forward:
+        site = replace(site, law=run.settings.probe(site.name, site.law))
     if site.strategy is None:
         return run.decide(site.name, lambda: run.draw(site.law, site.name))
     estimator = _ESTIMATORS[type(site.strategy)]

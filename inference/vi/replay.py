@@ -84,12 +84,14 @@ class Settings(NamedTuple):
     """How a program is transformed.
 
     ``order``: how often the surrogate is to be differentiated.  ``biased``: whether strategies may
-    be.  ``budget``: the most runs.  ``weigh``: what brings scores to bear on a value.
+    be.  ``budget``: the most runs.  ``probe``: changes the law of a choice by zero, to follow it.
+    ``weigh``: what brings scores to bear on a value.
     """
 
     order: int = 1
     biased: bool = False
     budget: int = 10_000
+    probe: Callable[[str, Any], Any] | None = None
     weigh: Callable[[Tensor, list[Score]], Tensor] = weighed
 
 

@@ -43,7 +43,8 @@ class SVI:
         schedule: a scheduler of its learning rate, stepped after every step.
         samples: how many estimates are averaged in each gradient.
         patience: stop if the smoothed objective has not risen for so many steps.
-        window: of the exponential mean of the objective, in steps.
+        window: of the exponential means of the objective and of gradients, in steps.
+        monitor: also follow the gradient by the parameters of the law of each choice.
         compiled: run the gradient as a compiled graph.  An objective that looks at random values in
             Python is run by replay, which is said.
         progress: show a progress bar.
@@ -55,6 +56,7 @@ class SVI:
     samples: int = 1
     patience: int | None = None
     window: int = 100
+    monitor: bool = False
     compiled: bool = True
     progress: bool = True
     _known: dict[Hashable, Step] = field(default_factory=dict, init=False, repr=False)
@@ -89,12 +91,14 @@ class Optimised:
     """An objective after an optimisation.
 
     ``history``: the estimates of the objective, by step.  ``noise``: of each parameter the norm of
-    its gradient's standard deviation, and of its mean, over the last steps.
+    its gradient's standard deviation, and of its mean, over the last steps.  ``site_noise``: the
+    same of each choice, by the parameters of its law, if the driver was to monitor it.
     """
 
     objective: Objective
     history: Tensor
     noise: dict[str, tuple[float, float]]
+    site_noise: dict[str, tuple[float, float]] = field(default_factory=dict)
     seconds: float = 0.0
     stopped: bool = False
     interrupted: bool = False
@@ -124,11 +128,9 @@ class Optimised:
             f"{self.objective!r} after {len(self.history)} steps: {self.value:.4f}{end}, "
             f"{self.seconds:.1f} s"
         ]
-        worst = sorted(self.noise.items(), key=lambda item: -item[1][0])[:5]
-        lines += [
-            f"  gradient of {name}: {mean:.3g}, standard deviation {sd:.3g}"
-            for name, (sd, mean) in worst
-        ]
+        for what, noise in (("gradient of", self.noise), ("at site", self.site_noise)):
+            worst = sorted(noise.items(), key=lambda item: -item[1][0])[:5]
+            lines += [f"  {what} {n}: {mean:.3g}, sd {sd:.3g}" for n, (sd, mean) in worst]
         return "\n".join(lines)
 
 
@@ -142,8 +144,8 @@ class _Run:
         self.known = settings._known  # by the shapes of arguments: later runs need not trace
         self.history: list[float] = []
         self.smooth, self.best, self.since = 0.0, -float("inf"), 0
-        self.first = [torch.zeros_like(p) for p in self.parameters]
-        self.second = [torch.zeros_like(p) for p in self.parameters]
+        self.followed = Moments()
+        self.sites = Moments()
         self.baselines: dict[str, Any] = {}
         self.stopped = False
 
@@ -181,7 +183,8 @@ class _Run:
         return Optimised(
             settings.objective,
             torch.tensor(self.history),
-            self._noise(),
+            self.followed.noise(),
+            self.sites.noise(),
             time.perf_counter() - start,
             self.stopped,
             interrupted,
@@ -205,32 +208,24 @@ class _Run:
         for site, baseline, cost in gradient.costs:
             self.baselines[site] = baseline
             baseline.learn(cost.detach())
-        self._watch(value, found)
+        self._watch(value, found, gradient.sites)
         progress.advance(1, **{settings.objective.name: self.smooth})
 
-    def _watch(self, value: float, found: list[Tensor]) -> None:
+    def _watch(self, value: float, found: list[Tensor], sites: list[tuple[str, Tensor]]) -> None:
         """Follow the exponential means of the objective, and of the gradient and its square."""
         keep = 1 - 1 / min(len(self.history) + 1, self.settings.window)
         self.history.append(value)
         self.smooth = keep * self.smooth + (1 - keep) * value
-        for first, second, by in zip(self.first, self.second, found, strict=True):
-            first.mul_(keep).add_(by, alpha=1 - keep)
-            second.mul_(keep).addcmul_(by, by, value=1 - keep)
+        names = _names(self.settings.objective)
+        for i, (parameter, by) in enumerate(zip(self.parameters, found, strict=True)):
+            self.followed.add(names.get(id(parameter), f"parameter {i}"), by, keep)
+        for i, (site, by) in enumerate(sites):
+            self.sites.add(site, by, keep, i)
         if self.smooth > self.best or len(self.history) < self.settings.window:
             self.best, self.since = self.smooth, 0
         else:
             self.since += 1
         self.stopped = self.settings.patience is not None and self.since >= self.settings.patience
-
-    def _noise(self) -> dict[str, tuple[float, float]]:
-        names = _names(self.settings.objective)
-        found = {}
-        for i, (p, first, second) in enumerate(
-            zip(self.parameters, self.first, self.second, strict=True)
-        ):
-            variance = (second - first**2).clamp(min=0).sum()
-            found[names.get(id(p), f"parameter {i}")] = float(variance.sqrt()), float(first.norm())
-        return found
 
     def _gradient(self, args: tuple[Any, ...], progress: Progress) -> Step:
         """What computes the gradient for arguments of these shapes."""
@@ -243,13 +238,15 @@ class _Run:
 
     def _made(self, args: tuple[Any, ...], progress: Progress) -> Step:
         objective, n = self.settings.objective, self.settings.samples
+        monitor = self.settings.monitor
         if not self.settings.compiled:
-            return Replayed(objective, self.parameters, n)
+            return Replayed(objective, self.parameters, n, monitor)
         try:
-            return Captured(objective, self.parameters, n, *args, notify=progress.say)
+            say = progress.say
+            return Captured(objective, self.parameters, n, *args, notify=say, monitor=monitor)
         except (BranchError, DuplicateNameError) as error:
             warnings.warn(f"run by replay, not compiled: {error}", RuntimeWarning, stacklevel=2)
-            return Replayed(objective, self.parameters, n)
+            return Replayed(objective, self.parameters, n, monitor)
 
     def _content(self) -> dict[str, Any]:
         schedule = self.settings.schedule
@@ -259,7 +256,7 @@ class _Run:
             "schedule": None if schedule is None else _plain(schedule.state_dict()),
             "history": list(self.history),
             "watched": [self.smooth, self.best, self.since],
-            "moments": [self.first, self.second],
+            "moments": [self.followed.known, self.sites.known],
             "baselines": {site: list(b.state) for site, b in self.baselines.items()},
             "random": random_state(),
         }
@@ -272,7 +269,7 @@ class _Run:
             self.settings.schedule.load_state_dict(content["schedule"])
         self.history = list(content["history"])
         self.smooth, self.best, self.since = content["watched"]
-        self.first, self.second = content["moments"]
+        self.followed.known, self.sites.known = content["moments"]
         if content["baselines"]:
             with seeded(0):
                 met = self.settings.objective.surrogates(self.settings.samples, *args).costs
@@ -281,6 +278,29 @@ class _Run:
                 for own, kept in zip(self.baselines[site].state, state, strict=True):
                     own.copy_(kept)
         restore_random_state(content["random"])
+
+
+class Moments:
+    """Exponential means of tensors and of their squares, by name and number."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, dict[int, list[Tensor]]] = {}
+
+    def add(self, name: str, x: Tensor, keep: float, number: int = 0) -> None:
+        parts = self.known.setdefault(name, {})
+        first, second = parts.setdefault(number, [torch.zeros_like(x), torch.zeros_like(x)])
+        first.mul_(keep).add_(x, alpha=1 - keep)
+        second.mul_(keep).addcmul_(x, x, value=1 - keep)
+
+    def noise(self) -> dict[str, tuple[float, float]]:
+        """Norms of the standard deviation and of the mean, by name."""
+        found = {}
+        for name, parts in self.known.items():
+            pairs = list(parts.values())
+            spread = sum(float((b - a**2).clamp(min=0).sum()) for a, b in pairs)
+            size = sum(float((a**2).sum()) for a, _ in pairs)
+            found[name] = spread**0.5, size**0.5
+        return found
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
