@@ -37,6 +37,7 @@ from pushforward.inference.vi import (
     forward_kl,
     log_density,
     mvd,
+    normalize,
     objective,
     over,
     reinforce,
@@ -49,6 +50,7 @@ from pushforward.inference.vi import (
     symmetric_kl,
     wake_theta,
 )
+from pushforward.inference.vi.captured import Captured, Replayed
 from pushforward.semantics import check, denote
 
 AT = f(LOGITS)
@@ -374,6 +376,30 @@ def test_annealing_has_the_evidence_for_its_mean_weight() -> None:
     found = value_of(lambda t: annealing(t, torch.exp), 40)(at)
     assert found == pytest.approx(float(evidence), abs=1e-6)
     assert value_of(annealing, 40)(at) < math.log(float(evidence))
+
+
+@pytest.mark.parametrize("make", ["annealed", "fivo", "wake"])
+def test_several_samples_are_lanes(make: str) -> None:
+    """What is followed is known behind the walls of lanes too: graph and replay agree."""
+    theta = f([0.4, 0.6]).requires_grad_()
+    bound = {
+        "annealed": lambda: annealing(theta),
+        "fivo": lambda: filter_of(theta),
+        "wake": lambda: objective(
+            lambda: log_density(three, sample_trace(normalize(three, lanes_guide, 2)).choices)
+        )(),
+    }[make]()
+
+    def lanes_guide() -> None:
+        sample("z", reinforce(dist.Categorical(logits=torch.cat([theta, theta[:1]]))))
+
+    graph, replay = Captured(bound, [theta], 3, compiled=False), Replayed(bound, [theta], 3)
+    torch.manual_seed(0)
+    found = graph()
+    torch.manual_seed(0)
+    wanted = replay()
+    torch.testing.assert_close(found.values, wanted.values)
+    assert float(wanted.by[0].abs().max()) > 0
 
 
 def test_the_gradient_of_annealing() -> None:

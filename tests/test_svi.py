@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pushforward import dist, observe, plate, program, sample
+from pushforward import dist, factor, observe, plate, program, sample
 from pushforward.inference.vi import (
     SVI,
     Amortised,
@@ -123,6 +123,23 @@ def test_any_optimizer(make: Any) -> None:
     guide = Normal()
     fitted(guide, optimizer=make(guide.parameters()), steps=500)
     assert guide.loc.item() == pytest.approx(MEAN, abs=0.1)
+
+
+def test_an_optimizer_that_asks_again(double: None) -> None:
+    """LBFGS calls the objective several times a step; enumerated, it has no noise."""
+    logits, joint = torch.nn.Parameter(torch.zeros(3)), torch.tensor([0.1, 0.25, 0.05])
+
+    def model() -> None:
+        z = sample("z", dist.Categorical(torch.ones(3) / 3))
+        factor("data", (3 * joint)[z].log())
+
+    def guide() -> None:
+        sample("z", enum(dist.Categorical(logits=logits)))
+
+    optimizer = torch.optim.LBFGS([logits], max_iter=5)
+    result = SVI(elbo(model, guide), optimizer, compiled=False, **QUIET).run(steps=10)
+    assert float(result.history[-1]) == pytest.approx(math.log(0.4), abs=1e-6)
+    torch.testing.assert_close(logits.softmax(0).detach(), joint / 0.4, atol=1e-4, rtol=0)
 
 
 def test_a_schedule_and_parameter_groups() -> None:
@@ -370,7 +387,7 @@ def test_the_noise_of_each_site(compiled: bool, double: None) -> None:
 
 SCRIPT = """
 import os, signal, sys, torch
-from pushforward import dist, observe, sample
+from pushforward import dist, factor, observe, sample
 from pushforward.inference import Checkpoint
 from pushforward.inference.vi import SVI, MovingAverage, elbo, reinforce, reparam
 
@@ -433,7 +450,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 
 PARALLEL = """
 import sys, torch
-from pushforward import dist, observe, plate, sample
+from pushforward import dist, factor, observe, plate, sample
 from pushforward.inference.vi import SVI, elbo, reparam
 
 rank, size, port = (int(x) for x in sys.argv[1:])

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...ppl.errors import ObjectiveError, located
 from ...ppl.handlers import split_name
 from ...ppl.program import Callback, program_name
-from ...ppl.strategies import reinforce
+from ...ppl.strategies import is_followed, reinforce
 from .estimators import choose
 from .language import Sampled, log_density, retrace, sample_trace
 from .replay import current
@@ -52,7 +52,7 @@ def filtered_by(
     for t, y in enumerate(observations):
         if t > 0:
             law = dist.Categorical(logits=log_weights, validate_args=False)
-            law = ancestors(law) if log_weights.requires_grad else law
+            law = ancestors(law) if is_followed(log_weights) else law
             index = torch.stack(
                 [
                     torch.zeros((), dtype=torch.long)
@@ -113,7 +113,7 @@ class Filtered:
     def sampled(self, *args: Any) -> Sampled:
         found = self._run(args, None)
         law = dist.Categorical(logits=found.log_weights, validate_args=False)
-        law = self.strategy(law) if found.log_weights.requires_grad else law
+        law = self.strategy(law) if is_followed(found.log_weights) else law
         index = choose(current(), "path", law).long()
         path = _followed(found.paths, index)
         log_p = found.log_densities.index_select(0, index.reshape(1)).squeeze(0)

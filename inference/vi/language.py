@@ -25,7 +25,7 @@ from ...ppl.errors import DataError, ObjectiveError, checked, implemented, locat
 from ...ppl.handlers import Handler, Sealed
 from ...ppl.interpret import Trace
 from ...ppl.program import Callback, Program, derived, program_name
-from ...ppl.strategies import strategy_of
+from ...ppl.strategies import is_followed, strategy_of
 from ...ppl.types import Direction
 from .estimators import choose
 from .replay import Run, Score, current
@@ -190,7 +190,7 @@ class Frozen(Program):
             fixed = {name: p.detach() for name, p in self.fn.named_parameters()}
             held = functools.partial(torch.func.functional_call, self.fn, fixed)
             return log_density(lambda *inner: held(inner), choices, *args)
-        if any(x.requires_grad for x in choices.values()):
+        if any(map(is_followed, choices.values())):
             what = f"frozen({program_name(self.fn)}) cannot tell its parameters from the choices"
             raise ObjectiveError(located(what, hint="make it a torch.nn.Module, or detach these"))
         with torch.no_grad():

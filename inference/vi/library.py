@@ -271,14 +271,12 @@ def annealed(
     scale = torch.as_tensor(2.0 * step_size).sqrt()
 
     def drift(z: dict[str, Tensor], power: float) -> dict[str, Tensor]:
-        with torch.enable_grad():
-            at = {
-                name: x if x.requires_grad else x.detach().requires_grad_() for name, x in z.items()
-            }
+        def log_pi(at: dict[str, Tensor]) -> Tensor:
             log_q = (1 - power) * log_density(guide, at, *args) if power < 1 else 0.0
-            log_pi = power * log_density(model, at, *args) + log_q
-            slopes = torch.autograd.grad(log_pi, list(at.values()), create_graph=True)
-        return {n: x + step_size * d for (n, x), d in zip(z.items(), slopes, strict=True)}
+            return power * log_density(model, at, *args) + log_q
+
+        slopes = torch.func.grad(log_pi)(z)
+        return {n: x + step_size * slopes[n] for n, x in z.items()}
 
     for i, power in enumerate(powers):
         forth = {n: dist.Normal(m, scale) for n, m in drift(choices, power).items()}

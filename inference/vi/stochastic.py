@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ...ppl.errors import ObjectiveError, ZeroMassError, located
 from ...ppl.program import Callback, program_name
-from ...ppl.strategies import reinforce
+from ...ppl.strategies import is_followed, reinforce
 from ...ppl.validate import is_known
 from .estimators import choose
 from .language import Sampled, log_density, sample_trace, score
@@ -98,7 +98,7 @@ class Normalized:
                 located(f"every proposal of {program_name(self.p)} has weight zero")
             )
         law = dist.Categorical(logits=log_weights, validate_args=False)
-        law = self.strategy(law) if log_weights.requires_grad else law
+        law = self.strategy(law) if is_followed(log_weights) else law
         index = choose(current(), "normalize", law)
         choices = {
             name: _picked([trace.choices[name] for trace, _ in pairs], index)

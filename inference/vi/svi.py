@@ -193,22 +193,30 @@ class _Run:
 
     def _step(self, args: tuple[Any, ...], progress: Progress) -> None:
         settings, step = self.settings, len(self.history)
-        gradient = self._gradient(args, progress)(*args)
-        value = float(gradient.values.mean())
-        found = averaged(gradient.by)
-        if not (torch.isfinite(gradient.values).all() and all(map(_finite, found))):
-            what = f"the objective or its gradient is not finite at step {step}: it is {value}"
-            hint = "lower the learning rate, or rescale the model"
-            raise ProgramError(located(what, hint=hint))
-        for parameter, by in zip(self.parameters, found, strict=True):
-            parameter.grad = -by.to(parameter.dtype)
-        settings.optimizer.step()
+        estimate = self._gradient(args, progress)
+        met: list[tuple[Gradient, list[Tensor]]] = []
+
+        def loss() -> float:
+            gradient = estimate(*args)
+            found = averaged(gradient.by)
+            value = float(gradient.values.mean())
+            if not (torch.isfinite(gradient.values).all() and all(map(_finite, found))):
+                what = f"the objective or its gradient is not finite at step {step}: it is {value}"
+                hint = "lower the learning rate, or rescale the model"
+                raise ProgramError(located(what, hint=hint))
+            for parameter, by in zip(self.parameters, found, strict=True):
+                parameter.grad = -by.to(parameter.dtype)
+            met.append((gradient, found))
+            return -value
+
+        settings.optimizer.step(loss)
         if settings.schedule is not None:
             settings.schedule.step()
+        gradient, found = met[0]
         for site, baseline, cost in gradient.costs:
             self.baselines[site] = baseline
             baseline.learn(cost.detach())
-        self._watch(value, found, gradient.sites)
+        self._watch(float(gradient.values.mean()), found, gradient.sites)
         progress.advance(1, **{settings.objective.name: self.smooth})
 
     def _watch(self, value: float, found: list[Tensor], sites: list[tuple[str, Tensor]]) -> None:
