@@ -536,63 +536,6 @@ def test_sums_over_data(strategy: Any, back_end: Any) -> None:
     check.unbiased(back_end(build, f(0.7)), exact, f(0.7), tolerance=1e-10).require()
 
 
-def test_scores_of_a_plate_weigh_their_own_lanes() -> None:
-    """E[sum_i c_i b_i]: each gradient has the variance of one flip, not of all."""
-    cost = f([2.0, -3.0, 1.0])
-
-    def build(theta: Tensor) -> Any:
-        def guide() -> Tensor:
-            with plate("n", 3):
-                return sample("b", reinforce(dist.Bernoulli(theta)))
-
-        return objective(lambda: (cost * sample_trace(guide).value).sum())()
-
-    p = f([0.3, 0.6, 0.5])
-    lanes = (cost**2) / p - cost**2  # of c b (b / p): its second moment less its square
-    mean, spread = moments(build, p.tolist(), None, BACK_ENDS["graph"])
-    close(mean[1:], cost)
-    close(spread[1:], lanes)
-    _, all_costs = moments(build, p.tolist())
-    assert float(all_costs[1:].sum()) > float(spread[1:].sum()) + 10
-
-
-def test_what_mixes_lanes_is_weighed_by_all() -> None:
-    """E[(sum_i b_i)^2] and a permuted product: no part may be left out."""
-
-    def build(mix: Callable[[Tensor], Tensor]) -> Any:
-        def make(theta: Tensor) -> Any:
-            def guide() -> Tensor:
-                with plate("n", 3):
-                    return sample("b", reinforce(dist.Bernoulli(theta)))
-
-            return objective(lambda: mix(sample_trace(guide).value))()
-
-        return make
-
-    p = f([0.3, 0.6, 0.5])
-    cases: list[Callable[[Tensor], Tensor]] = [
-        lambda b: b.sum() ** 2,
-        lambda b: (b * b.roll(1)).sum(),
-        lambda b: (b * b.flip(0)).sum(),
-        lambda b: (b[torch.tensor([2, 0, 1])] * b).sum(),
-        lambda b: (b[:, None] * b).sum(),
-        lambda b: b.cumsum(0).sum(),
-        lambda b: (torch.eye(3, dtype=b.dtype).roll(1, 0) @ b * b).sum(),
-        lambda b: b.sort().values.sum() + b.max() * b.min(),
-        lambda b: (b - b.mean()).abs().sum(),
-    ]
-    for mix in cases:
-
-        def exact(theta: Tensor, mix: Any = mix) -> Tensor:
-            index = torch.cartesian_prod(*[f([0.0, 1.0])] * 3)
-            chances = torch.where(index == 1, theta, 1 - theta).prod(1)
-            return (chances * torch.stack([mix(row) for row in index])).sum()
-
-        at = p
-        estimate = BACK_ENDS["graph"](build(mix), at)
-        check.unbiased(estimate, exact, at, tolerance=1e-10).require()
-
-
 def test_an_exact_evaluation_sees_the_noise_of_graphs() -> None:
     """The graph draws what replay draws, one outcome for each."""
     build = guided(lambda q: elbo(three, q), reinforce)
