@@ -138,10 +138,16 @@ class FiniteLatents:
         """How many values an element of each latent has."""
         return [len(values) for values in self.values.values()]
 
-    def on(self, args: tuple[Any, ...]) -> FiniteLatents:
-        """The same latents for other arguments, of the same shapes."""
+    def on(self, args: tuple[Any, ...], program: Callback | None = None) -> FiniteLatents:
+        """The same latents for other arguments, of the same shapes; of another program if given."""
         other = copy.copy(self)
-        other.args = args
+        other.args, other.program = args, program or self.program
+        return other
+
+    def alone(self) -> FiniteLatents:
+        """What is known of the latents, without the program and its arguments."""
+        other = copy.copy(self)
+        other.args, other.program = (), _forgotten
         return other
 
     def solved(self, given: dict[str, Tensor]) -> Solved:
@@ -318,6 +324,10 @@ class Solved:
             )
             for name, shape in shapes.items()
         }
+
+
+def _forgotten(*args: Any) -> Any:
+    raise AssertionError("the latents stand alone: on(args, program) gives them a program")
 
 
 def _elements(shape: torch.Size) -> Iterator[tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 from collections.abc import Callable
@@ -51,6 +52,7 @@ from pushforward.inference.vi import (
     wake_theta,
 )
 from pushforward.inference.vi.captured import Captured, Replayed
+from pushforward.inference.vi.summed import KNOWN
 from pushforward.semantics import check, denote
 
 AT = f(LOGITS)
@@ -478,6 +480,32 @@ def test_long_chains_are_eliminated_in_few_runs() -> None:
     (found,) = torch.autograd.grad(value, theta)
     (exact,) = torch.autograd.grad(total, theta)
     torch.testing.assert_close(found, exact)
+
+
+def test_methods_are_eliminated_too() -> None:
+    """What is known of guide and model belongs to their objects, and goes with them."""
+
+    class Pair(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logit = torch.nn.Parameter(f(0.3))
+
+        def model(self) -> None:
+            z = sample("z", dist.Bernoulli(f(0.4)))
+            observe("y", dist.Normal(z, 1.0), f(0.8))
+
+        def guide(self) -> None:
+            sample("z", enum(dist.Bernoulli(logits=self.logit)))
+
+    before = len(KNOWN)
+    pair = Pair()
+    bound = summed_elbo(pair.model, pair.guide)
+    graph = Captured(bound, [pair.logit], 1, compiled=False)
+    torch.testing.assert_close(graph().values[0], elbo(pair.model, pair.guide).surrogate().detach())
+    assert len(KNOWN) == before + 1
+    del pair, bound, graph
+    gc.collect()
+    assert len(KNOWN) == before
 
 
 def test_plates_are_eliminated_lane_by_lane(back_end: Any) -> None:

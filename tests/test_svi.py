@@ -585,6 +585,14 @@ def test_guides_of_finite_latents() -> None:
 def test_models_that_no_guide_is_made_for() -> None:
     with pytest.raises(UnsupportedDistributionError, match="neither continuous nor finite"):
         MeanField(lambda: sample("n", dist.Poisson(3.0)))
+
+    def part(y: Tensor) -> None:
+        with plate("n", len(y), subsample_size=2) as index:
+            z = sample("z", dist.Normal(0.0, 1.0))
+            observe("y", dist.Normal(z, 1.0), y[index])
+
+    with pytest.raises(GuideError, match="draws a part of its data"):
+        MeanField(part, Y)
     with pytest.raises(GuideError, match="two coordinates"):
         Flow(lambda: sample("x", dist.Normal(0.0, 1.0)))
     with pytest.raises(GuideError, match="no latents in the plate 'm' alone"):

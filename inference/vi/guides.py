@@ -40,6 +40,7 @@ class Guide(nn.Module):
 
     Errors:
         UnsupportedDistributionError: a latent is neither continuous nor finite.
+        GuideError: a latent is in a plate that draws a subsample.
         BranchError, ProgramError: the model has no type.
     """
 
@@ -48,6 +49,11 @@ class Guide(nn.Module):
         self.finite, self.name = finite, program_name(model)
         run = typed(model, args)
         latents = {n: s for n, s in run.sites.items() if not s.observed}
+        for name, site in latents.items():
+            if drawn := set(site.plates) & run.subsampled.keys():
+                what = f"the latent is in the plate '{min(drawn)}', which draws a part of its data"
+                hint = "each datum needs parameters of its own: use Amortised for the plate"
+                raise GuideError(located(what, site=name, line=site.line, hint=hint))
         smooth = {n: s for n, s in latents.items() if s.space.smooth and n not in run.points}
         self.layout = Layout(
             {n: (s.space.constraint, s.space.shape, run.dtypes[n]) for n, s in smooth.items()}

@@ -24,8 +24,8 @@ from .estimators import choose
 from .objective import objective
 from .replay import current
 
-Known = dict[tuple[int, str], tuple[FiniteLatents, FiniteLatents]]
-KNOWN: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()  # by guide; no result depends on it
+# Structures by guide and model (or the objects that they are methods of); no result depends on it.
+KNOWN: WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[Any, Any]]] = WeakKeyDictionary()
 
 
 @objective
@@ -51,7 +51,7 @@ def summed_elbo(model: Callback, guide: Callback, *args: Any) -> Tensor:
     prior = _Others(lambda msg: given[msg["name"]], others.summed)
     with Sealed(), prior:
         model(*args)
-    q, p = (each.on(args) for each in _structures(model, guide, args, given))
+    q, p = _structures(model, guide, args, given)
     weights, scores = q.tables(given), p.tables(given)
     alike = q.alike(weights) and p.alike(scores) and q.shapes == p.shapes
     factors, _ = q.factors(weights, alike)
@@ -65,12 +65,16 @@ def _structures(
     model: Callback, guide: Callback, args: tuple[Any, ...], given: dict[str, Tensor]
 ) -> tuple[FiniteLatents, FiniteLatents]:
     """The finite latents of guide and model; found once for arguments of a kind."""
-    known, key = KNOWN.setdefault(guide, {}), (id(model), signature(args))
+    owners = [getattr(p, "__self__", p) for p in (guide, model)]
+    methods = [getattr(p, "__func__", None) for p in (guide, model)]
+    known = KNOWN.setdefault(owners[0], WeakKeyDictionary()).setdefault(owners[1], {})
+    key, programs = (*methods, signature(args)), (guide, model)
     if key not in known:
-        kept = frozenset(given)
         with torch.no_grad():
-            known[key] = FiniteLatents(guide, args, kept), FiniteLatents(model, args, kept)
-    return known[key]
+            made = [FiniteLatents(p, args, frozenset(given)) for p in programs]
+        known[key] = [each.alone() for each in made]  # else it would keep its own key alive
+    q, p = (each.on(args, program) for each, program in zip(known[key], programs, strict=True))
+    return q, p
 
 
 class _Others(Handler):
