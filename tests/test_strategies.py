@@ -521,6 +521,7 @@ def test_lanes_of_a_guide_keep_their_strategies() -> None:
 
 
 def test_pyro_guides_get_strategies() -> None:
+    import pyro
     from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
     def model() -> None:
@@ -529,12 +530,13 @@ def test_pyro_guides_get_strategies() -> None:
             z = sample("z", dist.Normal(x, 1.0))
             observe("y", dist.Normal(z, 1.0), f([0.1, 0.2, 0.3]))
 
-    for kind in (AutoNormal, AutoMultivariateNormal):
-        guide = kind(model)
-        guide()
-        bound = elbo(model, strategic(guide, reparam))
-        bound.check()
-        slopes = torch.autograd.grad(bound.surrogate(), list(guide.parameters()))
-        assert all(torch.isfinite(s).all() for s in slopes)
-        with pytest.raises(ProgramError):
-            elbo(model, guide).check()
+    with pyro.get_param_store().scope():
+        for kind in (AutoNormal, AutoMultivariateNormal):
+            guide = kind(model)
+            guide()
+            bound = elbo(model, strategic(guide, reparam))
+            bound.check()
+            slopes = torch.autograd.grad(bound.surrogate(), list(guide.parameters()))
+            assert all(torch.isfinite(s).all() for s in slopes)
+            with pytest.raises(ProgramError):
+                elbo(model, guide).check()
