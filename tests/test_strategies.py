@@ -15,10 +15,12 @@ from variational import close, f, mean_of, moments, replayed
 
 from pushforward import condition, dist, observe, plate, sample, vmap
 from pushforward.inference.vi import (
+    SVI,
     elbo,
     enum,
     exp_of,
     expect,
+    fivo,
     gumbel_softmax,
     implicit,
     importance,
@@ -28,6 +30,7 @@ from pushforward.inference.vi import (
     mvd,
     normalize,
     objective,
+    over,
     reinforce,
     rejection,
     reparam,
@@ -444,6 +447,11 @@ def test_an_unbiased_exponential() -> None:
 # ------------------------------------------------------------------------------------------- misuse
 
 
+def over_rows(*rows: Tensor) -> Any:
+    """The sum of the first tensor."""
+    return objective(lambda: over(lambda row, *_: row, *rows))()
+
+
 def test_errors_say_what_is_wrong() -> None:
     def other() -> None:
         sample("w", dist.Normal(f(0.0), 1.0))
@@ -458,6 +466,24 @@ def test_errors_say_what_is_wrong() -> None:
         (lambda: objective(lambda: f([1.0, 2.0]))().surrogate(), ObjectiveError, "one number"),
         (lambda: normalize(positive, other, 0), ObjectiveError, "at least one particle"),
         (lambda: leave_one_out(dist.Bernoulli(f(0.5)), 1), StrategyError, "two copies"),
+        (lambda: iwelbo(positive, other, 0).surrogate(), ObjectiveError, "at least one particle"),
+        (
+            lambda: fivo(lambda *_: None, lambda *_: None, 0, [1]).surrogate(),
+            ObjectiveError,
+            "at least one particle",
+        ),
+        (
+            lambda: fivo(lambda *_: None, lambda *_: None, 2, []).surrogate(),
+            ObjectiveError,
+            "at least one observation",
+        ),
+        (lambda: over_rows(f([])).surrogate(), ObjectiveError, "over needs rows.* got 0"),
+        (lambda: over_rows(f([1.0]), f([1.0, 2.0])).surrogate(), ObjectiveError, "got 1, 2"),
+        (
+            lambda: SVI(over_rows(f([1.0])), torch.optim.Adam([PARAMETER]), samples=0).run(),
+            ObjectiveError,
+            "at least one sample",
+        ),
         (
             lambda: elbo(positive, lambda: sample("z", dist.Delta(f(-1.0)))).surrogate(),
             SupportError,

@@ -126,9 +126,17 @@ def over(program: Callable[..., Any], *rows: Tensor, size: int | None = None) ->
     Args:
         rows: tensors [n, ...]; the program gets one entry of each.
         size: of the whole data set; n unless said.
+
+    Errors:
+        ObjectiveError: there are no rows, or not as many of each tensor.
     """
     outer = current()
-    n = len(rows[0])
+    lengths = {len(row) for row in rows}
+    if len(lengths) != 1 or 0 in lengths:
+        found = ", ".join(map(str, sorted(lengths))) or "none"
+        what = f"over needs rows, as many of each tensor; it got {found}"
+        raise ObjectiveError(located(what, hint="leave out empty batches"))
+    n = lengths.pop()
 
     def lane(*row: Tensor) -> Tensor:
         return outer.nested(lambda: program(*row)).surrogate()

@@ -350,7 +350,8 @@ def _relaxed(run: Run, site: Site, noise: Tensor) -> Any:
     if type(law).__name__ == "Bernoulli":
         return (scores.detach() > 0).to(scores.dtype) + cancelled((scores / temperature).sigmoid())
     index = scores.detach().argmax(-1)
-    hard = (index[..., None] == torch.arange(scores.shape[-1])).to(scores.dtype)
+    values = torch.arange(scores.shape[-1], device=scores.device)
+    hard = (index[..., None] == values).to(scores.dtype)
     return hard + cancelled((scores / temperature).softmax(-1))
 
 

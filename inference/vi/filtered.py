@@ -44,18 +44,26 @@ def filtered_by(
     ancestors: Strategy,
     retained: list[Choices] | None = None,
 ) -> Filter:
-    """Run a filter that resamples between all steps; the first particle keeps a retained path."""
+    """Run a filter that resamples between all steps; the first particle keeps a retained path.
+
+    Errors:
+        ObjectiveError: there are no particles, or no observations.
+    """
+    if particles < 1:
+        raise ObjectiveError(located(f"a filter needs at least one particle, not {particles}"))
+    if len(observations) < 1:
+        raise ObjectiveError(located("a filter needs at least one observation"))
     states: list[Any] = [None] * particles
     paths: list[list[Choices]] = [[] for _ in range(particles)]
-    log_densities, total = torch.zeros(particles), torch.zeros(())
-    log_weights = torch.zeros(particles)
+    total = torch.zeros(())
+    log_densities = log_weights = torch.zeros(particles)
     for t, y in enumerate(observations):
         if t > 0:
             law = dist.Categorical(logits=log_weights, validate_args=False)
             law = ancestors(law) if is_followed(log_weights) else law
             index = torch.stack(
                 [
-                    torch.zeros((), dtype=torch.long)
+                    torch.zeros((), dtype=torch.long, device=log_weights.device)
                     if retained is not None and k == 0
                     else choose(current(), f"ancestor[{t}][{k}]", law).long()
                     for k in range(particles)
@@ -78,7 +86,7 @@ def filtered_by(
         )
         log_weights = log_p - torch.stack([trace.log_density for trace in traces])
         total = total + torch.logsumexp(log_weights, 0) - math.log(particles)
-        log_densities = log_densities + log_p
+        log_densities = log_p if t == 0 else log_densities + log_p
         states = [torch.as_tensor(trace.value) for trace in traces]
         paths = [[*path, trace.choices] for path, trace in zip(paths, traces, strict=True)]
     return Filter(total, paths, log_densities, log_weights)
@@ -161,8 +169,4 @@ def filtered(
 
     Source: Andrieu, Doucet, Holenstein (2010); Cusumano-Towner, Mansinghka (arXiv 1606.00787).
     """
-    if particles < 1:
-        raise ObjectiveError(located(f"filtered needs at least one particle, not {particles}"))
-    if len(observations) < 1:
-        raise ObjectiveError(located("filtered needs at least one observation"))
     return Filtered(step, proposal, particles, observations, strategy)

@@ -84,7 +84,8 @@ class Guide(nn.Module):
             found[name] = sample(name, self.finite(law))
         if not self.layout.size:
             return found
-        zeros = torch.zeros(self.layout.size, dtype=self.layout.dtype)
+        device = next(self.parameters()).device
+        zeros = torch.zeros(self.layout.size, dtype=self.layout.dtype, device=device)
         standard = dist.Normal(zeros, torch.ones_like(zeros)).to_event(1)
         noise = sample(NOISE, standard, infer={"is_auxiliary": True})
         u, log_det = self.move(noise)
@@ -174,7 +175,7 @@ class LowRank(Guide):
 
     def move(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         spread = noise + self.left @ (self.right.T @ noise)
-        small = torch.eye(self.rank, dtype=noise.dtype) + self.right.T @ self.left
+        small = torch.eye(self.rank).to(noise) + self.right.T @ self.left
         log_det = self.log_scale.sum() + torch.linalg.slogdet(small)[1]
         return self.loc + self.log_scale.exp() * spread, log_det
 
@@ -251,7 +252,7 @@ class Structured(Guide):
     def move(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         own = self.loc + self.log_scale.exp() * noise
         weights = (self.weights * self.mask)[self.rows][:, self.rows]
-        system = torch.eye(self.layout.size, dtype=noise.dtype) - weights
+        system = torch.eye(self.layout.size).to(noise) - weights
         ordered = torch.linalg.solve_triangular(
             system, own[self.rows][:, None], upper=False, unitriangular=True
         )[:, 0]

@@ -29,7 +29,13 @@ from .replay import current
 
 
 def log_mean_exp(terms: Sequence[Tensor]) -> Tensor:
-    """log of the mean of exponentials."""
+    """log of the mean of exponentials.
+
+    Errors:
+        ObjectiveError: there are none.
+    """
+    if not terms:
+        raise ObjectiveError(located("an objective needs at least one particle"))
     return torch.logsumexp(torch.stack(list(terms)), 0) - math.log(len(terms))
 
 

@@ -81,6 +81,8 @@ class SVI:
             ProgramError: the objective or a gradient is not finite.
             StrategyError, SupportError, DataError: see ``Objective.surrogate``.
         """
+        if self.samples < 1:
+            raise ObjectiveError(located(f"SVI needs at least one sample, not {self.samples}"))
         run = _Run(self, steps, seed)
         store = Store(checkpoint, run.about(args))
         return run.through(_cycle(batches, args), store)
