@@ -1,0 +1,40 @@
+"""Activation functions."""
+
+from .crrelu import CRReLU, crrelu
+from .eafo import WAFBC, Corrected, correction, entropy
+from .moments import moment_map, selu_parameters
+from .selu import (
+    SELU,
+    SNN,
+    AlphaDropout,
+    FeatureAlphaDropout,
+    LayerMoments,
+    alpha_dropout,
+    check_self_normalizing,
+    lecun_normal_,
+    lecun_uniform_,
+    selu,
+    selu_dropout,
+)
+
+__all__ = [
+    "SELU",
+    "SNN",
+    "WAFBC",
+    "AlphaDropout",
+    "CRReLU",
+    "Corrected",
+    "FeatureAlphaDropout",
+    "LayerMoments",
+    "alpha_dropout",
+    "check_self_normalizing",
+    "correction",
+    "crrelu",
+    "entropy",
+    "lecun_normal_",
+    "lecun_uniform_",
+    "moment_map",
+    "selu",
+    "selu_dropout",
+    "selu_parameters",
+]
