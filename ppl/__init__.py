@@ -13,6 +13,7 @@ from .combinators import (
 )
 from .effects import deterministic, draw, factor, observe, plate, sample
 from .interpret import Trace, assess, generate, seeded, simulate
+from .modules import normal_prior, random_module
 from .program import Program, program
 from .queries import do, marginal, normalize
 from .recursion import fix, memo
@@ -36,10 +37,12 @@ __all__ = [
     "marginal",
     "memo",
     "mixture",
+    "normal_prior",
     "normalize",
     "observe",
     "plate",
     "program",
+    "random_module",
     "sample",
     "scan",
     "scope",
