@@ -1,4 +1,4 @@
-"""Activation functions."""
+"""Activation functions for torch, with what is known of moments and entropy behind them."""
 
 from .crrelu import CRReLU, crrelu
 from .eafo import WAFBC, Corrected, correction, entropy

@@ -1,4 +1,4 @@
-"""Normalisation layers."""
+"""Normalisation layers for torch, which activate too."""
 
 from .evonorm import EvoNorm, convert_bn_act, evonorm
 
