@@ -464,6 +464,7 @@ def test_errors_say_what_is_wrong() -> None:
         (lambda: sample_trace(other), ObjectiveError, "part of objectives"),
         (lambda: log_density(other, {}), ObjectiveError, "part of objectives"),
         (lambda: objective(lambda: f([1.0, 2.0]))().surrogate(), ObjectiveError, "one number"),
+        (lambda: elbo(positive, other)(), ObjectiveError, "SVI maximises it"),
         (lambda: normalize(positive, other, 0), ObjectiveError, "at least one particle"),
         (lambda: leave_one_out(dist.Bernoulli(f(0.5)), 1), StrategyError, "two copies"),
         (lambda: iwelbo(positive, other, 0).surrogate(), ObjectiveError, "at least one particle"),

@@ -17,7 +17,7 @@ from ...ppl.errors import BranchError, ObjectiveError, located
 from ...ppl.program import Callback, Program, program, program_name
 from .baselines import Baseline
 from .checking import ObjectiveType, checked_type
-from .replay import Notes, Run, Settings, current
+from .replay import Notes, Run, Settings
 
 
 def _in_lanes(lane: Callable[[], tuple[Tensor, ...]], n: int) -> tuple[Tensor, ...]:
@@ -121,8 +121,15 @@ class Objective:
         return str(self.fn.__name__)
 
     def __call__(self, *args: Any) -> Any:
-        """Its value as a part of another objective, with the noise of that one."""
-        current()
+        """Its value as a part of another objective, with the noise of that one.
+
+        Errors:
+            ObjectiveError: it is called outside of one.
+        """
+        if not any(isinstance(handler, Run) for handler in stack()):
+            what = f"{self!r} has all its arguments but those of a run, and is no function"
+            hint = "value(...) estimates it, surrogate(...) is differentiable, SVI maximises it"
+            raise ObjectiveError(located(what, hint=hint))
         return self._evaluated(args)
 
     def _evaluated(self, args: tuple[Any, ...]) -> Any:
