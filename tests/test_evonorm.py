@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from digits import accuracy
 from torch import Tensor, nn
 
 from pushforward.nn.normalisation import EvoNorm, convert_bn_act, evonorm
@@ -190,43 +188,19 @@ def test_state_compile_and_repr() -> None:
 # ---------------------------------------------------------------------------------------- training
 
 
-def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    data = load_digits()
-    parts = train_test_split(
-        (data.images / 16).astype(np.float32)[:, None],
-        data.target,
-        test_size=0.3,
-        random_state=0,
-        stratify=data.target,
-    )
-    x, x_test, y, y_test = (torch.as_tensor(part) for part in parts)
-    mean, sd = x.mean(), x.std()
-    return (x - mean) / sd, (x_test - mean) / sd, y.long(), y_test.long()
-
-
-def accuracy(make: Any, seed: int, batch: int, rate: float, steps: int) -> float:
-    x, x_test, y, y_test = digits()
+def network(make: Any, seed: int) -> nn.Module:
+    """Three convolutions, each with the layer."""
     torch.manual_seed(seed)
-    net = nn.Sequential(
+    return nn.Sequential(
         *(nn.Conv2d(1, 32, 3, padding=1), make()),
         *(nn.Conv2d(32, 32, 3, stride=2, padding=1), make()),
         *(nn.Conv2d(32, 32, 3, padding=1), make()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)),
     )
-    optimizer = torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9)
-    for _ in range(steps):
-        rows = torch.randint(len(x), (batch,))
-        loss = nn.functional.cross_entropy(net(x[rows]), y[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    net.eval()
-    with torch.no_grad():
-        return float((net(x_test).argmax(1) == y_test).float().mean())
 
 
 def mean_accuracy(make: Any, **about: Any) -> float:
-    return sum(accuracy(make, seed, **about) for seed in range(3)) / 3
+    return sum(accuracy(network(make, seed), momentum=0.9, **about) for seed in range(3)) / 3
 
 
 @pytest.mark.slow

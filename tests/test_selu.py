@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from digits import accuracy
 from torch import Tensor, nn
 
 from pushforward.nn.activations import (
@@ -281,37 +280,9 @@ def test_state_and_repr() -> None:
 # ---------------------------------------------------------------------------------------- training
 
 
-def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    data = load_digits()
-    parts = train_test_split(
-        data.data.astype(np.float32),
-        data.target,
-        test_size=0.3,
-        random_state=0,
-        stratify=data.target,
-    )
-    x, x_test, y, y_test = (torch.as_tensor(part) for part in parts)
-    mean, sd = x.mean(), x.std()
-    return (x - mean) / sd, (x_test - mean) / sd, y.long(), y_test.long()
-
-
-def accuracy(net: nn.Module, seed: int, rate: float, steps: int) -> float:
-    x, x_test, y, y_test = digits()
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(net.parameters(), lr=rate)
-    for _ in range(steps):
-        rows = torch.randint(len(x), (64,), generator=generator)
-        loss = nn.functional.cross_entropy(net(x[rows]), y[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad():
-        return float((net(x_test).argmax(1) == y_test).float().mean())
-
-
 def mlp(depth: int, activation: Any, init: Any) -> nn.Module:
     sizes = [64] * (depth + 1)
-    layers: list[nn.Module] = []
+    layers: list[nn.Module] = [nn.Flatten()]
     for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), activation()]
     net = nn.Sequential(*layers, nn.Linear(64, 10))
@@ -330,7 +301,8 @@ def test_deep_networks_learn() -> None:
         found = []
         for seed in range(3):
             torch.manual_seed(seed)
-            found.append(accuracy(mlp(depth, activation, init), seed, 0.01, 400))
+            net = mlp(depth, activation, init)
+            found.append(accuracy(net, batch=64, rate=0.01, steps=400))
         return sorted(found)[1]
 
     for depth in (8, 16, 32):

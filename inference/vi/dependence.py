@@ -101,22 +101,22 @@ class Part:
 
 def _parts(node: Node, after: Build) -> Iterator[Part]:
     """The summands that a node is made of; ``after`` is linear, and is done to it later."""
-    target, args = node.target, node.args
-    plain = not node.kwargs
+    target, plain = node.target, not node.kwargs
+    args: Any = node.args
     if target is aten.add.Tensor and plain and _alike(node):
-        yield from _parts(args[0], after)  # type: ignore[arg-type]
-        yield from _parts(args[1], after)  # type: ignore[arg-type]
+        yield from _parts(args[0], after)
+        yield from _parts(args[1], after)
     elif target is aten.sub.Tensor and plain and _alike(node):
-        yield from _parts(args[0], after)  # type: ignore[arg-type]
-        yield from _parts(args[1], _then(aten.neg.default, after))  # type: ignore[arg-type]
+        yield from _parts(args[0], after)
+        yield from _parts(args[1], _then(aten.neg.default, after))
     elif target in (aten.add.Tensor, aten.sub.Tensor) and plain and _beside(*args):
-        yield from _parts(args[0], after)  # type: ignore[arg-type]
+        yield from _parts(args[0], after)
     elif target is aten.neg.default:
-        yield from _parts(args[0], _then(target, after))  # type: ignore[arg-type]
+        yield from _parts(args[0], _then(target, after))
     elif target in (aten.mul.Tensor, aten.div.Tensor) and _number(args[1]):
-        yield from _parts(args[0], _then(target, after, args[1]))  # type: ignore[arg-type]
+        yield from _parts(args[0], _then(target, after, args[1]))
     elif target in (aten.view.default, aten.squeeze.dim, aten.unsqueeze.default) and _same(node):
-        yield from _parts(args[0], after)  # type: ignore[arg-type]
+        yield from _parts(args[0], after)
     elif target in (aten.sum.default, aten.sum.dim_IntList) and _trailing(node):
         source: Any = args[0]
         yield Part(source, _then(target, after, *args[1:]), after)
@@ -144,12 +144,12 @@ def _shape(node: Node) -> tuple[int, ...]:
 
 def _alike(node: Node) -> bool:
     """Whether both operands have the shape of the result."""
-    both = all(isinstance(arg, Node) for arg in node.args)
-    return both and all(_shape(arg) == _shape(node) for arg in node.args)  # type: ignore[arg-type]
+    return all(isinstance(x, Node) and _shape(x) == _shape(node) for x in node.args)
 
 
 def _same(node: Node) -> bool:
-    return _shape(node.args[0]) == _shape(node)  # type: ignore[arg-type]
+    source: Any = node.args[0]
+    return _shape(source) == _shape(node)
 
 
 def _trailing(node: Node) -> bool:
@@ -195,8 +195,9 @@ def _keeps(node: Node, sources: list[Node], rank: int) -> bool:
     if target in _SHAPES:
         return True  # these keep the order of elements, and here the first dimensions too
     if target in _REDUCTIONS and len(node.args) > 1:
-        dims = node.args[1] if isinstance(node.args[1], list | tuple) else [node.args[1]]
-        return all(int(d) % len(_shape(first)) >= rank for d in dims)  # type: ignore[arg-type, call-overload]
+        given: Any = node.args[1]
+        dims = given if isinstance(given, list | tuple) else [given]
+        return all(d % len(_shape(first)) >= rank for d in dims)
     return target is aten.mm.default and rank == 1
 
 

@@ -26,8 +26,6 @@ class Estimate:
     it is made of.
     """
 
-    __array_priority__ = 1000
-
     def __init__(self, surrogate: Tensor, sources: frozenset[object]) -> None:
         self.surrogate, self.sources = surrogate, sources
 
@@ -91,11 +89,8 @@ class Estimate:
 
 _LINEAR: dict[str, Callable[..., Estimate]] = {
     "add": lambda a, b: b + a if isinstance(b, Estimate) else a + b,
-    "radd": lambda a, b: b + a if isinstance(b, Estimate) else a + b,
     "sub": lambda a, b: -b + a if isinstance(b, Estimate) else a - b,
-    "rsub": lambda a, b: b - a,
     "mul": lambda a, b: b * a if isinstance(b, Estimate) else a * b,
-    "rmul": lambda a, b: b * a if isinstance(b, Estimate) else a * b,
 }
 
 

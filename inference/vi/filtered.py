@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from ...ppl.strategies import is_followed, reinforce
 from .estimators import choose
 from .language import Sampled, log_density, retrace, sample_trace
 from .replay import current
+from .stochastic import log_mean_exp
 
 Choices = dict[str, Tensor]
 Strategy = Callable[[Any], Any]
@@ -73,7 +73,7 @@ def filtered_by(
             states = list(torch.stack(states).index_select(0, index))
             log_densities = log_densities.index_select(0, index)
         traces = [
-            retrace(proposal, retained[t], t, state, y, *args)
+            retrace(proposal, retained[t], (t, state, y, *args))
             if retained is not None and k == 0
             else sample_trace(proposal, t, state, y, *args)
             for k, state in enumerate(states)
@@ -85,7 +85,7 @@ def filtered_by(
             ]
         )
         log_weights = log_p - torch.stack([trace.log_density for trace in traces])
-        total = total + torch.logsumexp(log_weights, 0) - math.log(particles)
+        total = total + log_mean_exp(log_weights)
         log_densities = log_p if t == 0 else log_densities + log_p
         states = [torch.as_tensor(trace.value) for trace in traces]
         paths = [[*path, trace.choices] for path, trace in zip(paths, traces, strict=True)]

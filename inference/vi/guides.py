@@ -7,6 +7,7 @@ how u is made.  Finite latents get independent tables of logits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -134,7 +135,7 @@ class MeanField(Guide):
 
     def build(self, model: Callback, args: tuple[Any, ...]) -> None:
         self.loc = self.parameter(self.layout.size)
-        self.log_scale = self.parameter(self.layout.size, fill=_log(SPREAD))
+        self.log_scale = self.parameter(self.layout.size, fill=math.log(SPREAD))
 
     def move(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         return self.loc + self.log_scale.exp() * noise, self.log_scale.sum()
@@ -146,7 +147,7 @@ class FullRank(Guide):
     def build(self, model: Callback, args: tuple[Any, ...]) -> None:
         d = self.layout.size
         self.loc = self.parameter(d)
-        self.log_scale = self.parameter(d, fill=_log(SPREAD))
+        self.log_scale = self.parameter(d, fill=math.log(SPREAD))
         self.below = self.parameter(d, d)
 
     def move(self, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,7 +169,7 @@ class LowRank(Guide):
         d = self.layout.size
         self.rank = min(self.rank, d)
         self.loc = self.parameter(d)
-        self.log_scale = self.parameter(d, fill=_log(SPREAD))
+        self.log_scale = self.parameter(d, fill=math.log(SPREAD))
         start = torch.linspace(-0.1, 0.1, d * self.rank, dtype=self.layout.dtype)
         self.left = nn.Parameter(start.reshape(d, self.rank).clone())
         self.right = self.parameter(d, self.rank)
@@ -197,7 +198,7 @@ class Flow(Guide):
         if d < 2:
             raise GuideError(located("a flow needs at least two coordinates", hint="MeanField"))
         self.loc = self.parameter(d)
-        self.log_scale = self.parameter(d, fill=_log(SPREAD))
+        self.log_scale = self.parameter(d, fill=math.log(SPREAD))
         halves = [d // 2 if i % 2 == 0 else d - d // 2 for i in range(self.layers)]
         self.networks = nn.ModuleList(
             nn.Sequential(
@@ -246,7 +247,7 @@ class Structured(Guide):
         self.register_buffer("mask", mask)
         self.register_buffer("rows", torch.tensor(rows))
         self.loc = self.parameter(d)
-        self.log_scale = self.parameter(d, fill=_log(SPREAD))
+        self.log_scale = self.parameter(d, fill=math.log(SPREAD))
         self.weights = self.parameter(d, d)
 
     def move(self, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -315,7 +316,3 @@ class Amortised(nn.Module):
                 found[name] = sample(name, reparam(law))
                 left = torch.zeros_like(left)
         return found
-
-
-def _log(x: float) -> float:
-    return float(torch.tensor(x).log())

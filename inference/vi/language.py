@@ -98,7 +98,8 @@ def sample_trace(program: Any, *args: Any) -> Sampled:
         StrategyError: a choice depends on a parameter and has no strategy, or an illegal one.
     """
     if hasattr(program, "sampled"):
-        return program.sampled(*args)  # type: ignore[no-any-return]
+        found: Sampled = program.sampled(*args)
+        return found
     run = current()
     before = len(run.scores)
     with (
@@ -122,8 +123,13 @@ def sample_trace(program: Any, *args: Any) -> Sampled:
     return Sampled(**{**vars(trace), "choices": choices}, scores=scores)
 
 
-def retrace(program: Any, choices: dict[str, Tensor], *args: Any) -> Sampled:
-    """The trace of a program at choices that are given."""
+def retrace(
+    program: Any,
+    choices: dict[str, Tensor],
+    args: tuple[Any, ...],
+    direction: Direction = "exclusive",
+) -> Sampled:
+    """The trace of a program at choices that are given, in supports as ``direction`` says."""
     run = current()
     with (
         checked(),
@@ -131,7 +137,7 @@ def retrace(program: Any, choices: dict[str, Tensor], *args: Any) -> Sampled:
         Sealed(),
         run.recorder(choices, density=True) as recorder,
         Subsampling(run),
-        run.comparing(program, choices, "exclusive"),
+        run.comparing(program, choices, direction),
     ):
         value = program(*as_arguments(args))
     require_same(program, recorder.of("latent"), choices)
@@ -153,19 +159,9 @@ def score(
 ) -> Tensor:
     """The log density [], its supports to be as ``ppl.types.compatible`` says."""
     if hasattr(program, "scored"):
-        return program.scored(choices, *args)  # type: ignore[no-any-return]
-    run = current()
-    with (
-        checked(),
-        implemented(),
-        Sealed(),
-        run.recorder(choices, density=True) as recorder,
-        Subsampling(run),
-        run.comparing(program, choices, direction),
-    ):
-        program(*as_arguments(args))
-    require_same(program, recorder.of("latent"), choices)
-    return torch.as_tensor(recorder.log_density)
+        found: Tensor = program.scored(choices, *args)
+        return found
+    return retrace(program, choices, args, direction).log_density
 
 
 def require_same(program: Any, latents: dict[str, Tensor], choices: dict[str, Tensor]) -> None:

@@ -201,9 +201,10 @@ def forward_kl(
 @objective
 def symmetric_kl(
     model: Callback, guide: Any, proposal: Callback, particles: int, *args: Any
-) -> Tensor:
+) -> Any:
     """-KL(q || p) - KL(p || q), the log evidence cancels; each from draws of its own."""
-    return elbo(model, guide, *args) + forward_kl(model, guide, proposal, particles, *args)  # type: ignore[no-any-return, operator]
+    reverse: Any = elbo(model, guide, *args)
+    return reverse + forward_kl(model, guide, proposal, particles, *args)
 
 
 @objective

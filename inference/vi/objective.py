@@ -56,7 +56,7 @@ class Objective:
     named: tuple[tuple[str, Any], ...] = ()
     settings: Settings = field(default_factory=Settings)
 
-    def surrogate(self, *args: Any, order: int = 1, notes: Notes | None = None) -> Tensor:
+    def surrogate(self, *args: Any, order: int = 1) -> Tensor:
         """A tensor [] whose expected value and derivative are those of the objective.
 
         Args:
@@ -66,10 +66,11 @@ class Objective:
             StrategyError: a strategy is missing, not legal, biased, or of too low an order.
         """
         settings = self.settings._replace(order=order)
-        run = Run(lambda: self._evaluated(args), settings, notes or Notes())
+        run = Run(lambda: self._evaluated(args), settings, Notes())
         with torch.enable_grad():
             surrogate = run.surrogate()
-        return Once.apply(surrogate) if order == 1 else surrogate  # type: ignore[no-any-return]
+            found: Tensor = Once.apply(surrogate) if order == 1 else surrogate
+        return found
 
     def surrogates(self, n: int, *args: Any) -> Surrogates:
         """n surrogates [n] at once, to be differentiated once."""

@@ -71,7 +71,7 @@ def posterior(model: Callback, guide: Any, *args: Any, draws: int = 1000, seed: 
 
 
 def smoothed(log_weights: Tensor) -> tuple[float, float, float]:
-    """k-hat of weights [n], the log of their mean with smoothed tails, and its standard error."""
+    """k-hat of weights [n], the log of their mean, and its standard error by smoothed weights."""
     given = log_weights.detach().double().numpy(force=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -28,15 +28,16 @@ from .language import Sampled, log_density, sample_trace, score
 from .replay import current
 
 
-def log_mean_exp(terms: Sequence[Tensor]) -> Tensor:
-    """log of the mean of exponentials.
+def log_mean_exp(terms: Tensor | Sequence[Tensor]) -> Tensor:
+    """log of the mean of exponentials, of numbers [n] or of a list of numbers [].
 
     Errors:
         ObjectiveError: there are none.
     """
-    if not terms:
+    if len(terms) == 0:
         raise ObjectiveError(located("an objective needs at least one particle"))
-    return torch.logsumexp(torch.stack(list(terms)), 0) - math.log(len(terms))
+    stacked = terms if isinstance(terms, Tensor) else torch.stack(list(terms))
+    return torch.logsumexp(stacked, 0) - math.log(len(terms))
 
 
 class Marginal:
@@ -110,7 +111,7 @@ class Normalized:
             name: _picked([trace.choices[name] for trace, _ in pairs], index)
             for name in pairs[0][0].choices
         }
-        total = torch.logsumexp(log_weights, 0) - math.log(self.particles)
+        total = log_mean_exp(log_weights)
         log_p = _picked([each for _, each in pairs], index)
         return replace(pairs[0][0], choices=choices, log_density=log_p - total, value=None)
 

@@ -48,7 +48,7 @@ def evonorm(
         ValueError, TypeError: x, groups, eps or the variant do not fit.
     """
     require_fitting(x, variant, groups, eps, batch=training or running_var is None)
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    wide = _wide(x)
     gate = torch.ones((), device=x.device, dtype=wide.dtype) if v is None else _channel(v, wide)
     if variant.startswith("S"):
         scale = _group_root(wide, groups, eps, centred=variant != "S2")
@@ -62,6 +62,11 @@ def evonorm(
     if bias is not None:
         out = out + _channel(bias, wide)
     return out.to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """x in a precision that moments may be taken in."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _denominator(x: Tensor, whole: Tensor, v: Tensor, variant: str, eps: float) -> Tensor:
@@ -210,7 +215,7 @@ class EvoNorm(nn.Module):
         """Move the running variance towards the unbiased one of the batch, if that is finite."""
         assert self.running_var is not None
         dims = (0, *range(2, x.ndim))
-        batch = x.float().var(dims) if x.dtype in (torch.float16, torch.bfloat16) else x.var(dims)
+        batch = _wide(x).var(dims)
         finite = batch.isfinite().all()
         new = torch.lerp(self.running_var, batch.to(self.running_var.dtype), self.momentum)
         self.running_var.copy_(torch.where(finite, new, self.running_var))
