@@ -1,0 +1,107 @@
+"""Compare the Triton kernels of one part with float64: python triton_twins.py PART DEVICE."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pushforward.nn.attention import nala_attention, soft_attention
+from pushforward.nn.normalisation import l1_layer_norm
+from pushforward.nn.quantisation import quantize_shift, quantize_tensor, shift_matmul
+
+Function = Callable[..., Tensor]
+
+
+def compare(function: Function, inputs: list[Tensor], limit: float) -> None:
+    """Output and gradients of the Triton kernel in float32 against torch in float64.
+
+    Errors are relative to the greatest entry, and to no less than that of the output: a gradient
+    that cancels is as exact as what cancels.
+    """
+    results = []
+    for backend, dtype in (("torch", torch.float64), ("triton", torch.float32)):
+        own = [x.to(dtype).clone().requires_grad_() for x in inputs]
+        out = function(*own, backend=backend)
+        torch.manual_seed(1)
+        weight = torch.randn(out.shape).to(out.device, dtype)
+        gradients = torch.autograd.grad((out * weight).sum(), own)
+        results.append([out.detach(), *gradients])
+    for exact, fast in zip(*results, strict=True):
+        size = max(float(exact.abs().max()), float(results[0][0].abs().max()), 1e-3)
+        error = float((exact - fast).abs().max()) / size
+        assert error < limit, (function, [list(x.shape) for x in inputs], error)
+
+
+def nala(device: str) -> None:
+    sizes = ((130, 130, 8, 5), (64, 64, 16, 16), (1, 1, 4, 4), (70, 33, 20, 7))
+    for causal in (False, True):
+        for n, m, d, e in sizes:
+            if causal and n != m:
+                continue
+            q, k, v = (torch.randn(2, 2, a, b, device=device) for a, b in ((n, d), (m, d), (m, e)))
+            q[0, 0, 0] = 0
+            k[0, 0, 0, 1] = 0
+
+            def attention(
+                q: Tensor, k: Tensor, v: Tensor, backend: str, c: bool = causal
+            ) -> Tensor:
+                return nala_attention(q, k, v, is_causal=c, backend=backend)
+
+            compare(attention, [q, k, v], 1e-5)
+
+
+def soft(device: str) -> None:
+    def attention(q: Tensor, v: Tensor, marks: Tensor, backend: str) -> Tensor:
+        return soft_attention(q, v, marks, norm="landmark", ridge=0.1, backend=backend)
+
+    for n, m, d, e in ((130, 6, 8, 5), (64, 16, 16, 16), (1, 1, 4, 4), (70, 33, 20, 7)):
+        q, v, marks = (torch.randn(2, 2, a, b, device=device) for a, b in ((n, d), (n, e), (m, d)))
+        compare(attention, [q, v, marks], 1e-4)
+
+
+def l1(device: str) -> None:
+    for rows, n in ((3, 5), (1, 1), (7, 64), (2, 1000)):
+        for scaled in (False, True):
+
+            def norm(x: Tensor, backend: str, s: bool = scaled, n: int = n) -> Tensor:
+                return l1_layer_norm(x, (n,), gaussian_scale=s, backend=backend)
+
+            compare(norm, [torch.randn(rows, n, device=device)], 1e-5)
+
+
+def shiftquant(device: str) -> None:
+    for m, k, n in ((5, 3, 4), (1, 1, 1), (70, 130, 65), (200, 33, 17)):
+        x = torch.randn(m, k, device=device) * torch.exp2(-8 * torch.rand(k, device=device))
+        w = quantize_tensor(torch.randn(k, n, device=device), 8)
+        for bits, groups in ((4, 4), (8, 8), (2, 1), (6, 16)):
+            for axis in (0, 1):
+                for rounding in ("nearest", "stochastic"):
+                    both = [
+                        quantize_shift(
+                            *(x.T if axis == 0 else x, bits, groups, axis, rounding),
+                            generator=torch.Generator().manual_seed(3),
+                            backend=backend,
+                        )
+                        for backend in ("torch", "triton")
+                    ]
+                    for name in ("q", "scale", "shift"):
+                        assert torch.equal(*(getattr(each, name) for each in both)), (m, k, name)
+            exact = shift_matmul(both[0], w, backend="torch")
+            assert torch.equal(exact, shift_matmul(both[0], w, backend="triton"))
+    spoiled = torch.tensor([[1.0, float("inf")], [float("nan"), 2.0]], device=device)
+    for backend in ("torch", "triton"):
+        scale = quantize_shift(spoiled, nonfinite="skip_step", backend=backend).scale
+        assert bool(scale.isnan())
+        few = quantize_shift(torch.zeros(2, 3, device=device), backend=backend)
+        assert float(few.scale) == 1.0 and not few.q.any()
+
+
+PARTS = {"nala": nala, "soft": soft, "l1": l1, "shiftquant": shiftquant}
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    PARTS[sys.argv[1]](sys.argv[2])
+    print("compared")
