@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pushforward.nn.attention import nala_attention, soft_attention
-from pushforward.nn.normalisation import l1_layer_norm
+from pushforward.nn.normalisation import UnifiedNorm, l1_layer_norm
 from pushforward.nn.quantisation import quantize_shift, quantize_tensor, shift_matmul
 
 Function = Callable[..., Tensor]
@@ -99,7 +100,34 @@ def shiftquant(device: str) -> None:
         assert float(few.scale) == 1.0 and not few.q.any()
 
 
-PARTS = {"nala": nala, "soft": soft, "l1": l1, "shiftquant": shiftquant}
+def unified(device: str) -> None:
+    """Three steps with padding, each a function of the input with the statistics before it."""
+    for n, c in ((5, 3), (1, 1), (130, 70), (40, 64)):
+        norm = UnifiedNorm(c, 2, 2, rescale_after=2, device=device)
+        mask = torch.arange(n, device=device) % 3 == 1
+        for masked in (True, False):
+            for _ in range(3):
+                results = []
+
+                def step(x: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
+                    own = copy.deepcopy(norm).to(x.dtype)  # noqa: B023
+                    own.backend = backend
+                    parameters = {"weight": weight, "bias": bias}
+                    given = (x, mask) if masked else (x,)  # noqa: B023
+                    out: Tensor = torch.func.functional_call(own, parameters, given)
+                    results.append(own)  # noqa: B023
+                    return out
+
+                x = torch.randn(n, c, device=device)
+                compare(step, [x, torch.rand(c, device=device), torch.rand(c, device=device)], 1e-5)
+                exact, fast = results
+                for name in ("running_var", "grad_ema", "buffer_x2", "buffer_gz"):
+                    one, other = (getattr(own, name).double() for own in (exact, fast))
+                    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+                norm = fast
+
+
+PARTS = {"nala": nala, "soft": soft, "unified": unified, "l1": l1, "shiftquant": shiftquant}
 
 if __name__ == "__main__":
     torch.manual_seed(0)

@@ -13,8 +13,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LONGEST = 16384  # a row is held at once
-
 
 @triton.jit
 def _centred(x, row, n, BLOCK: tl.constexpr):
@@ -70,6 +68,8 @@ class FusedL1(torch.autograd.Function):
 
 
 def fused_l1(rows: Tensor, eps: float, factor: float) -> Tensor:
-    """Rows [..., n] of float32 normalised, none empty and n at most ``LONGEST``."""
+    """Rows [..., n] of float32 normalised, each of which is held at once."""
+    if rows.numel() == 0:
+        return rows
     out: Tensor = FusedL1.apply(rows.reshape(-1, rows.shape[-1]).contiguous(), eps, factor)
     return out.reshape(rows.shape)

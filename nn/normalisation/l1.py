@@ -43,7 +43,7 @@ def l1_layer_norm(
         raise ValueError(f"{list(x.shape)} does not end with {list(normalized_shape)}")
     factor = GAUSSIAN if gaussian_scale else 1.0
     rows = _wide(x).flatten(x.ndim - len(normalized_shape))
-    if x.numel() and rows.dtype == torch.float32 and uses_triton(backend, x):
+    if uses_triton(backend, x) and rows.dtype == torch.float32 and 0 < rows.shape[-1] <= 2**14:
         from ...kernels.gpu.l1 import fused_l1
 
         out: Tensor = fused_l1(rows, eps, factor)

@@ -147,7 +147,7 @@ def seeded_shift(
     if matrix.numel() == 0:
         one, none = matrix.new_ones(()), torch.zeros(matrix.shape[1], dtype=torch.uint8)
         return ShiftTensor(matrix.to(torch.int8), one, none.to(x.device), bits, num_groups)
-    if matrix.dtype == torch.float32 and uses_triton(backend, matrix):
+    if uses_triton(backend, matrix) and matrix.dtype == torch.float32:
         from ...kernels.gpu.shiftquant import fused_quantise
 
         q, scale, shift = fused_quantise(matrix, bits, num_groups, seed)
