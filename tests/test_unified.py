@@ -407,15 +407,15 @@ def accuracy(norm: Any, seed: int, spoil: bool = False) -> tuple[float, nn.Modul
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_training(seed: int) -> None:
-    """Measured: .0, .0; layer normalisation .0, .0."""
+    """Measured: .946, .956; layer normalisation .909, .939."""
     found, plain = accuracy(settings(), seed)[0], accuracy(nn.LayerNorm, seed)[0]
-    print("TRAIN", found, plain)
     assert found >= 0.93 and found >= plain - 0.03
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_outliers(seed: int) -> None:
+    """Measured: batch .096, .098; parity .096, .156; ours .946, .948; no filtration .456, .624."""
     found, skips = {}, {}
     about = {"outlier_filtration": True}
     for name, norm in (
@@ -433,7 +433,7 @@ def test_outliers(seed: int) -> None:
         if name == "ours":
             skips = [int(m.skip_counter) for m in net.modules() if isinstance(m, UnifiedNorm)]
             assert min(skips[:1]) >= 7
-    print("OUT", found, skips)
+    assert skips["parity"] == skips["ours"] == [8] * 5 and skips["none"] == [0] * 5
     assert found["batch"] <= 0.3
     assert found["parity"] <= 0.4
     assert found["ours"] >= 0.88
