@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pushforward.nn.attention import nala_attention, soft_attention
-from pushforward.nn.normalisation import UnifiedNorm, l1_layer_norm
+from pushforward.nn.normalisation import UnifiedNorm, evonorm, l1_layer_norm
 from pushforward.nn.quantisation import quantize_shift, quantize_tensor, shift_matmul
 
 Function = Callable[..., Tensor]
@@ -100,6 +102,24 @@ def shiftquant(device: str) -> None:
         assert float(few.scale) == 1.0 and not few.q.any()
 
 
+def _evonorm(*given: Tensor, running: Tensor, about: dict[str, Any], backend: Any) -> Tensor:
+    return evonorm(*given, running.to(given[0].dtype), backend=backend, **about)
+
+
+def evonorms(device: str) -> None:
+    running = torch.rand(6, device=device) + 0.5
+    for variant in ("S0", "B0"):
+        for shape in ((2, 6, 5, 3), (3, 6, 1, 1), (2, 6, 4100), (1, 6, 2)):
+            if variant == "B0" and shape == (3, 6, 1, 1):
+                shape = (3, 6, 1, 2)
+            for training in (True, False):
+                about = {"variant": variant, "groups": 3, "training": training}
+                layer = partial(_evonorm, running=running, about=about)
+                x = torch.randn(shape, device=device) + 3
+                weight, bias, v = torch.randn(3, 6, device=device)
+                compare(layer, [x, weight, bias, v], 2e-5)
+
+
 def unified(device: str) -> None:
     """Three steps with padding, each a function of the input with the statistics before it."""
     for n, c in ((5, 3), (1, 1), (130, 70), (40, 64)):
@@ -127,7 +147,14 @@ def unified(device: str) -> None:
                 norm = fast
 
 
-PARTS = {"nala": nala, "soft": soft, "unified": unified, "l1": l1, "shiftquant": shiftquant}
+PARTS = {
+    "nala": nala,
+    "soft": soft,
+    "evonorm": evonorms,
+    "unified": unified,
+    "l1": l1,
+    "shiftquant": shiftquant,
+}
 
 if __name__ == "__main__":
     torch.manual_seed(0)

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ...kernels import Backend, uses_triton
+
 Variant = Literal["B0", "B1", "B2", "S0", "S1", "S2"]
 VARIANTS = ("B0", "B1", "B2", "S0", "S1", "S2")
 LEARNED = ("B0", "S0")  # those with a trainable v
@@ -32,6 +34,7 @@ def evonorm(
     eps: float = 1e-5,
     training: bool = True,
     apply_act: bool = True,
+    backend: Backend = "auto",
 ) -> Tensor:
     """The layer of a variant, of the shape of x; ``running_var`` is read only.
 
@@ -43,11 +46,15 @@ def evonorm(
         groups: of channels, for the S layers.
         eps: added to every variance, inside the root.
         apply_act: else x is only normalised, by its standard deviation.
+        backend: Triton has S0 and B0, with activation and not in float64; others run in torch.
 
     Errors:
         ValueError, TypeError: x, groups, eps or the variant do not fit.
     """
     require_fitting(x, variant, groups, eps, batch=training or running_var is None)
+    fits = variant in LEARNED and apply_act and x.dtype != torch.float64 and x.numel() > 0
+    if uses_triton(backend, x) and fits:
+        return _fused(x, weight, bias, v, None if training else running_var, variant, groups, eps)
     wide = _wide(x)
     gate = torch.ones((), device=x.device, dtype=wide.dtype) if v is None else _channel(v, wide)
     if variant.startswith("S"):
@@ -62,6 +69,31 @@ def evonorm(
     if bias is not None:
         out = out + _channel(bias, wide)
     return out.to(x.dtype)
+
+
+def _fused(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    v: Tensor | None,
+    running_var: Tensor | None,
+    variant: str,
+    groups: int,
+    eps: float,
+) -> Tensor:
+    from ...kernels.gpu.evonorm import fused_b0, fused_s0
+
+    def full(parameter: Tensor | None, fill: float) -> Tensor:
+        if parameter is not None:
+            return parameter.float()
+        return torch.full(x.shape[1:2], fill, device=x.device)
+
+    parameters = (full(v, 1.0), full(weight, 1.0), full(bias, 0.0))
+    if variant == "S0":
+        out: Tensor = fused_s0(x, *parameters, groups, eps)
+    else:
+        out = fused_b0(x, *parameters, running_var, eps)
+    return out
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -137,6 +169,7 @@ class EvoNorm(nn.Module):
         affine: whether there are a weight and a bias.
         apply_act: else it only normalises.
         track_running_stats: whether the B layers keep a running variance for evaluation.
+        backend: of :func:`evonorm`.
 
     Shape:
         [n, c, *spatial] to the same; the S layers take [n, c] too, where groups have several
@@ -163,6 +196,7 @@ class EvoNorm(nn.Module):
         affine: bool = True,
         apply_act: bool = True,
         track_running_stats: bool = True,
+        backend: Backend = "auto",
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -176,6 +210,7 @@ class EvoNorm(nn.Module):
             raise ValueError(f"{self.groups} groups do not divide {num_features} channels")
         self.num_features, self.variant = num_features, variant
         self.eps, self.momentum, self.apply_act = eps, momentum, apply_act
+        self.backend: Backend = backend
         about = {"device": device, "dtype": dtype}
         for name, fill, present in (
             ("weight", 1.0, affine),
@@ -205,6 +240,7 @@ class EvoNorm(nn.Module):
             eps=self.eps,
             training=training,
             apply_act=self.apply_act,
+            backend=self.backend,
         )
         if self.training and self.running_var is not None:
             self._update(x)
