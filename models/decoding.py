@@ -13,9 +13,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+from pyro import distributions as dist
 from torch import Tensor
 
 
@@ -37,7 +38,7 @@ def uscd_scores(
     standard_logits: Tensor,
     lame_logits: Tensor,
     *,
-    alpha: float = 0.7,
+    alpha: float | Literal["js"] = 0.7,
     eta: float = 1 / 3,
     collision_threshold: float | None = None,
     std_threshold: float | None = None,
@@ -49,7 +50,8 @@ def uscd_scores(
     scores are log p.  Elsewhere they are log(p - alpha q), for tokens with p at least eta over v.
 
     Args:
-        alpha: the weight of the lame distribution q.
+        alpha: the weight of the lame distribution q; "js" takes, row by row, their Jensen-Shannon
+            divergence over log 2, which is not in the paper.
         eta: how plausible a token must be, relative to the mean.
         collision_threshold: of the sum of squares, in (1 / v, 1]; 0.392 unless a threshold is
             given.  It means the same for every vocabulary.
@@ -62,16 +64,17 @@ def uscd_scores(
     """
     size = _vocabulary(standard_logits, lame_logits, vocab_size)
     threshold = _threshold(collision_threshold, std_threshold, size)
-    if not isinstance(alpha, int | float) or not isinstance(eta, int | float):
+    if (not isinstance(alpha, int | float) and alpha != "js") or not isinstance(eta, int | float):
         raise TypeError("alpha and eta are numbers")
-    if alpha < 0 or eta < 0:
+    if (alpha != "js" and alpha < 0) or eta < 0:
         raise ValueError(f"alpha and eta are not negative: {alpha}, {eta}")
     wide = torch.float64 if standard_logits.dtype == torch.float64 else torch.float32
     log_p = standard_logits[..., :size].to(wide).log_softmax(-1)
     p, q = log_p.exp(), lame_logits[..., :size].to(wide).softmax(-1)
     certain = (p**2).sum(-1) > threshold
     plausible = p >= eta / size
-    mass = torch.where(plausible, p - alpha * q, torch.zeros_like(p))
+    weight = jensen_shannon(p, q)[..., None] / math.log(2) if alpha == "js" else alpha
+    mass = torch.where(plausible, p - weight * q, torch.zeros_like(p))
     left = mass > 0
     contrast = torch.where(left, mass.clamp(min=torch.finfo(wide).tiny).log(), -math.inf)
     usable = left.any(-1) & torch.isfinite(mass).all(-1)
@@ -80,6 +83,14 @@ def uscd_scores(
     padding = standard_logits.shape[-1] - size
     scores = torch.nn.functional.pad(scores, (0, padding), value=-math.inf)
     return Scores(scores, contrasted, ~certain & ~usable)
+
+
+def contrast(standard_logits: Tensor, lame_logits: Tensor, **settings: Any) -> dist.Categorical:
+    """The distribution of the next token under :func:`uscd_scores`, to be drawn from or observed.
+
+    A token that the contrast leaves out has probability zero: as a proposal it does not cover p.
+    """
+    return dist.Categorical(logits=uscd_scores(standard_logits, lame_logits, **settings).scores)
 
 
 def _vocabulary(standard: Tensor, lame: Tensor, vocab_size: int | None) -> int:

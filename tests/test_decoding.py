@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from pushforward.models.decoding import (
+    contrast,
     jensen_shannon,
     lame_prompt,
     std_threshold_of,
     uscd_scores,
 )
+from pushforward.models.language import InContextBayesLM
 
 
 def f(x: Any) -> Tensor:
@@ -87,24 +89,23 @@ def test_padding_gets_no_mass() -> None:
     assert bool(torch.isneginf(found.scores[5:]).all())
 
 
-# A model in closed form: it infers which shift c the examples (x, x + c mod 10) have.
-
 PRIOR = f([0.6] + [0.4 / 9] * 9)
 
 
-def answers(rho: float) -> Tensor:
-    """The chance [c, x, y] of the answer y to x under the shift c."""
-    y = (torch.arange(10)[:, None] + torch.arange(10)) % 10
-    return (1 - rho) / 10 + rho * torch.nn.functional.one_hot(y, 10).double()
-
-
 def predicted(examples: list[tuple[int, int]], query: int, rho: float) -> Tensor:
-    """The next token [y] after some examples."""
-    table = answers(rho)
-    weights = PRIOR.clone()
-    for x, y in examples:
-        weights = weights * table[:, x, y]
-    return (weights / weights.sum()) @ table[:, query]
+    """The next token [y] after some examples of a shift modulo ten, which a model infers."""
+    ids = torch.tensor([[*(token for pair in examples for token in pair), query]])
+    return InContextBayesLM(PRIOR, rho)(ids)[0, -1].exp()
+
+
+def test_the_model_by_hand() -> None:
+    """Two examples of the shift 3, by Bayes' rule; a question may be anything."""
+    out = InContextBayesLM(PRIOR, 0.5)(torch.tensor([[2, 5, 4, 7, 1]])).exp()
+    weights = PRIOR * (0.05 + 0.5 * f([c == 3 for c in range(10)])) ** 2
+    weights = weights / weights.sum()
+    answer = 0.05 + 0.5 * weights.roll(1)
+    torch.testing.assert_close(out[0, -1], answer, rtol=0, atol=1e-12)
+    torch.testing.assert_close(out[0, 1], torch.full((10,), 0.1).double())
 
 
 def test_a_habit_is_overcome_by_one_example() -> None:
@@ -145,6 +146,21 @@ def test_certain_rows_are_left_alone() -> None:
         p, q = predicted([(1, (1 + c) % 10), (3, (3 + c) % 10)], 4, 0.6), predicted([], 4, 0.6)
         found = uscd_scores(p.log(), q.log(), collision_threshold=0.2)
         assert not bool(found.contrasted)
+
+
+def test_the_weight_of_jensen_and_shannon() -> None:
+    alpha = 0.0750739012 / math.log(2)
+    expected = uscd_scores(STANDARD, LAME, alpha=alpha, std_threshold=0.25)
+    found = uscd_scores(STANDARD, LAME, alpha="js", std_threshold=0.25)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-8)
+
+
+def test_as_a_distribution() -> None:
+    found = contrast(STANDARD, LAME, std_threshold=0.25)
+    expected = f([0, 0.89475, 0.10525, 0, 0])
+    torch.testing.assert_close(found.probs, expected, rtol=0, atol=1e-4)
+    assert float(found.log_prob(torch.tensor(0))) == -math.inf
+    assert set(found.sample((100,)).tolist()) <= {1, 2}
 
 
 def test_half_precision() -> None:
