@@ -13,7 +13,15 @@ from digits import accuracy
 from torch import Tensor, nn
 
 from pushforward import dist
-from pushforward.nn.activations import WAFBC, Corrected, CRReLU, correction, crrelu, entropy
+from pushforward.nn.activations import (
+    WAFBC,
+    Corrected,
+    CRReLU,
+    EntropyTunedActivation,
+    correction,
+    crrelu,
+    entropy,
+)
 
 
 def f(x: Any) -> Tensor:
@@ -147,6 +155,44 @@ def test_layers() -> None:
     torch.testing.assert_close(compiled(x), layer(x))
 
 
+def test_a_tuned_activation_follows_its_inputs() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(200, dtype=torch.float64)
+    tuned = EntropyTunedActivation(init=0.1, refresh=3, dtype=torch.float64)
+    torch.testing.assert_close(tuned.eval()(x), crrelu(x, 0.1))
+    tuned.train()
+    for step in range(3):
+        assert float(tuned.deviation) == 1 and float(tuned.mean) == 0, step
+        out = tuned(2 * x + 5)
+    rate = 1 - 0.9**3
+    mean = 2 * x.mean() + 5
+    torch.testing.assert_close(tuned.mean, rate * mean)
+    variance = 4 * x.var(correction=0)
+    torch.testing.assert_close(tuned.deviation, (1 - rate + rate * variance).sqrt())
+    z = (2 * x + 5 - tuned.mean) / tuned.deviation
+    torch.testing.assert_close(out, torch.relu(2 * x + 5) + 0.1 * z * torch.exp(-(z**2) / 2))
+    before = tuned.running_var.clone()
+    tuned(x * math.inf)
+    assert torch.equal(tuned.running_var, before)
+    y = (x[:20] + 5).requires_grad_()
+    assert torch.autograd.gradcheck(tuned.eval(), (y,))
+    compiled = torch.compile(tuned.train(), fullgraph=True, backend="aot_eager")
+    assert compiled(x).shape == x.shape
+
+
+def test_tuned_activations_lower_the_entropy_of_their_output() -> None:
+    """By the first-order theory, for eps of the sign that the paper's criterion asks for."""
+    grid = torch.linspace(-8, 8, 20001, dtype=torch.float64)
+    log_p = torch.distributions.Normal(torch.tensor(0.0).double(), 1.0).log_prob
+
+    def output_entropy(eps: float) -> float:
+        """Of y = x + eps z exp(-z^2 / 2): that of x, plus the mean log slope."""
+        slope = 1 + eps * (1 - grid**2) * torch.exp(-(grid**2) / 2)
+        return float(torch.trapezoid(log_p(grid).exp() * (slope.log() - log_p(grid)), grid))
+
+    assert output_entropy(-0.1) < output_entropy(0.0) < output_entropy(0.1)
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="finite"):
         CRReLU(init=math.inf)
@@ -160,6 +206,10 @@ def test_bad_input() -> None:
         CRReLU()(torch.arange(3))
     with pytest.raises(ValueError, match="strictly increasing"):
         correction(lambda y: y * torch.sigmoid(y), log_normal_density, f([-5.0, 0.0, 1.0]))
+    with pytest.raises(ValueError, match="refresh >= 1"):
+        EntropyTunedActivation(refresh=0)
+    with pytest.raises(TypeError, match="floating point"):
+        EntropyTunedActivation()(torch.arange(3))
     with pytest.raises(ValueError, match="low < high"):
         WAFBC(dist.Normal(0.0, 1.0), 1.0, 1.0)
 

@@ -1,7 +1,7 @@
 """Activation functions for torch, with what is known of moments and entropy behind them."""
 
 from .crrelu import CRReLU, crrelu
-from .eafo import WAFBC, Corrected, correction, entropy
+from .eafo import WAFBC, Corrected, EntropyTunedActivation, correction, entropy
 from .moments import moment_map, selu_parameters
 from .selu import (
     SELU,
@@ -24,6 +24,7 @@ __all__ = [
     "AlphaDropout",
     "CRReLU",
     "Corrected",
+    "EntropyTunedActivation",
     "FeatureAlphaDropout",
     "LayerMoments",
     "alpha_dropout",
