@@ -21,10 +21,11 @@ MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
 def hashed(x: Tensor) -> Tensor:
     """A mixing hash of 32-bit whole numbers, held in int64."""
     x = x ^ (x >> 16)
-    x = (x * MULTIPLIERS[0]) & MASK
-    x = x ^ (x >> 15)
-    x = (x * MULTIPLIERS[1]) & MASK
-    return x ^ (x >> 16)
+    x.mul_(MULTIPLIERS[0]).bitwise_and_(MASK)
+    x ^= x >> 15
+    x.mul_(MULTIPLIERS[1]).bitwise_and_(MASK)
+    x ^= x >> 16
+    return x
 
 
 def uniforms(seed: Tensor, shape: torch.Size) -> Tensor:
@@ -32,8 +33,8 @@ def uniforms(seed: Tensor, shape: torch.Size) -> Tensor:
     so the same on every device."""
     count = shape.numel()
     places = torch.arange(count, device=seed.device)
-    mixed = hashed((places + hashed(seed & MASK)) & MASK)
-    return ((mixed >> 8).to(torch.float32) * 2.0**-24).reshape(shape)
+    mixed = hashed(places.add_(hashed(seed & MASK)).bitwise_and_(MASK))
+    return (mixed >> 8).to(torch.float32).mul_(2.0**-24).reshape(shape)
 
 
 def groups_of(ranges: Tensor, greatest: Tensor, num_groups: int) -> Tensor:

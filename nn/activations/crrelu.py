@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-FAR = 16.0  # exp(-x^2 / 2) is zero in float32 from here on, and x^2 no overflow in float16
-
 
 def crrelu(x: Tensor, eps: Tensor | float) -> Tensor:
     """max(0, x) + eps x exp(-x^2 / 2), of the shape of x.
 
     Args:
         eps: a number, or one for each channel [c] of x [n, c, ...].
+
+    Half precision is computed in float32.  Infinite inputs give no number.
 
     Errors:
         TypeError: x holds integers.
@@ -30,8 +30,32 @@ def crrelu(x: Tensor, eps: Tensor | float) -> Tensor:
     if strength.numel() > 1:
         strength = _by_channel(x, strength)
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    bump = wide * torch.exp(-0.5 * wide.clamp(-FAR, FAR) ** 2)
-    return torch.relu(x) + (strength.to(bump.dtype) * bump).to(x.dtype)
+    out: Tensor = _Corrected.apply(wide, strength.to(wide.dtype))
+    return out.to(x.dtype)
+
+
+class _Corrected(torch.autograd.Function):
+    """max(0, x) + eps x exp(-x^2 / 2), of which only x is kept; eps [1] or as wide as x."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, eps: Tensor) -> Tensor:
+        return torch.addcmul(torch.relu(x), eps, x * torch.exp(-0.5 * x.square()))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        x, eps = ctx.saved_tensors
+        (gradient,) = gradients
+        square = x.square()
+        bell = torch.exp(-0.5 * square)
+        slope = torch.addcmul((x > 0).to(x.dtype), eps, (1 - square) * bell)
+        along = (gradient * x * bell).sum_to_size(eps.shape)
+        return gradient * slope, along
 
 
 def _by_channel(x: Tensor, eps: Tensor) -> Tensor:
