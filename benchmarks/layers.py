@@ -195,7 +195,7 @@ def compare(name: str, rounds: int) -> list[str]:
         expected = plain(*inputs)
         error = float((layer(*inputs) - expected).abs().max() / expected.abs().max())
     assert error < limit, f"{name} differs from its formula by {error}"
-    torch._dynamo.reset()
+    torch.compiler.reset()
     variants = {
         "plain": plain,
         "ours": layer,

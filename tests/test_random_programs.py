@@ -52,7 +52,7 @@ def f(x: Any) -> Tensor:
 
 def coin(p: float, q: float) -> Term:
     """A coin whose chance depends on the argument."""
-    return Term(lambda c: sample("x", dist.Bernoulli(p + (q - p) * (c > 0))), f"coin({p}, {q})")
+    return Term(lambda c: sample("x", dist.Bernoulli(f(p) + (q - p) * (c > 0))), f"coin({p}, {q})")
 
 
 def die(weights: tuple[float, ...]) -> Term:

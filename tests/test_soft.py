@@ -235,6 +235,7 @@ def test_the_layer(landmark: Any, norm: Any) -> None:
     )
     first.load_state_dict(layer.state_dict())
     torch.testing.assert_close(first(x.transpose(0, 1), hw=(4, 6)).transpose(0, 1), out)
+    torch.compiler.reset()
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, hw=(4, 6)), out)
     with torch.autocast("cpu", dtype=torch.bfloat16):

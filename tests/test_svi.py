@@ -445,8 +445,10 @@ import sys, torch
 from pushforward import dist, factor, observe, plate, sample
 from pushforward.inference.vi import SVI, elbo, reparam
 
-rank, size, port = (int(x) for x in sys.argv[1:])
-torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+rank, size = int(sys.argv[1]), int(sys.argv[2])
+torch.distributed.init_process_group(
+    "gloo", f"file://{sys.argv[3]}", rank=rank, world_size=size
+)
 y = torch.tensor([1.2, 0.4, 2.1, 1.7])[rank::size]
 loc = torch.nn.Parameter(torch.zeros(()))
 
@@ -464,15 +466,11 @@ print(loc.item())
 """
 
 
-def test_two_processes_share_their_gradients() -> None:
+def test_two_processes_share_their_gradients(tmp_path: Path) -> None:
     """Each has half of the data; both end at the same place, near the mean given all."""
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    meeting = str(tmp_path / "meeting")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = [[sys.executable, "-c", PARALLEL, str(rank), "2", port] for rank in range(2)]
+    words = [[sys.executable, "-c", PARALLEL, str(rank), "2", meeting] for rank in range(2)]
     runs = [subprocess.Popen(w, stdout=subprocess.PIPE, text=True, env=environment) for w in words]
     found = [float(run.communicate(timeout=120)[0].split()[-1]) for run in runs]
     assert found[0] == found[1]

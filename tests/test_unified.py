@@ -87,7 +87,7 @@ def test_four_steps(passes: int, compiled: str | None) -> None:
     norm = UnifiedNorm(2, 2, 2, rescale_after=2, dtype=torch.float64)
     call: Any = norm
     if compiled is not None:
-        torch._dynamo.reset()
+        torch.compiler.reset()
         call = torch.compile(norm, fullgraph=True, backend=compiled)
     for t in range(4):
         x = (entries(3, t, 7) / 2 * (1 + 0.2 * t)).requires_grad_()

@@ -119,7 +119,7 @@ def nala_attention(
     kept = None if attn_mask is None else _kept(attn_mask, k)
     plain = kept is None and rope is None and initial_state is None and not output_final_state
     fusible = plain and direction == "sign" and 0 not in (q.numel(), k.numel(), v.numel())
-    if fusible and q.dtype != torch.float64 and uses_triton(backend, q, k, v):
+    if uses_triton(backend, q, k, v) and fusible and q.dtype != torch.float64:
         from ...kernels.gpu.nala import fused_attention
 
         fused: Tensor = fused_attention(q, k, v, lam, tau, eps, is_causal)

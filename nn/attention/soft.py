@@ -145,7 +145,7 @@ def attended(
         inverse = root[..., :, None] * inverse * root[..., None, :]
     clamped = torch.zeros((), dtype=torch.long, device=q.device)
     fused = kept is None and landmarks_kept is None and norm != "token"
-    if fused and tokens.dtype != torch.float64 and uses_triton(backend, q, v, landmarks):
+    if uses_triton(backend, q, v, landmarks) and fused and tokens.dtype != torch.float64:
         from ...kernels.gpu.soft import fused_soft
 
         read: Tensor = fused_soft(tokens, marks, inverse, values)

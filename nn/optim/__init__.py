@@ -1,0 +1,29 @@
+"""Optimisers for torch, and learners for data that come one by one."""
+
+from .adamp import SGDP, AdamP, project_radial
+from .domains import Ball, Box, Domain, Free, PositiveOrthant, Simplex
+from .exponentiated import ExponentiatedSGD, egd_step, init_dale_
+from .mirror import DynamicOptimisticMD, OnlineLearner, OptimisticMirrorDescent
+from .radius import RadiusInfo, SoftmaxRadiusController, partition_radius, softmax_radius
+
+__all__ = [
+    "SGDP",
+    "AdamP",
+    "Ball",
+    "Box",
+    "Domain",
+    "DynamicOptimisticMD",
+    "ExponentiatedSGD",
+    "Free",
+    "OnlineLearner",
+    "OptimisticMirrorDescent",
+    "PositiveOrthant",
+    "RadiusInfo",
+    "Simplex",
+    "SoftmaxRadiusController",
+    "egd_step",
+    "init_dale_",
+    "partition_radius",
+    "project_radial",
+    "softmax_radius",
+]

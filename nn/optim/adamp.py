@@ -1,0 +1,323 @@
+"""Momentum optimisers that leave out the radial part of a step on scale-invariant weights.
+
+Where a loss does not depend on the length of a weight, as in front of a normalisation, momentum
+only makes the weight longer and the steps on the sphere shorter.  Such weights are found by a test:
+their gradient is orthogonal to them.
+
+Source: Heo et al., AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
+Weights (arXiv 2006.08217); the order of the tests, by channel and then by layer, is that of the
+public code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+Mode = Literal["auto", "channel", "layer", "off"]
+MODES = ("auto", "channel", "layer", "off")
+VIEWS = ("none", "channel", "layer")
+
+
+class Projection(NamedTuple):
+    """Of a weight with rows: ``along`` [rows, 1] is the share of w that is taken from the step,
+    ``ratio`` that of the decay, ``view`` 0 for none, 1 for channels, 2 for the layer, ``cosine``
+    the greatest in that view."""
+
+    along: Tensor
+    ratio: Tensor
+    view: Tensor
+    cosine: Tensor
+
+
+def _dots(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products [rows] of rows [rows, k]."""
+    return torch.bmm(a[:, None, :], b[:, :, None]).flatten()
+
+
+def _projection(
+    rows: list[Tensor], delta: float, wd_ratio: float, eps: float, mode: str
+) -> Projection:
+    """Of weight, gradient and step as rows [rows, k]; both tests are made on the device."""
+    w, g, u = rows
+    wg, wu, ww, gg = _dots(w, g), _dots(w, u), _dots(w, w), _dots(g, g)
+    size = ww.sqrt()
+    whole = ww.sum().sqrt()
+    by_row = wg.abs() / (size.clamp(min=eps) * gg.sqrt().clamp(min=eps))
+    by_layer = wg.sum().abs() / (whole.clamp(min=eps) * gg.sum().sqrt().clamp(min=eps))
+    row_cosine = by_row.amax()
+    channel = row_cosine < delta / math.sqrt(w.shape[1])
+    layer = ~channel & (by_layer < delta / math.sqrt(w.numel()))
+    if mode == "channel":
+        channel, layer = torch.ones_like(channel), torch.zeros_like(layer)
+    elif mode == "layer":
+        channel, layer = torch.zeros_like(channel), torch.ones_like(layer)
+    row, all_rows = wu / (size + eps).square(), wu.sum() / (whole + eps).square()
+    along = torch.where(channel, row, torch.where(layer, all_rows, torch.zeros_like(row)))
+    either = channel | layer
+    ratio = torch.where(either, torch.full_like(whole, wd_ratio), torch.ones_like(whole))
+    view = channel.to(torch.int8) + 2 * layer.to(torch.int8)
+    return Projection(along[:, None], ratio, view, torch.where(layer, by_layer, row_cosine))
+
+
+def project_radial(
+    w: Tensor,
+    g: Tensor,
+    u: Tensor,
+    delta: float = 0.1,
+    wd_ratio: float = 0.1,
+    eps: float = 1e-8,
+    mode: Mode = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The step without its radial part, the ratio of the decay, and the view that was used.
+
+    Args:
+        w, g, u: weight, gradient and proposed step of one shape, the channels first.
+        delta: rows count as orthogonal if their cosine is below delta / sqrt(length).
+        wd_ratio: the ratio of the decay where the step was projected.
+        mode: "auto" tests rows, then the whole; "channel", "layer" and "off" say what holds.
+
+    Returns:
+        the step; the ratio; 0 for no projection, 1 by channel, 2 by layer.
+
+    Errors:
+        ValueError: there is no such mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"the projection is one of {', '.join(MODES)}, not {mode!r}")
+    if mode == "off" or w.ndim <= 1 or w.numel() == 0:
+        return u, w.new_ones(()), torch.zeros((), dtype=torch.int8, device=w.device)
+    rows = [each.reshape(len(w), -1) for each in (w, g, u)]
+    found = _projection(rows, delta, wd_ratio, eps, mode)
+    return (rows[2] - found.along * rows[0]).reshape(u.shape), found.ratio, found.view
+
+
+def _require(defaults: dict[str, Any]) -> None:
+    for name, value in defaults.items():
+        if name in ("lr", "delta", "wd_ratio", "weight_decay") and not value >= 0:
+            raise ValueError(f"{name} is not negative, which {value} is")
+    if not defaults["eps"] > 0:
+        raise ValueError(f"eps is positive, which {defaults['eps']} is not")
+    if defaults["projection"] not in MODES:
+        what = f"the projection is one of {', '.join(MODES)}"
+        raise ValueError(f"{what}, not {defaults['projection']!r}")
+
+
+class _Projected(Optimizer):
+    """What AdamP and SGDP share: a proposed step of every parameter, and its projection."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        _require(self.param_groups[-1])
+        for p in self.param_groups[-1]["params"]:
+            if p.is_complex():
+                raise TypeError(f"the cosine of complex parameters is not defined: {p.dtype}")
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Make a step; the closure, if there is one, computes the loss and its gradients again."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            with_grad = [p for p in group["params"] if p.grad is not None]
+            if any(p.grad.is_sparse for p in with_grad):
+                raise RuntimeError(f"{type(self).__name__} takes no sparse gradients")
+            kinds: dict[Any, list[Tensor]] = {}
+            for i, p in enumerate(with_grad):
+                kind = (p.device, p.dtype) if group["foreach"] is not False else i
+                kinds.setdefault(kind, []).append(p)
+            for params in kinds.values():
+                self._step_together(params, group)
+        return loss
+
+    def _step_together(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def _apply(
+        self,
+        p: Tensor,
+        w: Tensor,
+        g: Tensor,
+        u: Tensor,
+        group: dict[str, Any],
+        lr: float,
+        decay: float,
+    ) -> None:
+        """w <- w (1 - decay ratio) - lr (u - along w); u is used up."""
+        mode = group["projection"]
+        if mode == "off" or w.ndim <= 1 or w.numel() == 0:
+            if decay:
+                w.mul_(1 - decay)
+            w.add_(u, alpha=-lr)
+        else:
+            axis = group["channel_axis"]
+            rows = [each.movedim(axis, 0).flatten(1) for each in (w, g, u)]
+            found = _projection(rows, group["delta"], group["wd_ratio"], group["eps"], mode)
+            factor = 1 - decay * found.ratio + lr * found.along[:, 0]
+            shape = [1] * w.ndim
+            shape[axis] = -1
+            w.mul_(factor.reshape(shape)).add_(u, alpha=-lr)
+            self.state[p]["projection"] = (found.view, found.cosine)
+        if w is not p:
+            p.copy_(w)
+
+    def projection_report(self) -> dict[str, dict[str, Any]]:
+        """Of each parameter ("group.index"): the view last used, its cosine, and the norm."""
+        report = {}
+        for i, group in enumerate(self.param_groups):
+            for j, p in enumerate(group["params"]):
+                view, cosine = self.state[p].get("projection", (0, math.nan))
+                report[f"{i}.{j}"] = {
+                    "view": VIEWS[int(view)],
+                    "cosine": float(cosine),
+                    "norm": float(p.detach().norm()),
+                }
+        return report
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+class AdamP(_Projected):
+    """Adam with decoupled decay, and without the radial part of steps on scale-invariant weights.
+
+    Args:
+        lr, betas, eps, weight_decay, foreach, maximize: as in ``torch.optim.AdamW``, with other
+            defaults; half precision is updated in float32.
+        delta, wd_ratio, projection: of :func:`project_radial`.  Variational locations and scales
+            are not scale-invariant: give them projection="off".
+        nesterov: look one step ahead in the momentum.
+        channel_axis: the dimension of the channels.
+
+    Errors:
+        ValueError: a setting is out of range.
+        TypeError: a parameter is complex.
+        RuntimeError: a gradient is sparse.
+
+    A step costs four inner products more than one of AdamW; no value leaves the device.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        delta: float = 0.1,
+        wd_ratio: float = 0.1,
+        nesterov: bool = False,
+        projection: Mode = "auto",
+        channel_axis: int = 0,
+        foreach: bool | None = None,
+        maximize: bool = False,
+    ) -> None:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas are in [0, 1), which {betas} are not")
+        defaults = {
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "delta": delta,
+            "wd_ratio": wd_ratio, "nesterov": nesterov, "projection": projection,
+            "channel_axis": channel_axis, "foreach": foreach, "maximize": maximize,
+        }  # fmt: skip
+        super().__init__(params, defaults)
+
+    def _step_together(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        for p in params:
+            state = self.state[p]
+            if "step" not in state:
+                state["step"] = 0
+                state["exp_avg"] = torch.zeros_like(_wide(p))
+                state["exp_avg_sq"] = torch.zeros_like(_wide(p))
+            state["step"] += 1
+        grads = [_wide(p.grad if not group["maximize"] else -p.grad) for p in params]  # type: ignore[arg-type, operator]
+        means = [self.state[p]["exp_avg"] for p in params]
+        squares = [self.state[p]["exp_avg_sq"] for p in params]
+        torch._foreach_lerp_(means, grads, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+        below = torch._foreach_sqrt(squares)
+        steps = [self.state[p]["step"] for p in params]
+        torch._foreach_div_(below, [math.sqrt(1 - beta2**t) for t in steps])
+        torch._foreach_add_(below, group["eps"])
+        ahead = torch._foreach_lerp(means, grads, 1 - beta1) if group["nesterov"] else means
+        moves = torch._foreach_div(ahead, below)
+        lr = float(group["lr"])
+        for p, g, u, t in zip(params, grads, moves, steps, strict=True):
+            rate, decay = lr / (1 - beta1**t), lr * group["weight_decay"]
+            self._apply(p, _wide(p), g, u, group, rate, decay)
+
+
+class SGDP(_Projected):
+    """SGD with momentum, without the radial part of steps on scale-invariant weights.
+
+    The decay is decoupled, with the rate lr weight_decay / (1 - momentum) of the public code: it is
+    not that of ``torch.optim.SGD``.  The first momentum is (1 - dampening) g.
+
+    Args:
+        lr, momentum, dampening, weight_decay, nesterov, foreach, maximize: as in
+            ``torch.optim.SGD``.
+        delta, wd_ratio, projection, eps, channel_axis: of :class:`AdamP`.
+
+    Errors:
+        ValueError: a setting is out of range; Nesterov's momentum without momentum, or dampened.
+        TypeError: a parameter is complex.
+        RuntimeError: a gradient is sparse.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        *,
+        nesterov: bool = False,
+        eps: float = 1e-8,
+        delta: float = 0.1,
+        wd_ratio: float = 0.1,
+        projection: Mode = "auto",
+        channel_axis: int = 0,
+        foreach: bool | None = None,
+        maximize: bool = False,
+    ) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"the momentum is in [0, 1), which {momentum} is not")
+        if nesterov and (momentum == 0 or dampening != 0):
+            raise ValueError("Nesterov's momentum needs momentum, and no dampening")
+        defaults = {
+            "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
+            "nesterov": nesterov, "eps": eps, "delta": delta, "wd_ratio": wd_ratio,
+            "projection": projection, "channel_axis": channel_axis, "foreach": foreach,
+            "maximize": maximize,
+        }  # fmt: skip
+        super().__init__(params, defaults)
+
+    def _step_together(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        momentum, lr = group["momentum"], float(group["lr"])
+        for p in params:
+            state = self.state[p]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(_wide(p))
+        grads = [_wide(p.grad if not group["maximize"] else -p.grad) for p in params]  # type: ignore[arg-type, operator]
+        buffers = [self.state[p]["momentum"] for p in params]
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, grads, alpha=1 - group["dampening"])
+        moves = torch._foreach_add(grads, buffers, alpha=momentum) if group["nesterov"] else buffers
+        decay = lr * group["weight_decay"] / (1 - momentum)
+        for p, g, u in zip(params, grads, moves, strict=True):
+            self._apply(p, _wide(p), g, u, group, lr, decay)
