@@ -25,9 +25,9 @@ VIEWS = ("none", "channel", "layer")
 
 
 class Projection(NamedTuple):
-    """Of a weight with rows: ``along`` [rows, 1] is the share of w that is taken from the step,
-    ``ratio`` that of the decay, ``view`` 0 for none, 1 for channels, 2 for the layer, ``cosine``
-    the greatest in that view."""
+    """Of weights with rows, all together: ``along`` [rows] is the share of w that is taken from the
+    step, ``ratio`` [weights] that of the decay, ``view`` [weights] 0 for none, 1 for channels, 2
+    for the layer, ``cosine`` [weights] the greatest in that view."""
 
     along: Tensor
     ratio: Tensor
@@ -35,34 +35,53 @@ class Projection(NamedTuple):
     cosine: Tensor
 
 
-def _dots(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products [rows] of rows [rows, k]."""
-    return torch.bmm(a[:, None, :], b[:, :, None]).flatten()
+Rows = tuple[list[Tensor], list[Tensor], list[Tensor]]
+
+
+def _products(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """Inner products of all rows [rows, k] of matrices."""
+    return torch.cat([(x * y).sum(1) for x, y in zip(a, b, strict=True)])
+
+
+def _norms(a: list[Tensor]) -> Tensor:
+    return torch.cat([torch.linalg.vector_norm(x, dim=1) for x in a])
 
 
 def _projection(
-    rows: list[Tensor], delta: float, wd_ratio: float, eps: float, mode: str
+    rows: Rows,
+    delta: float,
+    wd_ratio: float,
+    eps: float,
+    mode: str,
 ) -> Projection:
-    """Of weight, gradient and step as rows [rows, k]; both tests are made on the device."""
+    """Of weights, gradients and steps as rows [rows, k]; both tests are made on the device."""
     w, g, u = rows
-    wg, wu, ww, gg = _dots(w, g), _dots(w, u), _dots(w, w), _dots(g, g)
-    size = ww.sqrt()
-    whole = ww.sum().sqrt()
-    by_row = wg.abs() / (size.clamp(min=eps) * gg.sqrt().clamp(min=eps))
-    by_layer = wg.sum().abs() / (whole.clamp(min=eps) * gg.sum().sqrt().clamp(min=eps))
-    row_cosine = by_row.amax()
-    channel = row_cosine < delta / math.sqrt(w.shape[1])
-    layer = ~channel & (by_layer < delta / math.sqrt(w.numel()))
-    if mode == "channel":
-        channel, layer = torch.ones_like(channel), torch.zeros_like(layer)
-    elif mode == "layer":
-        channel, layer = torch.zeros_like(channel), torch.ones_like(layer)
-    row, all_rows = wu / (size + eps).square(), wu.sum() / (whole + eps).square()
-    along = torch.where(channel, row, torch.where(layer, all_rows, torch.zeros_like(row)))
-    either = channel | layer
-    ratio = torch.where(either, torch.full_like(whole, wd_ratio), torch.ones_like(whole))
+    about: dict[str, Any] = {"device": w[0].device}
+    sizes = torch.tensor([[len(x), x.shape[1]] for x in w], **about)
+    owner = torch.arange(len(w), **about).repeat_interleave(
+        sizes[:, 0], output_size=sum(map(len, w))
+    )
+
+    def whole(rows: Tensor) -> Tensor:
+        """Sums of rows by their weights."""
+        return rows.new_zeros(len(w)).index_add_(0, owner, rows)
+
+    wg, wu, size, slope = _products(w, g), _products(w, u), _norms(w), _norms(g)
+    by_row = wg.abs() / (size.clamp(min=eps) * slope.clamp(min=eps))
+    row_cosine = by_row.new_zeros(len(w)).scatter_reduce_(0, owner, by_row, "amax")
+    length = whole(size.square()).sqrt()
+    bottom = length.clamp(min=eps) * whole(slope.square()).sqrt().clamp(min=eps)
+    layer_cosine = whole(wg).abs() / bottom
+    channel = row_cosine < delta / sizes[:, 1].sqrt()
+    layer = ~channel & (layer_cosine < delta / sizes.prod(1).sqrt())
+    if mode != "auto":
+        channel = torch.full_like(channel, mode == "channel")
+        layer = torch.full_like(layer, mode == "layer")
+    of_row, of_layer = wu / (size + eps).square(), whole(wu) / (length + eps).square()
+    along = torch.where(channel[owner], of_row, torch.where(layer, of_layer, 0.0)[owner])
+    ratio = torch.where(channel | layer, wd_ratio, 1.0).to(along.dtype)
     view = channel.to(torch.int8) + 2 * layer.to(torch.int8)
-    return Projection(along[:, None], ratio, view, torch.where(layer, by_layer, row_cosine))
+    return Projection(along, ratio, view, torch.where(layer, layer_cosine, row_cosine))
 
 
 def project_radial(
@@ -92,9 +111,10 @@ def project_radial(
         raise ValueError(f"the projection is one of {', '.join(MODES)}, not {mode!r}")
     if mode == "off" or w.ndim <= 1 or w.numel() == 0:
         return u, w.new_ones(()), torch.zeros((), dtype=torch.int8, device=w.device)
-    rows = [each.reshape(len(w), -1) for each in (w, g, u)]
-    found = _projection(rows, delta, wd_ratio, eps, mode)
-    return (rows[2] - found.along * rows[0]).reshape(u.shape), found.ratio, found.view
+    matrix, gradient, move = (each.reshape(len(w), -1) for each in (w, g, u))
+    found = _projection(([matrix], [gradient], [move]), delta, wd_ratio, eps, mode)
+    q = move - found.along[:, None] * matrix
+    return q.reshape(u.shape), found.ratio[0], found.view[0]
 
 
 def _require(defaults: dict[str, Any]) -> None:
@@ -146,31 +166,37 @@ class _Projected(Optimizer):
 
     def _apply(
         self,
-        p: Tensor,
-        w: Tensor,
-        g: Tensor,
-        u: Tensor,
-        group: dict[str, Any],
-        lr: float,
+        params: list[Tensor],
+        grads: list[Tensor],
+        moves: list[Tensor],
+        rates: list[float],
         decay: float,
+        group: dict[str, Any],
     ) -> None:
-        """w <- w (1 - decay ratio) - lr (u - along w); u is used up."""
-        mode = group["projection"]
-        if mode == "off" or w.ndim <= 1 or w.numel() == 0:
-            if decay:
-                w.mul_(1 - decay)
-            w.add_(u, alpha=-lr)
-        else:
-            axis = group["channel_axis"]
-            rows = [each.movedim(axis, 0).flatten(1) for each in (w, g, u)]
-            found = _projection(rows, group["delta"], group["wd_ratio"], group["eps"], mode)
-            factor = 1 - decay * found.ratio + lr * found.along[:, 0]
-            shape = [1] * w.ndim
-            shape[axis] = -1
-            w.mul_(factor.reshape(shape)).add_(u, alpha=-lr)
-            self.state[p]["projection"] = (found.view, found.cosine)
-        if w is not p:
-            p.copy_(w)
+        """w <- w (1 - decay ratio) - rate (u - along w), in float32 at least."""
+        wide = [_wide(p) for p in params]
+        axis, mode = group["channel_axis"], group["projection"]
+        seen = [i for i, w in enumerate(wide) if mode != "off" and w.ndim > 1 and w.numel()]
+        factors: list[Tensor | float] = [1 - decay] * len(wide)
+        if seen:
+            w, g, u = (
+                [each[i].movedim(axis, 0).flatten(1) for i in seen] for each in (wide, grads, moves)
+            )
+            about = (group["delta"], group["wd_ratio"], group["eps"], mode)
+            found = _projection((w, g, u), *about)
+            parts = found.along.split([len(each) for each in w])
+            kept = 1 - decay * found.ratio
+            for j, i in enumerate(seen):
+                shape = [1] * wide[i].ndim
+                shape[axis] = -1
+                factors[i] = torch.add(kept[j], parts[j], alpha=rates[i]).reshape(shape)
+                self.state[params[i]]["projection"] = (found.view[j], found.cosine[j])
+        for p, x, move, rate, factor in zip(params, wide, moves, rates, factors, strict=True):
+            if isinstance(factor, Tensor) or factor != 1:
+                x.mul_(factor)
+            x.add_(move, alpha=-rate)
+            if x is not p:
+                p.copy_(x)
 
     def projection_report(self) -> dict[str, dict[str, Any]]:
         """Of each parameter ("group.index"): the view last used, its cosine, and the norm."""
@@ -249,16 +275,16 @@ class AdamP(_Projected):
         torch._foreach_lerp_(means, grads, 1 - beta1)
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
-        below = torch._foreach_sqrt(squares)
         steps = [self.state[p]["step"] for p in params]
-        torch._foreach_div_(below, [math.sqrt(1 - beta2**t) for t in steps])
-        torch._foreach_add_(below, group["eps"])
+        unbiased = [math.sqrt(1 - beta2**t) for t in steps]
+        moves = torch._foreach_sqrt(squares)
+        torch._foreach_add_(moves, [group["eps"] * c for c in unbiased])
+        torch._foreach_reciprocal_(moves)
         ahead = torch._foreach_lerp(means, grads, 1 - beta1) if group["nesterov"] else means
-        moves = torch._foreach_div(ahead, below)
+        torch._foreach_mul_(moves, ahead)
         lr = float(group["lr"])
-        for p, g, u, t in zip(params, grads, moves, steps, strict=True):
-            rate, decay = lr / (1 - beta1**t), lr * group["weight_decay"]
-            self._apply(p, _wide(p), g, u, group, rate, decay)
+        rates = [lr * c / (1 - beta1**t) for c, t in zip(unbiased, steps, strict=True)]
+        self._apply(params, grads, list(moves), rates, lr * group["weight_decay"], group)
 
 
 class SGDP(_Projected):
@@ -319,5 +345,4 @@ class SGDP(_Projected):
         torch._foreach_add_(buffers, grads, alpha=1 - group["dampening"])
         moves = torch._foreach_add(grads, buffers, alpha=momentum) if group["nesterov"] else buffers
         decay = lr * group["weight_decay"] / (1 - momentum)
-        for p, g, u in zip(params, grads, moves, strict=True):
-            self._apply(p, _wide(p), g, u, group, lr, decay)
+        self._apply(params, grads, list(moves), [lr] * len(params), decay, group)
