@@ -156,7 +156,10 @@ def test_every_step_may_have_the_target_ratio() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("rate", "ours", "plain"), [(1e-3, 0.90, 0.80), (1e-2, 0.92, 0.30)])
 def test_a_spike_of_the_rate_is_survived(rate: float, ours: float, plain: float) -> None:
-    """Full-batch Adam, 200 steps, a rate 1000 times as great from step 51 on."""
+    """Full-batch Adam, 200 steps, a rate 1000 times as great from step 51 on.
+
+    Measured .954 after .769 without the controller, and .922 after .107.
+    """
     x, x_test, y, y_test = digits()
     x, y, x_test = x.flatten(1)[:600], y[:600], x_test.flatten(1)
 
@@ -178,7 +181,6 @@ def test_a_spike_of_the_rate_is_survived(rate: float, ours: float, plain: float)
         return float((model(x_test).argmax(1) == y_test).double().mean()), greatest
 
     (found, greatest), (bare, _) = run(True), run(False)
-    print("SPIKE", rate, found, bare)
     assert found >= ours and bare <= plain
     assert greatest <= 1 + 1e-5
 
