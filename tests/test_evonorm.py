@@ -213,3 +213,9 @@ def test_training() -> None:
     large = {"batch": 64, "rate": 0.05, "steps": 300}
     assert mean_accuracy(lambda: EvoNorm(32, "S0", 8), **large) >= 0.965
     assert mean_accuracy(lambda: EvoNorm(32, "B0"), **large) >= 0.965
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_empty_batch(variant: Any) -> None:
+    x = torch.zeros(0, 4, 3, 2, dtype=torch.float64)
+    assert layer(variant, x).eval()(x).shape == x.shape

@@ -343,6 +343,7 @@ def test_edges() -> None:
     x = torch.zeros(0, 4, requires_grad=True)
     layer(x).sum().backward()
     assert x.grad is not None and layer.weight.grad is not None and not layer.weight.grad.any()
+    assert QConv2d(2, 3, 3, padding=1)(torch.zeros(0, 2, 4, 5)).shape == (0, 3, 4, 5)
     half = quantize_shift(torch.full((2, 2), 3e-8, dtype=torch.float16), rounding="nearest")
     assert bool(half.q.eq(7).all())
     skipped = quantize_shift(torch.tensor([[1.0, math.inf]]), nonfinite="skip_step")

@@ -132,7 +132,7 @@ def _instance_root(x: Tensor, eps: float, *, centred: bool) -> Tensor:
 def _group_root(x: Tensor, groups: int, eps: float, *, centred: bool) -> Tensor:
     """The root of variance, or of the mean square, over space and the channels of a group."""
     n, c = x.shape[:2]
-    parts = x.reshape(n, groups, -1)
+    parts = x.reshape(n, groups, x.shape[1:].numel() // groups)
     square = parts.var(-1, correction=0) if centred else (parts**2).mean(-1)
     root = (square + eps).sqrt().repeat_interleave(c // groups, 1)
     return root.reshape(n, c, *(1 for _ in x.shape[2:]))
@@ -151,7 +151,7 @@ def require_fitting(x: Tensor, variant: str, groups: int, eps: float, batch: boo
     if variant.startswith("S"):
         if x.shape[1] % groups:
             raise ValueError(f"{groups} groups do not divide the {x.shape[1]} channels of x")
-        if x[0].numel() == groups:
+        if x.shape[1:].numel() == groups:
             raise ValueError(f"a group of {variant} has one element, and no variance")
     elif batch and x.numel() == x.shape[1]:
         raise ValueError(f"{variant} has one value per channel in training: {list(x.shape)}")

@@ -125,6 +125,8 @@ class QLinear(nn.Linear):
         in_features, out_features, bias, device, dtype: as in ``nn.Linear``.
         qconfig: bits, groups and back end.
 
+    It cannot be transformed by ``torch.func``.
+
     Errors:
         ValueError: a gradient is not finite.
     """
@@ -181,7 +183,8 @@ class QConv2d(nn.Conv2d):
         )
         tokens = patches.transpose(1, 2).flatten(0, 1)
         out: Tensor = _Product.apply(tokens, self.weight.flatten(1), _seeds(input), self.qconfig)
-        out = out.unflatten(0, (len(input), -1)).transpose(1, 2).unflatten(2, (height, width))
+        out = out.unflatten(0, (len(input), height * width)).transpose(1, 2)
+        out = out.unflatten(2, (height, width))
         return out if self.bias is None else out + self.bias[:, None, None]
 
     def extra_repr(self) -> str:
