@@ -52,7 +52,9 @@ def evonorm(
         ValueError, TypeError: x, groups, eps or the variant do not fit.
     """
     require_fitting(x, variant, groups, eps, batch=training or running_var is None)
-    fits = variant in LEARNED and apply_act and x.dtype != torch.float64 and x.numel() > 0
+    if x.numel() == 0:
+        return x.clone()
+    fits = variant in LEARNED and apply_act and x.dtype != torch.float64
     if uses_triton(backend, x) and fits:
         return _fused(x, weight, bias, v, None if training else running_var, variant, groups, eps)
     wide = _wide(x)
