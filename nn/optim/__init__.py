@@ -5,6 +5,7 @@ from .domains import Ball, Box, Domain, Free, PositiveOrthant, Simplex
 from .exponentiated import ExponentiatedSGD, egd_step, init_dale_
 from .mirror import DynamicOptimisticMD, OnlineLearner, OptimisticMirrorDescent
 from .radius import RadiusInfo, SoftmaxRadiusController, partition_radius, softmax_radius
+from .smoothness import GradNormSmooth, gns_accept, gns_step
 
 __all__ = [
     "SGDP",
@@ -15,6 +16,7 @@ __all__ = [
     "DynamicOptimisticMD",
     "ExponentiatedSGD",
     "Free",
+    "GradNormSmooth",
     "OnlineLearner",
     "OptimisticMirrorDescent",
     "PositiveOrthant",
@@ -22,6 +24,8 @@ __all__ = [
     "Simplex",
     "SoftmaxRadiusController",
     "egd_step",
+    "gns_accept",
+    "gns_step",
     "init_dale_",
     "partition_radius",
     "project_radial",
