@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pushforward.nn.optim import SGDP, AdamP, project_radial
+from pushforward import dist, observe, sample
+from pushforward.inference.vi import SVI, elbo, reparam
+from pushforward.nn.optim import SGDP, AdamP, Ball, OptimisticMirrorDescent, project_radial
 
 
 def f(x: Any) -> Tensor:
@@ -230,3 +232,28 @@ def test_bad_gradients() -> None:
     p.grad = torch.full((2, 2), math.nan)
     made.step()
     assert bool(p.isnan().any())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: AdamP(p, lr=0.05, projection="off"),
+        lambda p: SGDP(p, 0.05, momentum=0.5, projection="off"),
+        lambda p: OptimisticMirrorDescent(p, domain=Ball(3.0), grad_bound=10.0),
+    ],
+)
+def test_variational_inference_takes_them(make: Any) -> None:
+    """The mean of a normal guide goes to that of the posterior, 0.6 of the observation."""
+    loc = nn.Parameter(torch.zeros(()))
+
+    def model(y: Tensor) -> None:
+        mu = sample("mu", dist.Normal(0.0, 1.0))
+        observe("y", dist.Normal(mu, (2 / 3) ** 0.5), y)
+
+    def guide(y: Tensor) -> None:
+        sample("mu", reparam(dist.Normal(loc, 0.4**0.5)))
+
+    torch.manual_seed(0)
+    svi = SVI(elbo(model, guide), make([loc]), samples=8, compiled=False, progress=False)
+    svi.run(torch.tensor(2.0), steps=300)
+    assert float(loc.detach()) == pytest.approx(1.2, abs=0.15)

@@ -12,12 +12,13 @@ public code.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple, overload
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+
+from .stepping import Stepping
 
 Mode = Literal["auto", "channel", "layer", "off"]
 MODES = ("auto", "channel", "layer", "off")
@@ -128,7 +129,7 @@ def _require(defaults: dict[str, Any]) -> None:
         raise ValueError(f"{what}, not {defaults['projection']!r}")
 
 
-class _Projected(Optimizer):
+class _Projected(Stepping):
     """What AdamP and SGDP share: a proposed step of every parameter, and its projection."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -138,17 +139,7 @@ class _Projected(Optimizer):
             if p.is_complex():
                 raise TypeError(f"the cosine of complex parameters is not defined: {p.dtype}")
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Make a step; the closure, if there is one, computes the loss and its gradients again."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _move_all(self) -> None:
         for group in self.param_groups:
             with_grad = [p for p in group["params"] if p.grad is not None]
             if any(p.grad.is_sparse for p in with_grad):
@@ -159,7 +150,6 @@ class _Projected(Optimizer):
                 kinds.setdefault(kind, []).append(p)
             for params in kinds.values():
                 self._step_together(params, group)
-        return loss
 
     def _step_together(self, params: list[Tensor], group: dict[str, Any]) -> None:
         raise NotImplementedError

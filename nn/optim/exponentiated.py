@@ -6,12 +6,13 @@ Model (arXiv 2510.02730); the decay of log magnitudes is a choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+
+from .stepping import Stepping
 
 
 def egd_step(w: Tensor, gradient: Tensor, lr: float) -> Tensor:
@@ -40,7 +41,7 @@ def init_dale_(
     return tensor.mul_(signs)
 
 
-class ExponentiatedSGD(Optimizer):
+class ExponentiatedSGD(Stepping):
     """w <- w exp(-lr sign(w) m) with momentum m: weights keep their signs, and zeros stay zero.
 
     For rates, scales and weights of one sign, without a transformation.
@@ -88,22 +89,11 @@ class ExponentiatedSGD(Optimizer):
         """How many exponents were clipped so far."""
         return sum(int(state.get("clipped", 0)) for state in self.state.values())
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Make a step; the closure, if there is one, computes the loss and its gradients again."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _move_all(self) -> None:
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
                     self._move(p, p.grad if not group["maximize"] else -p.grad, group)
-        return loss
 
     def _move(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         if gradient.is_sparse:

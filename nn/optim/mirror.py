@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from .domains import Ball, Domain, Free, PositiveOrthant, Simplex
+from .stepping import Stepping
 
 Geometry = Literal["euclidean", "entropy", "quadratic"]
 Rule = Literal["convex", "strongly_convex", "exp_concave", "constant"]
@@ -171,7 +171,7 @@ def _checked(group: dict[str, Any]) -> None:
         group["delta"] = 10 * group["diameter"] ** 2 * group["smoothness"] ** 2 if known else 1.0
 
 
-class OptimisticMirrorDescent(Optimizer):
+class OptimisticMirrorDescent(Stepping):
     """Optimistic mirror descent; each parameter is a learner, which holds its next point.
 
     Compute the loss at the parameters, call ``backward``, and ``step``.
@@ -229,17 +229,7 @@ class OptimisticMirrorDescent(Optimizer):
             self.state[p].update(_begin(p.detach(), group))
             p.copy_(_play(self.state[p], group))
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Learn the gradients, and go to the next points."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _move_all(self) -> None:
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -250,7 +240,6 @@ class OptimisticMirrorDescent(Optimizer):
                     state = self.state[p]
                     _learn(state, group, p.grad.clone(), _hint(group["hint"], p.grad))
                     p.copy_(_play(state, group))
-        return loss
 
     def _require(self, gradient: Tensor, group: dict[str, Any]) -> None:
         if gradient.is_sparse:
