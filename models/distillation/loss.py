@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...kernels.precision import widened
 from .softening import Family, SofteningOperator, operator_of
 
 Access = Literal["logits", "probs", "topk", "samples"]
@@ -74,7 +75,7 @@ def _teacher(teacher: Tensor, access: str, size: int) -> Tensor:
         raise ValueError(f"the teacher has {teacher.shape[-1]} outcomes, the student {size}")
     if bool(teacher.isnan().any()):
         raise ValueError("the teacher has entries that are not numbers")
-    wide = teacher.float() if teacher.dtype in (torch.float16, torch.bfloat16) else teacher
+    wide = widened(teacher)
     if access == "logits":
         return wide.log_softmax(-1)
     if bool((wide < 0).any()) or bool(((wide.sum(-1) - 1).abs() > 1e-4).any()):
@@ -130,8 +131,7 @@ def distillation_loss(
     softened = operator_of(op)
     if not 0 <= weight <= 1 or (weight < 1 and hard_targets is None):
         raise ValueError(f"the weight is in [0, 1], and one without hard targets: {weight}")
-    narrow = student_logits.dtype in (torch.float16, torch.bfloat16)
-    logits = student_logits.float() if narrow else student_logits
+    logits = widened(student_logits)
     log_p = logits.log_softmax(-1)
     if access == "topk":
         ids, probs = teacher

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...kernels.precision import widened
+
 
 def crrelu(x: Tensor, eps: Tensor | float) -> Tensor:
     """max(0, x) + eps x exp(-x^2 / 2), of the shape of x.
@@ -29,7 +31,7 @@ def crrelu(x: Tensor, eps: Tensor | float) -> Tensor:
     strength = torch.as_tensor(eps, device=x.device)
     if strength.numel() > 1:
         strength = _by_channel(x, strength)
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    wide = widened(x)
     out: Tensor = _Corrected.apply(wide, strength.to(wide.dtype))
     return out.to(x.dtype)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...kernels import Backend, uses_triton
 from ...kernels.nala import Direction, NaLaState, attend, attend_causally, feature_maps
+from ...kernels.precision import widened
 
 
 def nala_feature_maps(
@@ -36,7 +37,7 @@ def nala_feature_maps(
         TypeError: q or k holds integers.
     """
     _require_maps(q, k, lam, tau, direction)
-    return feature_maps(_wide(q), _wide(k), lam, tau, direction)
+    return feature_maps(widened(q), widened(k), lam, tau, direction)
 
 
 @overload
@@ -124,11 +125,11 @@ def nala_attention(
 
         fused: Tensor = fused_attention(q, k, v, lam, tau, eps, is_causal)
         return fused
-    phi_q, phi_k = feature_maps(_wide(q), _wide(k), lam, tau, direction)
+    phi_q, phi_k = feature_maps(widened(q), widened(k), lam, tau, direction)
     if is_causal:
-        out, state = attend_causally(phi_q, phi_k, _wide(v), eps, kept, initial_state)
+        out, state = attend_causally(phi_q, phi_k, widened(v), eps, kept, initial_state)
     else:
-        out, state = attend(phi_q, phi_k, _wide(v), eps, kept, initial_state, rope)
+        out, state = attend(phi_q, phi_k, widened(v), eps, kept, initial_state, rope)
     out = out.to(v.dtype)
     return (out, state) if output_final_state else out
 
@@ -146,7 +147,7 @@ def nala_weights(
 ) -> Tensor:
     """The weights [b, h, n, m] of :func:`nala_attention`, at quadratic cost: to look at."""
     _require_maps(q, k, lam, tau, direction)
-    phi_q, phi_k = feature_maps(_wide(q), _wide(k), lam, tau, direction)
+    phi_q, phi_k = feature_maps(widened(q), widened(k), lam, tau, direction)
     scores = phi_q @ phi_k.transpose(-2, -1)
     seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device)
     seen = seen.tril() if is_causal else seen
@@ -172,11 +173,6 @@ def nala_step(
         **settings,
     )
     return out[:, :, 0], state
-
-
-def _wide(x: Tensor) -> Tensor:
-    """x in a precision that powers and sums may be taken in."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _require_maps(q: Tensor, k: Tensor, lam: float, tau: float, direction: str) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...kernels import Backend, uses_triton
+from ...kernels.precision import widened
 from ...kernels.soft import NewtonInverse, gaussian
 
 Norm = Literal["landmark", "token"]
@@ -32,7 +33,7 @@ def gaussian_scores(q: Tensor, k: Tensor, scale: float = 1.0) -> Tensor:
     if q.shape[-1] != k.shape[-1]:
         raise ValueError(f"tokens {list(q.shape)} and {list(k.shape)} differ in width")
     _require_floats(q, k)
-    return gaussian(scale * _wide(q), scale * _wide(k)).to(q.dtype)
+    return gaussian(scale * widened(q), scale * widened(k)).to(q.dtype)
 
 
 def newton_pinv(
@@ -65,7 +66,7 @@ def newton_pinv(
     _require_newton(max_iter, alpha_scale, ridge)
     if 0 in a.shape:
         return a.clone()
-    wide = _wide(a)
+    wide = widened(a)
     if ridge:
         wide = wide + ridge * torch.eye(a.shape[-1], dtype=wide.dtype, device=a.device)
     inverse: Tensor = NewtonInverse.apply(wide, max_iter, alpha_scale, tol)
@@ -131,8 +132,8 @@ def attended(
     """:func:`soft_attention` with the count of rows that were too small."""
     _require_fitting(q, v, landmarks, norm)
     _require_newton(max_iter, alpha_scale, ridge)
-    tokens = _wide(q) * (q.shape[-1] ** -0.25 if scale is None else scale)
-    marks, values = _wide(landmarks), _wide(v)
+    tokens = widened(q) * (q.shape[-1] ** -0.25 if scale is None else scale)
+    marks, values = widened(landmarks), widened(v)
     if 0 in tokens.shape or 0 in marks.shape:
         return Attended(torch.zeros_like(v), torch.zeros((), dtype=torch.long, device=q.device))
     a = gaussian(marks, marks)
@@ -164,11 +165,6 @@ def attended(
         return Attended(out.to(v.dtype), counted.sum())
     out = p @ (inverse @ (p.transpose(-2, -1) @ values))
     return Attended(out.to(v.dtype), clamped)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """x in a precision that differences of squares may be taken in."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _require_floats(*tensors: Tensor) -> None:

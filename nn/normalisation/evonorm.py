@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels import Backend, uses_triton
+from ...kernels.precision import widened
 
 Variant = Literal["B0", "B1", "B2", "S0", "S1", "S2"]
 VARIANTS = ("B0", "B1", "B2", "S0", "S1", "S2")
@@ -57,7 +58,7 @@ def evonorm(
     fits = variant in LEARNED and apply_act and x.dtype != torch.float64
     if uses_triton(backend, x) and fits:
         return _fused(x, weight, bias, v, None if training else running_var, variant, groups, eps)
-    wide = _wide(x)
+    wide = widened(x)
     gate = torch.ones((), device=x.device, dtype=wide.dtype) if v is None else _channel(v, wide)
     if variant.startswith("S"):
         scale = _group_root(wide, groups, eps, centred=variant != "S2")
@@ -96,11 +97,6 @@ def _fused(
     else:
         out = fused_b0(x, *parameters, running_var, eps)
     return out
-
-
-def _wide(x: Tensor) -> Tensor:
-    """x in a precision that moments may be taken in."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _denominator(x: Tensor, whole: Tensor, v: Tensor, variant: str, eps: float) -> Tensor:
@@ -253,7 +249,7 @@ class EvoNorm(nn.Module):
         """Move the running variance towards the unbiased one of the batch, if that is finite."""
         assert self.running_var is not None
         dims = (0, *range(2, x.ndim))
-        batch = _wide(x).var(dims)
+        batch = widened(x).var(dims)
         finite = batch.isfinite().all()
         new = torch.lerp(self.running_var, batch.to(self.running_var.dtype), self.momentum)
         self.running_var.copy_(torch.where(finite, new, self.running_var))

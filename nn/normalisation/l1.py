@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels import Backend, uses_triton
+from ...kernels.precision import widened
 
 GAUSSIAN = math.sqrt(math.pi / 2)  # standard deviation over mean absolute deviation, if normal
 
@@ -42,7 +43,7 @@ def l1_layer_norm(
     if x.shape[x.ndim - len(normalized_shape) :] != normalized_shape:
         raise ValueError(f"{list(x.shape)} does not end with {list(normalized_shape)}")
     factor = GAUSSIAN if gaussian_scale else 1.0
-    rows = _wide(x).flatten(x.ndim - len(normalized_shape))
+    rows = widened(x).flatten(x.ndim - len(normalized_shape))
     if uses_triton(backend, x) and rows.dtype == torch.float32 and 0 < rows.shape[-1] <= 2**14:
         from ...kernels.gpu.l1 import fused_l1
 
@@ -54,10 +55,6 @@ def l1_layer_norm(
     out = out if weight is None else out * weight
     out = out if bias is None else out + bias
     return out.to(x.dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _require(x: Tensor, eps: float) -> None:
@@ -152,7 +149,7 @@ class _L1BatchNorm(nn.Module):
             dims = " or ".join(str(n) for n in self.dimensions)
             what = f"{dims} dimensions with {self.num_features} channels are expected"
             raise ValueError(f"{what}, not {list(x.shape)}")
-        wide = _wide(x)
+        wide = widened(x)
         over = (0, *range(2, x.ndim))
         if self.training or self.running_mean is None or self.running_deviation is None:
             if x.numel() == x.shape[1]:

@@ -17,14 +17,11 @@ from torch import Tensor, nn
 
 from ...kernels import Backend, uses_triton
 from ...kernels import unified as plain
+from ...kernels.precision import widened
 
 
 def _fused(backend: Backend, x: Tensor) -> bool:
     return uses_triton(backend, x) and x.dtype != torch.float64 and x.numel() > 0
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _squares(x: Tensor, valid: Tensor | None, backend: Backend) -> Tensor:
@@ -33,7 +30,7 @@ def _squares(x: Tensor, valid: Tensor | None, backend: Backend) -> Tensor:
 
         sums: Tensor = fused.squares(x, valid)
         return sums
-    return plain.squares(_wide(x), valid)
+    return plain.squares(widened(x), valid)
 
 
 def _products(
@@ -44,7 +41,7 @@ def _products(
 
         sums: tuple[Tensor, Tensor, Tensor] = fused.products(gradient, x, valid)
         return sums
-    return plain.products(_wide(gradient), _wide(x), valid)
+    return plain.products(widened(gradient), widened(x), valid)
 
 
 def _combine(
@@ -209,7 +206,7 @@ class UnifiedNorm(nn.Module):
         rows = x.reshape(-1, self.num_features)
         if not self.training:
             scale, bias = self.scale(), self.bias.to(self.running_var.dtype)
-            return plain.combine(_wide(x), scale, None, bias).to(x.dtype)
+            return plain.combine(widened(x), scale, None, bias).to(x.dtype)
         valid = None if pad_mask is None else ~pad_mask.reshape(-1)
         with torch.no_grad():
             count = rows.new_tensor(len(rows)) if valid is None else valid.sum()

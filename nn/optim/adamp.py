@@ -12,12 +12,14 @@ public code.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...kernels.precision import widened
 from .stepping import Stepping
 
 Mode = Literal["auto", "channel", "layer", "off"]
@@ -151,8 +153,8 @@ class _Projected(Stepping):
             for params in kinds.values():
                 self._step_together(params, group)
 
-    def _step_together(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _step_together(self, params: list[Tensor], group: dict[str, Any]) -> None: ...
 
     def _apply(
         self,
@@ -164,7 +166,7 @@ class _Projected(Stepping):
         group: dict[str, Any],
     ) -> None:
         """w <- w (1 - decay ratio) - rate (u - along w), in float32 at least."""
-        wide = [_wide(p) for p in params]
+        wide = [widened(p) for p in params]
         axis, mode = group["channel_axis"], group["projection"]
         seen = [i for i, w in enumerate(wide) if mode != "off" and w.ndim > 1 and w.numel()]
         factors: list[Tensor | float] = [1 - decay] * len(wide)
@@ -200,10 +202,6 @@ class _Projected(Stepping):
                     "norm": float(p.detach().norm()),
                 }
         return report
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class AdamP(_Projected):
@@ -256,10 +254,10 @@ class AdamP(_Projected):
             state = self.state[p]
             if "step" not in state:
                 state["step"] = 0
-                state["exp_avg"] = torch.zeros_like(_wide(p))
-                state["exp_avg_sq"] = torch.zeros_like(_wide(p))
+                state["exp_avg"] = torch.zeros_like(widened(p))
+                state["exp_avg_sq"] = torch.zeros_like(widened(p))
             state["step"] += 1
-        grads = [_wide(p.grad if not group["maximize"] else -p.grad) for p in params]  # type: ignore[arg-type, operator]
+        grads = [widened(p.grad if not group["maximize"] else -p.grad) for p in params]  # type: ignore[arg-type, operator]
         means = [self.state[p]["exp_avg"] for p in params]
         squares = [self.state[p]["exp_avg_sq"] for p in params]
         torch._foreach_lerp_(means, grads, 1 - beta1)
@@ -328,8 +326,8 @@ class SGDP(_Projected):
         for p in params:
             state = self.state[p]
             if "momentum" not in state:
-                state["momentum"] = torch.zeros_like(_wide(p))
-        grads = [_wide(p.grad if not group["maximize"] else -p.grad) for p in params]  # type: ignore[arg-type, operator]
+                state["momentum"] = torch.zeros_like(widened(p))
+        grads = [widened(p.grad if not group["maximize"] else -p.grad) for p in params]  # type: ignore[arg-type, operator]
         buffers = [self.state[p]["momentum"] for p in params]
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, grads, alpha=1 - group["dampening"])

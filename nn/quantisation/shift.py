@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...kernels import Backend, uses_triton
+from ...kernels.precision import widened
 from ...kernels.shiftquant import LARGEST, integer_product, quantise
 
 Rounding = Literal["stochastic", "nearest"]
@@ -142,7 +143,7 @@ def seeded_shift(
         raise ValueError(f"a matrix and one of its axes are expected: {list(x.shape)}, axis {axis}")
     _require_bits(bits, num_groups)
     _require_finite(x, nonfinite)
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    wide = widened(x)
     matrix = wide if axis in (-1, 1) else wide.T
     if matrix.numel() == 0:
         one, none = matrix.new_ones(()), torch.zeros(matrix.shape[1], dtype=torch.uint8)
@@ -167,7 +168,7 @@ def quantize_tensor(x: Tensor, bits: int = 8, per_column: bool = False) -> QTens
         raise TypeError(f"floating point numbers are quantised, not {x.dtype}")
     _require_bits(bits)
     _require_finite(x, "raise")
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    wide = widened(x)
     if x.numel() == 0:
         return QTensor(wide.to(torch.int8), wide.new_ones(()))
     top = 2 ** (bits - 1) - 1
