@@ -154,13 +154,23 @@ def table(rounds: int) -> list[str]:
     for name, (variants, inputs, backward) in cases().items():
         times: dict[str, list[float]] = {each: [] for each in variants}
         memory = dict.fromkeys(variants, 0.0)
+        failed: dict[str, str] = {}
         for turn in range(rounds + 5):
             for each, run in variants.items():
-                ms, mb = once(run, inputs, backward)
+                if each in failed:
+                    continue
+                try:
+                    ms, mb = once(run, inputs, backward)
+                except Exception as error:  # one row says so, and the others are measured
+                    failed[each] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                    continue
                 if turn >= 5:
                     times[each].append(ms)
                     memory[each] = mb
         for each, found in times.items():
+            if each in failed or "triton" in failed:
+                rows.append(f"| {name} | {each} | {failed.get(each, '')} | | |")
+                continue
             pairs = zip(times["triton"], found, strict=True)
             ratio = statistics.median(x / y for x, y in pairs)
             median = statistics.median(found)
