@@ -56,7 +56,8 @@ def quantise(
     ranges = x.abs().amax(0)
     greatest = ranges.amax()
     normal = greatest >= torch.finfo(x.dtype).tiny
-    scale = torch.where(normal | greatest.isnan(), greatest / top, torch.ones_like(greatest))
+    divided = greatest / torch.full_like(greatest, top)  # on a GPU, by a number is not exact
+    scale = torch.where(normal | greatest.isnan(), divided, torch.ones_like(greatest))
     scale = torch.where(greatest.isinf(), torch.full_like(scale, torch.nan), scale)
     group = groups_of(ranges, greatest, num_groups)
     t = torch.where(normal, x / scale, torch.zeros_like(x)) * torch.exp2(group.to(x.dtype))

@@ -59,6 +59,10 @@ def _written(window: Tensor, t: Tensor, row: Tensor) -> Tensor:
     return torch.where(here[:, None], row, window)
 
 
+def _fits(window: Tensor) -> bool:
+    return window.dtype == torch.float32 and window.shape[1] <= 2**14
+
+
 @torch.library.custom_op(
     "pushforward::unified_forward", mutates_args=("window", "running", "iters", "skips")
 )
@@ -75,12 +79,21 @@ def forward_step(
     update_on_outlier: bool,
     momentum: float,
     eps: float,
+    fused: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """sigma2 [c], r [c], whether the batch is an outlier, and the step's number (-1: not counted).
 
     A mean square q [c] that is not finite changes no statistic, and gives a sigma2 that is no
-    number.
+    number.  ``fused`` takes one program of Triton, where the window is in float32.
     """
+    settings = (warmup, rescale_after, filtration, per_channel, update_on_outlier, momentum, eps)
+    if fused and _fits(window):
+        from .gpu import unified as gpu
+
+        done: tuple[Tensor, Tensor, Tensor, Tensor] = gpu.forward_step(
+            q, window, running, iters, skips, *settings
+        )
+        return done
     m = len(window)
     finite = q.isfinite().all()
     t = iters + 1
@@ -120,11 +133,17 @@ def backward_step(
     outlier: Tensor,
     warmup: int,
     momentum: float,
+    fused: bool,
 ) -> Tensor:
     """What is taken from the gradient along z [c], from p [c] = mean(g z) of step t.
 
     A step moves the window once, whatever the number of backward passes through it.
     """
+    if fused and _fits(window):
+        from .gpu import unified as gpu
+
+        taken: Tensor = gpu.backward_step(p, window, average, tickets, t, outlier, warmup, momentum)
+        return taken
     m = len(window)
     finite = p.isfinite().all()
     here = torch.arange(m, device=p.device) == t % m

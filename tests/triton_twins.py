@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -120,31 +121,49 @@ def evonorms(device: str) -> None:
                 compare(layer, [x, weight, bias, v], 2e-5)
 
 
+FILTERS: tuple[dict[str, Any], ...] = (
+    {},
+    {"outlier_filtration": True},
+    {"outlier_filtration": True, "threshold": "channel", "update_on_outlier": True},
+)
+
+
 def unified(device: str) -> None:
-    """Three steps with padding, each a function of the input with the statistics before it."""
-    for n, c in ((5, 3), (1, 1), (130, 70), (40, 64)):
-        norm = UnifiedNorm(c, 2, 2, rescale_after=2, device=device)
+    """Six steps, of which the fifth is an outlier, each from the statistics before it."""
+    noise = torch.Generator().manual_seed(0)
+    for (n, c), about, masked in itertools.product(
+        ((5, 3), (1, 1), (130, 70), (40, 64)), FILTERS, (True, False)
+    ):
+        norm = UnifiedNorm(c, 3, warmup_iters=2, rescale_after=2, device=device, **about)
         mask = torch.arange(n, device=device) % 3 == 1
-        for masked in (True, False):
-            for _ in range(3):
-                results = []
+        for number in range(6):
+            results = []
 
-                def step(x: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
-                    own = copy.deepcopy(norm).to(x.dtype)  # noqa: B023
-                    own.backend = backend
-                    parameters = {"weight": weight, "bias": bias}
-                    given = (x, mask) if masked else (x,)  # noqa: B023
-                    out: Tensor = torch.func.functional_call(own, parameters, given)
-                    results.append(own)  # noqa: B023
-                    return out
+            def step(x: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
+                own = copy.deepcopy(norm).to(x.dtype)  # noqa: B023
+                own.backend = backend
+                parameters = {"weight": weight, "bias": bias}
+                given = (x, mask) if masked else (x,)  # noqa: B023
+                out: Tensor = torch.func.functional_call(own, parameters, given)
+                results.append(own)  # noqa: B023
+                return out
 
-                x = torch.randn(n, c, device=device)
-                compare(step, [x, torch.rand(c, device=device), torch.rand(c, device=device)], 1e-5)
-                exact, fast = results
-                for name in ("running_var", "grad_ema", "buffer_x2", "buffer_gz"):
-                    one, other = (getattr(own, name).double() for own in (exact, fast))
-                    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-                norm = fast
+            x = torch.randn(n, c, generator=noise).to(device) * (30 if number == 4 else 1)
+            weight, bias = torch.rand(2, c, generator=noise).to(device)
+            compare(step, [x, weight, bias], 1e-5)
+            exact, fast = results
+            for name in ("running_var", "grad_ema", "buffer_x2", "buffer_gz"):
+                one, other = (getattr(own, name).double() for own in (exact, fast))
+                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+            for name in ("iters", "skip_counter", "grad_tickets"):
+                assert torch.equal(getattr(exact, name), getattr(fast, name)), name
+            norm = fast
+        if n > 100:
+            assert (int(norm.skip_counter) > 0) == bool(about), "an outlier is skipped"
+    broken = UnifiedNorm(4, device=device, backend="triton")
+    broken(torch.full((3, 4), torch.nan, device=device))
+    assert int(broken.iters) == 0 and int(broken.skip_counter) == 1
+    assert bool(broken.buffer_x2.isfinite().all()) and bool((broken.running_var == 1).all())
 
 
 PARTS = {

@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .precision import of_products
+
 BLOCK = 64
 NORM_FLOOR = tl.constexpr(1e-6)
 
@@ -296,8 +298,7 @@ def grad_k(
 def _widths(q: Tensor, v: Tensor) -> dict[str, Any]:
     """Powers of two that hold the widths, and the precision of products."""
     d, e = (max(16, triton.next_power_of_2(x.shape[-1])) for x in (q, v))
-    precision = "ieee" if q.dtype == torch.float32 else "tf32"
-    return {"D": d, "E": e, "BLOCK": BLOCK, "PRECISION": precision}
+    return {"D": d, "E": e, "BLOCK": BLOCK, "PRECISION": of_products(q.dtype)}
 
 
 def _all_sums(

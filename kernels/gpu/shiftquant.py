@@ -122,16 +122,23 @@ def multiply(
             (at[:, None] < k) & (columns[None, :] < n),
             0,
         )
-        total += tl.dot(left, right, out_dtype=tl.int32)
+        total = tl.dot(left, right, total, out_dtype=tl.int32)
     there = (rows[:, None] < m) & (columns[None, :] < n)
     tl.store(out + rows[:, None] * n + columns[None, :], total, there)
 
 
 def integer_product(a: Tensor, b: Tensor) -> Tensor:
-    """The product int32 [m, n] of int8 matrices [m, k] and [k, n], none empty."""
+    """The product int32 [m, n] of int8 matrices [m, k] and [k, n], none empty.
+
+    Tensor cores read both along k, and so a b that lies the other way is turned first.
+    """
     (m, k), n = a.shape, b.shape[1]
     out = torch.empty(m, n, dtype=torch.int32, device=a.device)
-    size = 64 if min(m, n) < 1024 else 128
-    grid = (triton.cdiv(m, size), triton.cdiv(n, size))
-    multiply[grid](a, b, out, m, n, k, *a.stride(), *b.stride(), M=size, N=size, K=64)
+    large = min(m, n) >= 1024
+    if large and b.stride(0) != 1:
+        b = b.T.contiguous().T
+    about = {"M": 128, "N": 128, "K": 128} if large else {"M": 64, "N": 64, "K": 64}
+    grid = (triton.cdiv(m, about["M"]), triton.cdiv(n, about["N"]))
+    warps = 8 if large else 4
+    multiply[grid](a, b, out, m, n, k, *a.stride(), *b.stride(), **about, num_warps=warps)
     return out

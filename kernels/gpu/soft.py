@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .precision import of_products
+
 BLOCK = 64
 
 
@@ -34,10 +36,10 @@ def _store(pointer, x, start, n, width: tl.constexpr, full, BLOCK: tl.constexpr)
 
 
 @triton.jit
-def _gaussian(q, marks, start, n, m, BLOCK: tl.constexpr, M: tl.constexpr):
+def _gaussian(q, marks, start, n, m, BLOCK: tl.constexpr, M: tl.constexpr, PRECISION: tl.constexpr):
     """P of a block of tokens and all landmarks; zero where one of the two does not exist."""
     square = tl.sum(q * q, 1)[:, None] + tl.sum(marks * marks, 1)[None, :]
-    inner = tl.dot(q, tl.trans(marks), input_precision="ieee")
+    inner = tl.dot(q, tl.trans(marks), input_precision=PRECISION)
     rows, columns = start + tl.arange(0, BLOCK), tl.arange(0, M)
     there = (rows[:, None] < n) & (columns[None, :] < m)
     return tl.where(there, tl.exp(-0.5 * tl.maximum(square - 2 * inner, 0.0)), 0.0)
@@ -46,7 +48,7 @@ def _gaussian(q, marks, start, n, m, BLOCK: tl.constexpr, M: tl.constexpr):
 @triton.jit
 def into_landmarks(
     q, marks, v, out, n, m, d, e, ranges, blocks,
-    M: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr,
+    M: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """P^T v of one range of blocks of tokens of one head."""
     head, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -55,53 +57,54 @@ def into_landmarks(
     for i in range(blocks):
         start = (part * blocks + i) * BLOCK
         p = _gaussian(
-            _load(q + head * n * d, start, n, D, d, BLOCK), at_marks, start, n, m, BLOCK, M
+            _load(q + head * n * d, start, n, D, d, BLOCK),
+            at_marks,
+            start,
+            n,
+            m,
+            BLOCK,
+            M,
+            PRECISION,
         )
         values = _load(v + head * n * e, start, n, E, e, BLOCK)
-        total += tl.dot(tl.trans(p), values, input_precision="ieee")
+        total += tl.dot(tl.trans(p), values, input_precision=PRECISION)
     _store(out + (head * ranges + part) * m * e, total, 0, m, E, e, M)
 
 
 @triton.jit
 def out_of_landmarks(
     q, marks, y, out, n, m, d, e,
-    M: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr,
+    M: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """P y of one block of tokens."""
     head, start = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK
     at_marks = _load(marks + head * m * d, 0, m, D, d, M)
-    p = _gaussian(_load(q + head * n * d, start, n, D, d, BLOCK), at_marks, start, n, m, BLOCK, M)
-    rows = tl.dot(p, _load(y + head * m * e, 0, m, E, e, M), input_precision="ieee")
+    p = _gaussian(
+        _load(q + head * n * d, start, n, D, d, BLOCK), at_marks, start, n, m, BLOCK, M, PRECISION
+    )
+    rows = tl.dot(p, _load(y + head * m * e, 0, m, E, e, M), input_precision=PRECISION)
     _store(out + head * n * e, rows, start, n, E, e, BLOCK)
 
 
 @triton.jit
 def grad_gaussian(
-    q, marks, v, y, g_out, g_sum, d_q, d_marks, n, m, d, e, ranges, blocks,
-    M: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr,
+    q, marks, right, left, d_q, d_marks, n, m, d, e, ranges, blocks,
+    M: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of tokens, and of landmarks by ranges, from those of P y and of P^T v."""
+    """Gradients of tokens, and of landmarks by ranges, where that of P is left right^T."""
     head, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     at_marks = _load(marks + head * m * d, 0, m, D, d, M)
-    at_y = _load(y + head * m * e, 0, m, E, e, M)
-    at_sum = _load(g_sum + head * m * e, 0, m, E, e, M)
+    at_right = _load(right + head * m * e, 0, m, E, e, M)
     total = tl.zeros((M, D), tl.float32)
     for i in range(blocks):
         start = (part * blocks + i) * BLOCK
         tokens = _load(q + head * n * d, start, n, D, d, BLOCK)
-        p = _gaussian(tokens, at_marks, start, n, m, BLOCK, M)
-        g = tl.dot(
-            _load(g_out + head * n * e, start, n, E, e, BLOCK),
-            tl.trans(at_y),
-            input_precision="ieee",
-        )
-        g += tl.dot(
-            _load(v + head * n * e, start, n, E, e, BLOCK), tl.trans(at_sum), input_precision="ieee"
-        )
-        g = g * p
-        at_tokens = tl.dot(g, at_marks, input_precision="ieee") - tl.sum(g, 1)[:, None] * tokens
+        at_left = _load(left + head * n * e, start, n, E, e, BLOCK)
+        g = tl.dot(at_left, tl.trans(at_right), input_precision=PRECISION)
+        g = g * _gaussian(tokens, at_marks, start, n, m, BLOCK, M, PRECISION)
+        at_tokens = tl.dot(g, at_marks, input_precision=PRECISION) - tl.sum(g, 1)[:, None] * tokens
         _store(d_q + head * n * d, at_tokens, start, n, D, d, BLOCK)
-        total += tl.dot(tl.trans(g), tokens, input_precision="ieee")
+        total += tl.dot(tl.trans(g), tokens, input_precision=PRECISION)
         total -= tl.sum(g, 0)[:, None] * at_marks
     _store(d_marks + (head * ranges + part) * m * d, total, 0, m, D, d, M)
 
@@ -112,7 +115,7 @@ def _about(q: Tensor, marks: Tensor, v: Tensor) -> tuple[tuple[int, ...], dict[s
     padded = [max(16, triton.next_power_of_2(size)) for size in (m, d, e)]
     blocks = triton.cdiv(n, BLOCK)
     per_range = max(1, blocks * heads // 2048)
-    names = dict(zip("MDE", padded, strict=True), BLOCK=BLOCK)
+    names = dict(zip("MDE", padded, strict=True), BLOCK=BLOCK, PRECISION=of_products(q.dtype))
     return (n, m, d, e), names, triton.cdiv(blocks, per_range), per_range
 
 
@@ -136,8 +139,7 @@ class IntoLandmarks(torch.autograd.Function):
         d_v = torch.empty_like(v)
         grid = (len(q), triton.cdiv(sizes[0], BLOCK))
         out_of_landmarks[grid](q, marks, gradient, d_v, *sizes, **names)
-        nothing = torch.zeros_like(gradient)
-        return *_grad_gaussian(q, marks, v, nothing, torch.zeros_like(v), gradient), d_v
+        return *_grad_gaussian(q, marks, gradient, v), d_v
 
 
 class OutOfLandmarks(torch.autograd.Function):
@@ -160,18 +162,16 @@ class OutOfLandmarks(torch.autograd.Function):
         sizes, names, ranges, blocks = _about(q, marks, y)
         d_y = q.new_empty(len(q), ranges, sizes[1], sizes[3], dtype=torch.float32)
         into_landmarks[(len(q), ranges)](q, marks, gradient, d_y, *sizes, ranges, blocks, **names)
-        nothing = torch.zeros_like(gradient)
-        return *_grad_gaussian(q, marks, nothing, y, gradient, torch.zeros_like(y)), d_y.sum(1)
+        return *_grad_gaussian(q, marks, y, gradient), d_y.sum(1)
 
 
-def _grad_gaussian(
-    q: Tensor, marks: Tensor, v: Tensor, y: Tensor, g_out: Tensor, g_sum: Tensor
-) -> tuple[Tensor, Tensor]:
-    sizes, names, ranges, blocks = _about(q, marks, v)
+def _grad_gaussian(q: Tensor, marks: Tensor, right: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of tokens and landmarks where that of P is left right^T."""
+    sizes, names, ranges, blocks = _about(q, marks, left)
     d_q = torch.empty_like(q)
     d_marks = q.new_empty(len(q), ranges, *marks.shape[1:], dtype=torch.float32)
     grad_gaussian[(len(q), ranges)](
-        q, marks, v, y, g_out, g_sum, d_q, d_marks, *sizes, ranges, blocks, **names
+        *(q, marks, right, left, d_q, d_marks, *sizes, ranges, blocks), num_warps=8, **names
     )
     return d_q, d_marks.sum(1).to(marks.dtype)
 

@@ -43,12 +43,14 @@ def l1_layer_norm(
     if x.shape[x.ndim - len(normalized_shape) :] != normalized_shape:
         raise ValueError(f"{list(x.shape)} does not end with {list(normalized_shape)}")
     factor = GAUSSIAN if gaussian_scale else 1.0
-    rows = widened(x).flatten(x.ndim - len(normalized_shape))
-    if uses_triton(backend, x) and rows.dtype == torch.float32 and 0 < rows.shape[-1] <= 2**14:
+    given = x.flatten(x.ndim - len(normalized_shape))
+    if uses_triton(backend, x) and x.dtype != torch.float64 and 0 < given.shape[-1] <= 2**14:
         from ...kernels.gpu.l1 import fused_l1
 
-        out: Tensor = fused_l1(rows, eps, factor)
+        plain = weight is None and bias is None
+        out: Tensor = fused_l1(given, eps, factor, x.dtype if plain else torch.float32)
     else:
+        rows = widened(given)
         centred = rows - rows.mean(-1, keepdim=True)
         out = centred / (factor * centred.abs().mean(-1, keepdim=True) + eps)
     out = out.reshape(x.shape)

@@ -88,18 +88,19 @@ class _Normalised(torch.autograd.Function):
         gradient = gradient.contiguous()
         some, total, alone = _products(gradient, x, valid, ctx.backend)
         scale = weight.to(inverse.dtype) * r
-        count = gradient.new_tensor(len(x), dtype=some.dtype) if valid is None else valid.sum()
+        count = len(x) if valid is None else valid.sum()
         p = _mean(some * inverse * scale, count, sync)
-        taken = plain.backward_step(p, *ctx.windows, t, outlier, warmup, momentum)
+        fused = _fused(ctx.backend, x)
+        taken = plain.backward_step(p, *ctx.windows, t, outlier, warmup, momentum, fused)
         inner = _combine(gradient, scale * inverse, x, -taken * inverse**2, x.dtype, ctx.backend)
         d_weight = (total * inverse * r).to(weight.dtype)
         return inner, d_weight, alone.to(weight.dtype), *(None,) * 10
 
 
-def _mean(total: Tensor, count: Tensor, sync: bool) -> Tensor:
+def _mean(total: Tensor, count: int | Tensor, sync: bool) -> Tensor:
     """total / count, over all ranks if they are in step."""
     if sync and torch.distributed.is_available() and torch.distributed.is_initialized():
-        both = torch.cat([total, count.to(total.dtype).reshape(1)])
+        both = torch.cat([total, torch.as_tensor(count).to(total).reshape(1)])
         torch.distributed.all_reduce(both)
         total, count = both[:-1], both[-1]
     return total / count
@@ -209,13 +210,14 @@ class UnifiedNorm(nn.Module):
             return plain.combine(widened(x), scale, None, bias).to(x.dtype)
         valid = None if pad_mask is None else ~pad_mask.reshape(-1)
         with torch.no_grad():
-            count = rows.new_tensor(len(rows)) if valid is None else valid.sum()
+            count = len(rows) if valid is None else valid.sum()
             total = _squares(rows, valid, self.backend).to(self.running_var.dtype)
             q = _mean(total, count, self.sync)
             sigma2, r, outlier, t = plain.forward_step(
                 *(q, self.buffer_x2, self.running_var, self.iters, self.skip_counter),
                 *(self.warmup_iters, self.rescale_after, self.outlier_filtration),
                 *(self.threshold == "channel", self.update_on_outlier, self.momentum, self.eps),
+                _fused(self.backend, rows),
             )
         out: Tensor = _Normalised.apply(
             *(rows, self.weight, self.bias, valid if self.mask_grad else None),

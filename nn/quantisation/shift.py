@@ -82,10 +82,9 @@ def _require_bits(bits: int, num_groups: int = 1) -> None:
         raise ValueError(f"there are 1 to 16 groups, not {num_groups}")
 
 
-def _require_finite(x: Tensor, nonfinite: str) -> None:
-    if nonfinite not in ("raise", "skip_step"):
-        raise ValueError(f"nonfinite is 'raise' or 'skip_step', not {nonfinite!r}")
-    if nonfinite == "raise" and not torch.compiler.is_compiling() and not bool(x.isfinite().all()):
+def _require_finite(scale: Tensor) -> None:
+    """A scale is no number if one of the numbers was not finite."""
+    if not torch.compiler.is_compiling() and not bool(scale.isfinite().all()):
         raise ValueError("non-finite gradient: numbers that are not finite cannot be quantised")
 
 
@@ -142,7 +141,8 @@ def seeded_shift(
     if x.ndim != 2 or axis not in (-2, -1, 0, 1):
         raise ValueError(f"a matrix and one of its axes are expected: {list(x.shape)}, axis {axis}")
     _require_bits(bits, num_groups)
-    _require_finite(x, nonfinite)
+    if nonfinite not in ("raise", "skip_step"):
+        raise ValueError(f"nonfinite is 'raise' or 'skip_step', not {nonfinite!r}")
     wide = widened(x)
     matrix = wide if axis in (-1, 1) else wide.T
     if matrix.numel() == 0:
@@ -154,6 +154,8 @@ def seeded_shift(
         q, scale, shift = fused_quantise(matrix, bits, num_groups, seed)
     else:
         q, scale, shift = quantise(matrix, bits, num_groups, seed)
+    if nonfinite == "raise":
+        _require_finite(scale)
     return ShiftTensor(q, scale, shift, bits, num_groups)
 
 
@@ -167,14 +169,16 @@ def quantize_tensor(x: Tensor, bits: int = 8, per_column: bool = False) -> QTens
     if not x.is_floating_point():
         raise TypeError(f"floating point numbers are quantised, not {x.dtype}")
     _require_bits(bits)
-    _require_finite(x, "raise")
     wide = widened(x)
     if x.numel() == 0:
         return QTensor(wide.to(torch.int8), wide.new_ones(()))
     top = 2 ** (bits - 1) - 1
     greatest = wide.abs().amax(0) if per_column else wide.abs().amax()
+    _require_finite(greatest)
     normal = greatest >= torch.finfo(wide.dtype).tiny
-    scale = torch.where(normal, greatest / top, torch.ones_like(greatest))
+    scale = torch.where(
+        normal, greatest / torch.full_like(greatest, top), torch.ones_like(greatest)
+    )
     q = torch.where(normal, wide / scale, torch.zeros_like(wide)).round().clamp(-top, top)
     return QTensor(q.to(torch.int8), scale)
 
@@ -213,7 +217,7 @@ def shift_matmul(
 
 
 def _split_product(a: Tensor, b: Tensor, largest: int, backend: Backend) -> Tensor:
-    """The exact product, as floating point numbers, in as many parts as int32 sums need."""
+    """The exact product of whole numbers, in as many parts as int32 sums need."""
     parts = range(0, max(1, a.shape[1]), MOST_PRODUCTS)
     products = [
         _product(a[:, at : at + MOST_PRODUCTS], b[at : at + MOST_PRODUCTS], largest, backend)
@@ -227,5 +231,5 @@ def _product(a: Tensor, b: Tensor, largest: int, backend: Backend) -> Tensor:
         from ...kernels.gpu.shiftquant import integer_product as fused
 
         whole: Tensor = fused(a, b)
-        return whole.double()
+        return whole
     return integer_product(a, b, largest)
