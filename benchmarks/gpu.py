@@ -1,4 +1,4 @@
-"""Triton kernels on a GPU: checked against float64, then timed beside torch and usual peers.
+"""On a GPU: Triton kernels, checked against float64, and a particle filter, beside usual peers.
 
 ``python benchmarks/gpu.py TABLE.md`` writes a table with the date and the device.  Times are
 medians of CUDA events, variants in alternation; memory is the peak above the inputs.
@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from particle_filter import SCHEMES, by_hand, linear_gaussian
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pushforward.inference import particle_filter
 from pushforward.nn.attention import nala_attention, soft_attention
 from pushforward.nn.normalisation import EvoNorm, UnifiedNorm, l1_layer_norm
 from pushforward.nn.quantisation import quantize_shift, quantize_tensor, shift_matmul
+from pushforward.ppl import compiled
 
 TWINS = Path(__file__).resolve().parents[1] / "tests" / "triton_twins.py"
 PARTS = ("nala", "soft", "evonorm", "unified", "l1", "shiftquant")
@@ -72,6 +75,25 @@ def causal_softmax(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
+def filters(particles: int, steps: int) -> dict[str, Run]:
+    """A particle filter of a linear-Gaussian model: compiled, as it is, and written by hand."""
+    ys = torch.sin(torch.arange(steps, device="cuda") / 3)
+    filtering = particle_filter(linear_gaussian, particles, SCHEMES["systematic"])
+
+    def there(run: Run) -> Run:
+        def call() -> Any:
+            with torch.device("cuda"), torch.no_grad():
+                return run(ys)
+
+        return call
+
+    return {
+        "compiled": there(compiled(filtering)),
+        "program": there(filtering),
+        "by hand": there(lambda ys: by_hand(ys, particles, "systematic")),
+    }
+
+
 def cases() -> dict[str, tuple[dict[str, Run], list[Tensor], bool]]:
     """By name: variants, inputs, and whether a backward pass is timed too."""
     heads = [randn(4, 8, 8192, 64) for _ in range(3)]
@@ -120,6 +142,7 @@ def cases() -> dict[str, tuple[dict[str, Run], list[Tensor], bool]]:
             True,
         ),
         "quantise": (three(lambda x, **s: quantize_shift(x, 4, 4, **s).q), [wide], False),
+        "particle filter, 10^6": (filters(10**6, 50), [], False),
         "integer product": (
             {
                 "triton": lambda: shift_matmul(few, weight, backend="triton"),
@@ -150,11 +173,15 @@ def once(run: Run, inputs: list[Tensor], backward: bool) -> tuple[float, float]:
 
 def table(rounds: int) -> list[str]:
     """Rows of Markdown."""
-    rows = ["| kernel | variant | ms | triton's ms relative to it | MB |", "|---|---|---|---|---|"]
+    rows = [
+        "| what | variant | ms | ms of the first relative to it | MB |",
+        "|---|---|---|---|---|",
+    ]
     for name, (variants, inputs, backward) in cases().items():
         times: dict[str, list[float]] = {each: [] for each in variants}
         memory = dict.fromkeys(variants, 0.0)
         failed: dict[str, str] = {}
+        first = next(iter(variants))
         for turn in range(rounds + 5):
             for each, run in variants.items():
                 if each in failed:
@@ -168,10 +195,10 @@ def table(rounds: int) -> list[str]:
                     times[each].append(ms)
                     memory[each] = mb
         for each, found in times.items():
-            if each in failed or "triton" in failed:
+            if each in failed or first in failed:
                 rows.append(f"| {name} | {each} | {failed.get(each, '')} | | |")
                 continue
-            pairs = zip(times["triton"], found, strict=True)
+            pairs = zip(times[first], found, strict=True)
             ratio = statistics.median(x / y for x, y in pairs)
             median = statistics.median(found)
             rows.append(f"| {name} | {each} | {median:.3f} | {ratio:.2f} | {memory[each]:.0f} |")

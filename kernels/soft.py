@@ -47,7 +47,12 @@ class NewtonInverse(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(a: Tensor, steps: int, scale: float, tol: float | None) -> Tensor:
+    def forward(a: Tensor, steps: int, scale: float, tol: float | None, fused: bool) -> Tensor:
+        if fused:
+            from .gpu.soft import fused_newton
+
+            inverse: Tensor = fused_newton(a, steps, scale)
+            return inverse
         return newton(a, steps, scale, tol)
 
     @staticmethod
@@ -55,7 +60,7 @@ class NewtonInverse(torch.autograd.Function):
         ctx.save_for_backward(output)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (x,) = ctx.saved_tensors
         transposed = x.transpose(-2, -1)
-        return -transposed @ gradients[0] @ transposed, None, None, None
+        return -transposed @ gradients[0] @ transposed, None, None, None, None

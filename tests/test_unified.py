@@ -477,3 +477,13 @@ def test_no_second_derivative() -> None:
     (d_x,) = torch.autograd.grad(UnifiedNorm(3)(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         d_x.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_statistics_stay_wide_in_half_precision(dtype: torch.dtype) -> None:
+    norm = UnifiedNorm(4, warmup_iters=0).to(dtype)
+    for _ in range(6):
+        norm(torch.randn(5, 4).to(dtype)).sum().backward()
+    assert norm.weight.dtype == dtype
+    assert {b.dtype for b in norm.buffers()} == {torch.float32, torch.int64}
+    assert norm.double().running_var.dtype == torch.float64

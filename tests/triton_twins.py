@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pushforward.nn.attention import nala_attention, soft_attention
-from pushforward.nn.normalisation import UnifiedNorm, evonorm, l1_layer_norm
+from pushforward.nn.normalisation import EvoNorm, UnifiedNorm, evonorm, l1_layer_norm
 from pushforward.nn.quantisation import quantize_shift, quantize_tensor, shift_matmul
 
 Function = Callable[..., Tensor]
@@ -119,6 +119,11 @@ def evonorms(device: str) -> None:
                 x = torch.randn(shape, device=device) + 3
                 weight, bias, v = torch.randn(3, 6, device=device)
                 compare(layer, [x, weight, bias, v], 2e-5)
+    batches = [EvoNorm(6, "B0", backend=each).to(device) for each in ("torch", "triton")]
+    x = torch.randn(3, 6, 7, device=device) + 3
+    for layer in batches:
+        layer(x)
+    torch.testing.assert_close(*(each.running_var for each in batches), rtol=1e-5, atol=1e-6)
 
 
 FILTERS: tuple[dict[str, Any], ...] = (

@@ -262,6 +262,14 @@ class FusedB0(torch.autograd.Function):
         return d_x, weight * on_gate.sum(0), on_weight.sum(0), on_bias.sum(0), None, None
 
 
+def batch_variance(x: Tensor) -> Tensor:
+    """The unbiased variance [c] in float32 over all but the channels of [n, c, *space]."""
+    rows = x.reshape(*x.shape[:2], -1).contiguous()
+    n, _, s = rows.shape
+    variance: Tensor = _merged(*_moments(rows), s, 0)[1][0]
+    return variance * (n * s / (n * s - 1))
+
+
 def fused_s0(x: Tensor, v: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
     """EvoNorm-S0 of [n, c, *space], not empty, with v, weight and bias [c] in float32."""
     rows = x.reshape(*x.shape[:2], -1).contiguous()

@@ -109,6 +109,22 @@ def grad_gaussian(
     _store(d_marks + (head * ranges + part) * m * d, total, 0, m, D, d, M)
 
 
+@triton.jit
+def newton(
+    a, out, m, steps, scale, M: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    """The iteration X <- 2 X - X A X of one matrix, which is held throughout."""
+    head = tl.program_id(0).to(tl.int64)
+    matrix = _load(a + head * m * m, 0, m, M, m, M)
+    size = tl.abs(matrix)
+    bound = tl.max(tl.sum(size, 0), 0) * tl.max(tl.sum(size, 1), 0)
+    x = tl.trans(matrix) * (scale / bound)
+    for _ in range(steps):
+        ax = tl.dot(matrix, x, input_precision=PRECISION)
+        x = 2 * x - tl.dot(x, ax, input_precision=PRECISION)
+    _store(out + head * m * m, x, 0, m, M, m, M)
+
+
 def _about(q: Tensor, marks: Tensor, v: Tensor) -> tuple[tuple[int, ...], dict[str, Any], int, int]:
     """Sizes n, m, d, e; powers of two that hold them; ranges of tokens, and blocks in each."""
     (heads, n, d), m, e = q.shape, marks.shape[1], v.shape[2]
@@ -117,6 +133,15 @@ def _about(q: Tensor, marks: Tensor, v: Tensor) -> tuple[tuple[int, ...], dict[s
     per_range = max(1, blocks * heads // 2048)
     names = dict(zip("MDE", padded, strict=True), BLOCK=BLOCK, PRECISION=of_products(q.dtype))
     return (n, m, d, e), names, triton.cdiv(blocks, per_range), per_range
+
+
+def fused_newton(a: Tensor, steps: int, scale: float) -> Tensor:
+    """X of :func:`pushforward.kernels.soft.newton` of matrices [..., m, m] in float32, m <= 128."""
+    matrices = a.reshape(-1, *a.shape[-2:]).contiguous()
+    out, m = torch.empty_like(matrices), a.shape[-1]
+    about = {"M": max(16, triton.next_power_of_2(m)), "PRECISION": of_products(a.dtype)}
+    newton[(len(matrices),)](matrices, out, m, steps, scale, num_warps=8, **about)
+    return out.reshape(a.shape)
 
 
 class IntoLandmarks(torch.autograd.Function):

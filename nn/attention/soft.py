@@ -66,11 +66,16 @@ def newton_pinv(
     _require_newton(max_iter, alpha_scale, ridge)
     if 0 in a.shape:
         return a.clone()
-    wide = widened(a)
+    return _inverse(widened(a), max_iter, alpha_scale, ridge, tol, fused=False).to(a.dtype)
+
+
+def _inverse(
+    a: Tensor, steps: int, scale: float, ridge: float, tol: float | None, fused: bool
+) -> Tensor:
     if ridge:
-        wide = wide + ridge * torch.eye(a.shape[-1], dtype=wide.dtype, device=a.device)
-    inverse: Tensor = NewtonInverse.apply(wide, max_iter, alpha_scale, tol)
-    return inverse.to(a.dtype)
+        a = a + ridge * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    inverse: Tensor = NewtonInverse.apply(a, steps, scale, tol, fused)
+    return inverse
 
 
 class Attended(NamedTuple):
@@ -140,13 +145,14 @@ def attended(
     if landmarks_kept is not None:
         both = landmarks_kept[:, None, :, None] & landmarks_kept[:, None, None, :]
         a = torch.where(both, a, torch.eye(a.shape[-1], dtype=a.dtype, device=a.device))
-    inverse = newton_pinv(a, max_iter, alpha_scale, ridge)
+    on_triton = uses_triton(backend, q, v, landmarks) and tokens.dtype != torch.float64
+    small_enough = on_triton and a.shape[-1] <= 128
+    inverse = _inverse(a, max_iter, alpha_scale, ridge, None, small_enough)
     if norm == "landmark":
         root = a.sum(-1).rsqrt()
         inverse = root[..., :, None] * inverse * root[..., None, :]
     clamped = torch.zeros((), dtype=torch.long, device=q.device)
-    fused = kept is None and landmarks_kept is None and norm != "token"
-    if uses_triton(backend, q, v, landmarks) and fused and tokens.dtype != torch.float64:
+    if on_triton and kept is None and landmarks_kept is None and norm != "token":
         from ...kernels.gpu.soft import fused_soft
 
         read: Tensor = fused_soft(tokens, marks, inverse, values)

@@ -248,8 +248,12 @@ class EvoNorm(nn.Module):
     def _update(self, x: Tensor) -> None:
         """Move the running variance towards the unbiased one of the batch, if that is finite."""
         assert self.running_var is not None
-        dims = (0, *range(2, x.ndim))
-        batch = widened(x).var(dims)
+        if uses_triton(self.backend, x) and x.dtype != torch.float64:
+            from ...kernels.gpu.evonorm import batch_variance
+
+            batch: Tensor = batch_variance(x)
+        else:
+            batch = widened(x).var((0, *range(2, x.ndim)))
         finite = batch.isfinite().all()
         new = torch.lerp(self.running_var, batch.to(self.running_var.dtype), self.momentum)
         self.running_var.copy_(torch.where(finite, new, self.running_var))

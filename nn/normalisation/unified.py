@@ -189,6 +189,16 @@ class UnifiedNorm(nn.Module):
         self.register_buffer("iters", torch.zeros((), **whole))
         self.register_buffer("skip_counter", torch.zeros((), **whole))
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Statistics stay wide where the parameters become narrow."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            new = self._buffers[name]
+            if old is not None and new is not None and new.dtype in (torch.half, torch.bfloat16):
+                self._buffers[name] = old.to(new.device)
+        return self
+
     @torch.no_grad()
     def reset_statistics(self, keep_running: bool = True) -> None:
         """Begin counting steps again, as for fine-tuning; the running variance may be kept."""
