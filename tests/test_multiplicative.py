@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical, Independent, LogNormal, MixtureSameFamily
 
 from pushforward.models.multiplicative import (
     GBMDiffusion,
@@ -130,6 +131,99 @@ def test_samples_have_the_law_of_the_data(sampler: Any) -> None:
     assert float(found.std()) == pytest.approx(0.2455, abs=0.005)
 
 
+def law_at(t: float) -> Any:
+    """Of x_t, [1]."""
+    widths = math.sqrt(SPREAD**2 + SIGMA**2 * t) * torch.ones(2, 1).double()
+    each = Independent(LogNormal(CENTRES[:, None], widths), 1)
+    return MixtureSameFamily(Categorical(SHARES), each)
+
+
+@pytest.mark.parametrize("start", [0.001, 0.1])
+def test_the_density_by_the_flow(start: float) -> None:
+    """From the exact law of x_T, that of x_t; the more steps the better, by the fourth order."""
+    model = GBMDiffusion(exact, offset=0.0)
+    x = f([[0.9], [1.1], [1.4], [1.8], [2.2]])
+    expected = law_at(start).log_prob(x)
+    errors = []
+    for steps in (30, 60):
+        found = model.log_prob(x, law_at(1.0), steps, start)
+        errors.append(float((found - expected).abs().max()))
+    assert errors[1] < (1e-3 if start == 0.001 else 1e-6)
+    assert errors[1] < errors[0] / 8
+
+
+def test_the_density_is_one_by_probes_too() -> None:
+    """For independent numbers every probe gives the exact trace."""
+    torch.manual_seed(0)
+    model = GBMDiffusion(exact, offset=0.5)
+    x = 0.5 + torch.rand(4, 3).double()
+    end = Independent(LogNormal(torch.zeros(3).double(), torch.ones(3).double()), 1)
+    one, other = (model.log_prob(x, end, 20, 0.1, probes) for probes in (None, 2))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_the_end_of_a_log_normal() -> None:
+    """Its law is log-normal at all times, with variances that add."""
+    model = GBMDiffusion(exact, mu=0.5, offset=0.0)
+    data = (0.3 * torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)).double()).exp()
+    end: Any = model.end_law(data)
+    drift = 0.5 - SIGMA**2 / 2
+    assert end.base_dist.loc.tolist() == pytest.approx([drift] * 2, abs=0.02)
+    assert end.base_dist.scale.tolist() == pytest.approx([math.hypot(0.3, 0.8)] * 2, abs=0.01)
+
+
+def spirals(n: int, generator: torch.Generator) -> Tensor:
+    """Two arms about (5, 5), with a noise of .1."""
+    turn = 3 * math.pi * torch.rand(n, generator=generator).sqrt()
+    arm = (torch.rand(n, generator=generator) < 0.5).float() * 2 - 1
+    points = torch.stack([turn.cos(), turn.sin()], 1) * (arm * turn / 3)[:, None]
+    return 5 + points + 0.1 * torch.randn(n, 2, generator=generator)
+
+
+class Wide(nn.Module):
+    """Three layers of 128, of log x and waves of t; the output over the noise's deviation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = [(2 + 16, 128), (128, 128), (128, 128)]
+        layers = [layer for a, b in sizes for layer in (nn.Linear(a, b), nn.SiLU())]
+        self.layers = nn.Sequential(*layers, nn.Linear(128, 2))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        angles = t[:, None] * torch.pi * 2.0 ** torch.arange(8)
+        waves = torch.cat([angles.sin(), angles.cos()], 1)
+        out: Tensor = self.layers(torch.cat([x.log(), waves], 1))
+        return -1 + out / (SIGMA * t[:, None].sqrt())
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor, generator: torch.Generator) -> float:
+    directions = nn.functional.normalize(torch.randn(2, 100, generator=generator), dim=0)
+    one, other = ((x @ directions).sort(0).values for x in (a, b))
+    return float((one - other).abs().mean())
+
+
+@pytest.mark.slow
+def test_two_spirals() -> None:
+    """4000 steps of Adam: a quarter of the distance of the noise to held-out data, or less."""
+    torch.manual_seed(0)
+    g = torch.Generator().manual_seed(0)
+    model = GBMDiffusion(Wide(), offset=0.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4000)
+    for _ in range(4000):
+        optimizer.zero_grad()
+        model.loss(spirals(512, g)).backward()
+        optimizer.step()
+        schedule.step()
+    noise = model.motion.rsample(spirals(4000, g), 1.0)
+    held = spirals(4000, g)
+    found = model.sample(noise, steps=500)
+    assert sliced_wasserstein(found, held, g) < 0.25 * sliced_wasserstein(noise, held, g)
+    end = model.end_law(spirals(4000, g))
+    apart = [model.log_prob(x, end, 100, 0.002).mean() for x in (held[:200], noise[:200])]
+    assert float(apart[0] - apart[1]) > 1
+
+
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -170,6 +264,13 @@ X = torch.ones(2, 1)
         (lambda: GeometricBrownianMotion(0.1, 1.0).rsample(X, 0.0), ValueError, "times"),
         (lambda: mdsm_loss(X, X, X, X, 0.1, 0.0), ValueError, "sigma is positive"),
         (lambda: mdsm_loss(X, X, X, 0 * X, 0.1, 1.0), ValueError, "times"),
+        (lambda: GBMDiffusion(Net()).end_law(X[:1]), ValueError, "two data"),
+        (lambda: GBMDiffusion(Net()).log_prob(-2 * X, LogNormal(0.0, 1.0)), ValueError, "least"),
+        (
+            lambda: GBMDiffusion(Net()).log_prob(X, LogNormal(0.0, 1.0), start=1.0),
+            ValueError,
+            "start < T",
+        ),
         (lambda: GBMDiffusion(Net()).sample(X, "euler"), ValueError, "not 'euler'"),  # type: ignore[arg-type]
         (
             lambda: GBMDiffusion(lambda x, t: x * math.nan).sample(X, steps=3),
