@@ -93,17 +93,67 @@ def _one(order: str) -> Step:
     return step
 
 
-class _Separator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """What the classifiers share: rows, the loop, the pocket and the answers."""
-
-    fit_intercept: bool
-    max_iter: int
+class LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What linear classifiers of two classes share: tags, and answers from coefficients."""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         tags.input_tags.sparse = True
         return tags
+
+    def _read(self, X: Any, y: Any, sample_weight: Any) -> tuple[Array, Array, Array]:
+        """Data [n, d], labels and weights of what has weight, and ``classes_``."""
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64)
+        X = X.toarray() if hasattr(X, "toarray") else X
+        check_classification_targets(y)
+        sample = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        if not sample.any():
+            raise ValueError("every sample has weight zero")
+        self.classes_ = np.unique(y)
+        if len(self.classes_) > 2:
+            what = (
+                f"Only binary classification is supported; there are {len(self.classes_)} classes"
+            )
+            raise ValueError(f"{what}. The type of the target is multiclass.")
+        kept = sample > 0
+        return X[kept], np.where(y[kept] == self.classes_[-1], 1.0, -1.0), sample[kept]
+
+    def decision_function(self, X: Any) -> Array:
+        """Signed scores [n], positive for the second class."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, accept_sparse="csr", dtype=np.float64)
+        scores: Array = np.asarray(X @ self.coef_[0] + self.intercept_[0])
+        return scores
+
+    def predict(self, X: Any) -> Array:
+        """Classes [n]."""
+        scores = self.decision_function(X)
+        if len(self.classes_) == 1:
+            labels: Array = np.repeat(self.classes_, len(scores))
+            return labels
+        labels = self.classes_[(scores > 0).astype(int)]
+        return labels
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities [n, 2]."""
+        scores = self.decision_function(X)
+        if len(self.classes_) == 1:
+            return np.ones((len(scores), 1))
+        p = expit(self._confidence() * scores)
+        result: Array = np.column_stack([1 - p, p])
+        return result
+
+    def _confidence(self) -> float:
+        """By what scores are multiplied to be log odds."""
+        return 1.0
+
+
+class _Separator(LinearClassifier):
+    """What the classifiers share: rows, the loop and the pocket."""
+
+    fit_intercept: bool
+    max_iter: int
 
     def _step(self, sample: Array) -> Step:
         raise NotImplementedError
@@ -128,26 +178,13 @@ class _Separator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         if self.max_iter < 1:
             raise ValueError(f"max_iter is positive, which {self.max_iter} is not")
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64)
-        X = X.toarray() if hasattr(X, "toarray") else X
-        check_classification_targets(y)
-        sample = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-        if not sample.any():
-            raise ValueError("every sample has weight zero")
-        self.classes_ = np.unique(y)
-        if len(self.classes_) > 2:
-            what = (
-                f"Only binary classification is supported; there are {len(self.classes_)} classes"
-            )
-            raise ValueError(f"{what}. The type of the target is multiclass.")
+        X, label, sample = self._read(X, y, sample_weight)
         if len(self.classes_) == 1:
             warnings.warn(
                 "there is one class: everything is of it", ConvergenceWarning, stacklevel=2
             )
             self._answer(np.zeros(X.shape[1]), 1.0, 0, [], True, np.inf, 1.0)
             return self
-        X, y, sample = X[sample > 0], y[sample > 0], sample[sample > 0]
-        label = np.where(y == self.classes_[1], 1.0, -1.0)
         radius = float(np.sqrt((X**2).sum(1).max())) or 1.0
         if self.fit_intercept:
             X = np.column_stack([X, np.full(len(X), radius)])
@@ -160,8 +197,7 @@ class _Separator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows = label[:, None] * X / scale
         theta, made, history, separated = self._run(rows, sample)
         margins = rows @ theta
-        length = float(np.linalg.norm(theta))
-        margin = float(margins.min() * scale / length) if length else 0.0
+        margin = scale * _margin(rows, theta)
         confidence = _calibrated(margins, sample)
         coefficients, intercept = theta / scale, 0.0
         if self.fit_intercept:
@@ -203,30 +239,15 @@ class _Separator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.n_iter_, self.history_, self.separated_ = made, history, separated
         self.margin_, self.confidence_ = margin, confidence
 
-    def decision_function(self, X: Any) -> Array:
-        """Signed scores [n], positive for the second class."""
-        check_is_fitted(self)
-        X = validate_data(self, X, reset=False, accept_sparse="csr", dtype=np.float64)
-        scores: Array = np.asarray(X @ self.coef_[0] + self.intercept_[0])
-        return scores
+    def _confidence(self) -> float:
+        """One scale of the scores, fitted to the training data."""
+        return self.confidence_
 
-    def predict(self, X: Any) -> Array:
-        """Classes [n]."""
-        scores = self.decision_function(X)
-        if len(self.classes_) == 1:
-            labels: Array = np.repeat(self.classes_, len(scores))
-            return labels
-        labels = self.classes_[(scores > 0).astype(int)]
-        return labels
 
-    def predict_proba(self, X: Any) -> Array:
-        """Probabilities [n, 2], with one scale of the scores fitted to the training data."""
-        scores = self.decision_function(X)
-        if len(self.classes_) == 1:
-            return np.ones((len(scores), 1))
-        p = expit(self.confidence_ * scores)
-        result: Array = np.column_stack([1 - p, p])
-        return result
+def _margin(rows: Array, theta: Array) -> float:
+    """The least distance of a row from the plane."""
+    length = float(np.linalg.norm(theta))
+    return float((rows @ theta).min()) / length if length else 0.0
 
 
 def _calibrated(m: Array, sample: Array) -> float:
@@ -257,9 +278,12 @@ class NormalizedLogisticClassifier(_Separator):
         fit_intercept: add a constant column, as great as the greatest row.
         max_iter: steps, at most.
         scale_rows: divide rows by the greatest norm, so that gamma means the same for all data.
+        polish: further steps once the data are separated, of which that with the greatest margin
+            is kept; with a great gamma they add the worst row each, and tend to the greatest.
 
     Attributes:
-        coef_ [1, d], intercept_ [1], n_iter_; separated_, margin_ (the least distance, signed);
+        coef_ [1, d], intercept_ [1], n_iter_ (without polish); separated_, margin_ (the least
+        distance, signed);
         history_, the weight of errors before every step.  Without a separator the step with the
         fewest errors counts, and a ``ConvergenceWarning`` says so.
     """
@@ -271,9 +295,24 @@ class NormalizedLogisticClassifier(_Separator):
         fit_intercept: bool = True,
         max_iter: int = 10_000,
         scale_rows: bool = True,
+        polish: int = 0,
     ) -> None:
         self.gamma, self.normalized, self.fit_intercept = gamma, normalized, fit_intercept
-        self.max_iter, self.scale_rows = max_iter, scale_rows
+        self.max_iter, self.scale_rows, self.polish = max_iter, scale_rows, polish
+
+    def _run(self, rows: Array, sample: Array) -> tuple[Array, int, list[float], bool]:
+        if self.polish < 0:
+            raise ValueError(f"a number of further steps is not negative: {self.polish}")
+        theta, made, history, separated = super()._run(rows, sample)
+        if not separated:
+            return theta, made, history, separated
+        step, best, widest = _logistic(self.gamma, True, sample), theta, _margin(rows, theta)
+        for _ in range(self.polish):
+            theta = theta + step(rows @ theta, rows)
+            margin = _margin(rows, theta)
+            if margin > widest:
+                best, widest = theta, margin
+        return best, made, history, True
 
     def _step(self, sample: Array) -> Step:
         if not self.gamma > 0:

@@ -19,6 +19,7 @@ from pushforward.models.logistic import (
     Perceptron,
     normalized_logistic_step,
 )
+from pushforward.nn.optim import NormalizedLogisticGD
 
 BARE: dict[str, Any] = {"fit_intercept": False}
 LOGISTIC: dict[str, Any] = {**BARE, "scale_rows": False}
@@ -174,6 +175,60 @@ def test_they_are_estimators(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
+def test_polish_widens_the_margin() -> None:
+    """Of two classes of points about (2, 0) and (-2, 0); the greatest margin is by a grid."""
+    rng = np.random.default_rng(0)
+    x = np.r_[rng.normal(size=(30, 2)) * 0.4 + [2, 0], rng.normal(size=(30, 2)) * 0.4 - [2, 0]]
+    y = np.repeat([1, 0], 30)
+    angles = np.linspace(-np.pi, np.pi, 20_001)
+    margins = (np.where(y == 1, 1, -1)[:, None] * x) @ np.stack([np.cos(angles), np.sin(angles)])
+    greatest = margins.min(0).max()
+    found = [
+        NormalizedLogisticClassifier(polish=k, **BARE).fit(x, y).margin_ for k in (0, 100, 10_000)
+    ]
+    assert found[0] < found[1] <= found[2] <= greatest + 1e-6
+    assert found[2] > 0.98 * greatest
+
+
+@pytest.mark.parametrize(("gamma", "expected"), [(100.0, 2), (10.0, 2), (1.0, 16), (0.1, 157)])
+def test_the_optimiser_makes_the_same_steps(gamma: float, expected: int) -> None:
+    x, y = worst(1000)
+    rows = torch.as_tensor(y[:, None] * x)
+    theta = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    optimizer = NormalizedLogisticGD([theta], lr=gamma)
+    made = 0
+    while not bool((rows @ theta > 0).all()):
+        made += 1
+        before = theta.detach().clone()
+        optimizer.step(lambda: rows @ theta)
+        torch.testing.assert_close(
+            theta.detach(), normalized_logistic_step(before, rows, gamma), rtol=1e-12, atol=1e-12
+        )
+    assert made == expected
+
+
+def test_the_optimiser_on_a_network() -> None:
+    """Rings, which no line separates; and what is refused."""
+    torch.manual_seed(0)
+    angle = 2 * math.pi * torch.rand(200)
+    radius = torch.where(torch.arange(200) < 100, 1.0, 2.0)
+    x = torch.stack([angle.cos(), angle.sin()], 1) * radius[:, None]
+    label = torch.where(torch.arange(200) < 100, 1.0, -1.0)
+    net = torch.nn.Sequential(torch.nn.Linear(2, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
+    optimizer = NormalizedLogisticGD(net.parameters(), lr=0.1)
+    for _ in range(500):
+        margins = optimizer.step(lambda: label * net(x)[:, 0])
+        if bool((margins > 0).all()):
+            break
+    assert bool((margins > 0).all())
+    with pytest.raises(RuntimeError, match="closure"):
+        optimizer.step()
+    with pytest.raises(ValueError, match="lr is positive"):
+        NormalizedLogisticGD(net.parameters(), lr=0.0)
+    with pytest.raises(ValueError, match="finite margins"):
+        optimizer.step(lambda: net(x))
+
+
 X, Y = worst(4)
 
 
@@ -188,6 +243,7 @@ X, Y = worst(4)
         (lambda: NormalizedLogisticClassifier().fit(X[:0], Y[:0]), "0 sample"),
         (lambda: NormalizedLogisticClassifier().fit(X, Y, [-1, 1, 1, 1]), "[Nn]egative"),
         (lambda: Perceptron("random").fit(X, Y), "not 'random'"),  # type: ignore[arg-type]
+        (lambda: NormalizedLogisticClassifier(polish=-1).fit(X, Y), "not negative"),
         (lambda: normalized_logistic_step(torch.zeros(2), torch.ones(3, 2), 0.0), "gamma"),
     ],
 )  # fmt: skip

@@ -13,7 +13,12 @@ import torch
 from sklearn.datasets import load_breast_cancer
 from torch import Tensor, nn
 
-from pushforward.nn.optim import GradNormSmooth, gns_accept, gns_step
+from pushforward.nn.optim import (
+    GradNormSmooth,
+    gns_accept,
+    gns_step,
+    gradient_normalized_smoothness,
+)
 from pushforward.nn.optim.smoothness import gns_step_rank_one
 
 
@@ -184,6 +189,48 @@ def test_state_goes_on() -> None:
     again.load_state_dict(copy.deepcopy(made.state_dict()))
     assert again.gamma == made.gamma and again.trials == made.trials
     assert torch.equal(run(one, made, 10), run(other, again, 10))
+
+
+def test_the_radius_of_a_quartic() -> None:
+    """x^4 / 4 at 1: the root of s^3 + 3 s^2 = 1 in the ball, 9 / 8 in the ellipsoid."""
+    about: Any = (lambda x: x**3, f([1.0]), f([[3.0]]))
+    for region, expected in (("ball", 0.5320888862), ("ellipsoid", 9 / 8)):
+        found = gradient_normalized_smoothness(*about, region)
+        assert found.exact and found.gamma == pytest.approx(expected, abs=1e-9)
+    root = 0.5320888862
+    assert root**3 + 3 * root**2 == pytest.approx(1, abs=1e-9)
+
+
+def test_the_radius_of_simple_models() -> None:
+    """A quadratic with its Hessian has none; with H = 0 it is |g| / L, that of descent."""
+    matrix = f([[3.0, 1.0], [1.0, 2.0]])
+    gradient = matrix.mv
+    x = f([1.0, -0.5])
+    assert gradient_normalized_smoothness(gradient, x, matrix).gamma == math.inf
+    largest = float(torch.linalg.eigvalsh(matrix)[-1])
+    size = float(gradient(x).norm())
+    found = gradient_normalized_smoothness(
+        gradient, x, 0 * matrix, "ball", generator=torch.Generator().manual_seed(0)
+    )
+    assert not found.exact
+    assert size / largest <= found.gamma <= 1.01 * size / largest
+
+
+def test_the_radius_of_a_logistic_loss() -> None:
+    """Quasi-self-concordant with M = max |a|: in the ellipsoid gamma is 1.256 / M at least."""
+    problem = Logistic(A, [0.5, -1.0])
+
+    def gradient(x: Tensor) -> Tensor:
+        return -(A.T @ torch.sigmoid(-(A @ x))) / 3
+
+    x = problem.x.detach()
+    p = torch.sigmoid(-(A @ x))
+    found = gradient_normalized_smoothness(gradient, x, (A.T * (p * (1 - p))) @ A / 3, samples=64)
+    assert found.gamma >= 1.2564312086 / math.sqrt(5)
+    assert math.exp(1.2564312086) == pytest.approx(1 + 2 * 1.2564312086, abs=1e-9)
+    for wrong in ({"region": "cube"}, {"H": A}, {"samples": -1}):
+        with pytest.raises(ValueError, match=r"not 'cube'|are expected"):
+            gradient_normalized_smoothness(**{"gradient": gradient, "x": x, "H": A.T @ A} | wrong)  # type: ignore[arg-type]
 
 
 def test_several_parameters_of_a_network() -> None:

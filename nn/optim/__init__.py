@@ -4,7 +4,9 @@ from .adamp import SGDP, AdamP, project_radial
 from .bilevel import BOREP, BilevelProblem, hypergradient
 from .domains import Ball, Box, Domain, Free, PositiveOrthant, Simplex
 from .exponentiated import ExponentiatedSGD, egd_step, init_dale_
+from .local_smoothness import gradient_normalized_smoothness
 from .mirror import DynamicOptimisticMD, OnlineLearner, OptimisticMirrorDescent
+from .normalized_logistic import NormalizedLogisticGD
 from .radius import RadiusInfo, SoftmaxRadiusController, partition_radius, softmax_radius
 from .smoothness import GradNormSmooth, gns_accept, gns_step
 
@@ -20,6 +22,7 @@ __all__ = [
     "ExponentiatedSGD",
     "Free",
     "GradNormSmooth",
+    "NormalizedLogisticGD",
     "OnlineLearner",
     "OptimisticMirrorDescent",
     "PositiveOrthant",
@@ -29,6 +32,7 @@ __all__ = [
     "egd_step",
     "gns_accept",
     "gns_step",
+    "gradient_normalized_smoothness",
     "hypergradient",
     "init_dale_",
     "partition_radius",
