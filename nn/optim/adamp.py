@@ -11,6 +11,7 @@ public code.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -42,12 +43,30 @@ Rows = tuple[list[Tensor], list[Tensor], list[Tensor]]
 
 
 def _products(a: list[Tensor], b: list[Tensor]) -> Tensor:
-    """Inner products of all rows [rows, k] of matrices."""
-    return torch.cat([(x * y).sum(1) for x, y in zip(a, b, strict=True)])
+    """Inner products of all rows [rows, k] of matrices; of several through one piece of memory."""
+    if len(a) == 1:
+        return (a[0] * b[0]).sum(1)
+    memory = a[0].new_empty(max(x.numel() for x in a))
+    return torch.cat(
+        [
+            torch.mul(x, y, out=memory[: x.numel()].view(x.shape)).sum(1)
+            for x, y in zip(a, b, strict=True)
+        ]
+    )
 
 
 def _norms(a: list[Tensor]) -> Tensor:
     return torch.cat([torch.linalg.vector_norm(x, dim=1) for x in a])
+
+
+@functools.lru_cache(maxsize=256)
+def _layout(
+    shapes: tuple[tuple[int, int], ...], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which weight owns a row, and the roots of the lengths of rows and of whole weights."""
+    sizes = torch.tensor(shapes, device=device)
+    owner = torch.arange(len(shapes), device=device).repeat_interleave(sizes[:, 0])
+    return owner, sizes[:, 1].sqrt(), sizes.prod(1).sqrt()
 
 
 def _projection(
@@ -59,11 +78,8 @@ def _projection(
 ) -> Projection:
     """Of weights, gradients and steps as rows [rows, k]; both tests are made on the device."""
     w, g, u = rows
-    about: dict[str, Any] = {"device": w[0].device}
-    sizes = torch.tensor([[len(x), x.shape[1]] for x in w], **about)
-    owner = torch.arange(len(w), **about).repeat_interleave(
-        sizes[:, 0], output_size=sum(map(len, w))
-    )
+    shapes = tuple((x.shape[0], x.shape[1]) for x in w)
+    owner, root_of_row, root_of_layer = _layout(shapes, w[0].device)
 
     def whole(rows: Tensor) -> Tensor:
         """Sums of rows by their weights."""
@@ -75,8 +91,8 @@ def _projection(
     length = whole(size.square()).sqrt()
     bottom = length.clamp(min=eps) * whole(slope.square()).sqrt().clamp(min=eps)
     layer_cosine = whole(wg).abs() / bottom
-    channel = row_cosine < delta / sizes[:, 1].sqrt()
-    layer = ~channel & (layer_cosine < delta / sizes.prod(1).sqrt())
+    channel = row_cosine < delta / root_of_row
+    layer = ~channel & (layer_cosine < delta / root_of_layer)
     if mode != "auto":
         channel = torch.full_like(channel, mode == "channel")
         layer = torch.full_like(layer, mode == "layer")
@@ -87,6 +103,7 @@ def _projection(
     return Projection(along, ratio, view, torch.where(layer, layer_cosine, row_cosine))
 
 
+@torch.no_grad()
 def project_radial(
     w: Tensor,
     g: Tensor,
@@ -148,7 +165,8 @@ class _Projected(Stepping):
                 raise RuntimeError(f"{type(self).__name__} takes no sparse gradients")
             kinds: dict[Any, list[Tensor]] = {}
             for i, p in enumerate(with_grad):
-                kind = (p.device, p.dtype) if group["foreach"] is not False else i
+                made = self.state[p].get("step", 0)
+                kind = (p.device, p.dtype, made) if group["foreach"] is not False else i
                 kinds.setdefault(kind, []).append(p)
             for params in kinds.values():
                 self._step_together(params, group)
@@ -161,34 +179,51 @@ class _Projected(Stepping):
         params: list[Tensor],
         grads: list[Tensor],
         moves: list[Tensor],
-        rates: list[float],
+        rate: float,
         decay: float,
         group: dict[str, Any],
     ) -> None:
         """w <- w (1 - decay ratio) - rate (u - along w), in float32 at least."""
         wide = [widened(p) for p in params]
-        axis, mode = group["channel_axis"], group["projection"]
+        mode = group["projection"]
         seen = [i for i, w in enumerate(wide) if mode != "off" and w.ndim > 1 and w.numel()]
-        factors: list[Tensor | float] = [1 - decay] * len(wide)
+        others = [w for i, w in enumerate(wide) if i not in seen]
         if seen:
-            w, g, u = (
-                [each[i].movedim(axis, 0).flatten(1) for i in seen] for each in (wide, grads, moves)
-            )
-            about = (group["delta"], group["wd_ratio"], group["eps"], mode)
-            found = _projection((w, g, u), *about)
-            parts = found.along.split([len(each) for each in w])
-            kept = 1 - decay * found.ratio
-            for j, i in enumerate(seen):
-                shape = [1] * wide[i].ndim
-                shape[axis] = -1
-                factors[i] = torch.add(kept[j], parts[j], alpha=rates[i]).reshape(shape)
-                self.state[params[i]]["projection"] = (found.view[j], found.cosine[j])
-        for p, x, move, rate, factor in zip(params, wide, moves, rates, factors, strict=True):
-            if isinstance(factor, Tensor) or factor != 1:
-                x.mul_(factor)
-            x.add_(move, alpha=-rate)
+            factors = self._factors(params, (wide, grads, moves), seen, rate, decay, group)
+            torch._foreach_mul_([wide[i] for i in seen], factors)
+        if others and decay:
+            torch._foreach_mul_(others, 1 - decay)
+        torch._foreach_add_(wide, moves, alpha=-rate)
+        for p, x in zip(params, wide, strict=True):
             if x is not p:
                 p.copy_(x)
+
+    def _factors(
+        self,
+        params: list[Tensor],
+        all_rows: Rows,
+        seen: list[int],
+        rate: float,
+        decay: float,
+        group: dict[str, Any],
+    ) -> list[Tensor]:
+        """By what channels are multiplied: 1 - decay ratio + rate along."""
+        axis = group["channel_axis"]
+        w, g, u = ([each[i].movedim(axis, 0).flatten(1) for i in seen] for each in all_rows)
+        about = (group["delta"], group["wd_ratio"], group["eps"], group["projection"])
+        found = _projection((w, g, u), *about)
+        kept = 1 - decay * found.ratio
+        counts = [len(each) for each in w]
+        owner = _layout(tuple((x.shape[0], x.shape[1]) for x in w), w[0].device)[0]
+        factors = torch.add(kept[owner], found.along, alpha=rate).split(counts)
+        views, cosines = found.view.unbind(), found.cosine.unbind()
+        shaped = []
+        for j, i in enumerate(seen):
+            self.state[params[i]]["projection"] = (views[j], cosines[j])
+            shape = [1] * params[i].ndim
+            shape[axis] = -1
+            shaped.append(factors[j].view(shape))
+        return shaped
 
     def projection_report(self) -> dict[str, dict[str, Any]]:
         """Of each parameter ("group.index"): the view last used, its cosine, and the norm."""
@@ -263,16 +298,16 @@ class AdamP(_Projected):
         torch._foreach_lerp_(means, grads, 1 - beta1)
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
-        steps = [self.state[p]["step"] for p in params]
-        unbiased = [math.sqrt(1 - beta2**t) for t in steps]
+        t = self.state[params[0]]["step"]
+        unbiased = math.sqrt(1 - beta2**t)
         moves = torch._foreach_sqrt(squares)
-        torch._foreach_add_(moves, [group["eps"] * c for c in unbiased])
-        torch._foreach_reciprocal_(moves)
+        torch._foreach_add_(moves, group["eps"] * unbiased)
+        torch._foreach_reciprocal_(moves)  # memory that is new costs more than a pass
         ahead = torch._foreach_lerp(means, grads, 1 - beta1) if group["nesterov"] else means
         torch._foreach_mul_(moves, ahead)
-        lr = float(group["lr"])
-        rates = [lr * c / (1 - beta1**t) for c, t in zip(unbiased, steps, strict=True)]
-        self._apply(params, grads, list(moves), rates, lr * group["weight_decay"], group)
+        rate = group["lr"] * unbiased / (1 - beta1**t)
+        decay = group["lr"] * group["weight_decay"]
+        self._apply(params, grads, list(moves), float(rate), float(decay), group)
 
 
 class SGDP(_Projected):
@@ -333,4 +368,4 @@ class SGDP(_Projected):
         torch._foreach_add_(buffers, grads, alpha=1 - group["dampening"])
         moves = torch._foreach_add(grads, buffers, alpha=momentum) if group["nesterov"] else buffers
         decay = lr * group["weight_decay"] / (1 - momentum)
-        self._apply(params, grads, list(moves), [lr] * len(params), decay, group)
+        self._apply(params, grads, list(moves), lr, decay, group)

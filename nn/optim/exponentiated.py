@@ -6,6 +6,7 @@ Model (arXiv 2510.02730); the decay of log magnitudes is a choice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -49,7 +50,8 @@ class ExponentiatedSGD(Stepping):
     Args:
         momentum: of the gradients: m <- momentum m + g.
         weight_decay: of log |w| towards ``log_anchor``.
-        clip_exponent: a bound of the size of exponents; ``clipped`` counts how often it was met.
+        clip_exponent: a bound of the size of exponents; ``clipped`` counts how often it was
+            met.
         freeze_zero: zeros stay; else they are an error.
 
     Errors:
@@ -86,27 +88,40 @@ class ExponentiatedSGD(Stepping):
 
     @property
     def clipped(self) -> int:
-        """How many exponents were clipped so far."""
+        """How often exponents of a tensor were clipped so far, at one entry or more."""
         return sum(int(state.get("clipped", 0)) for state in self.state.values())
 
     def _move_all(self) -> None:
         for group in self.param_groups:
+            kinds: dict[Any, list[Tensor]] = {}
             for p in group["params"]:
-                if p.grad is not None:
-                    self._move(p, p.grad if not group["maximize"] else -p.grad, group)
+                if p.grad is not None and p.numel():
+                    kinds.setdefault((p.device, p.dtype), []).append(p)
+            for params in kinds.values():
+                self._move_together(params, group)
 
-    def _move(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        if gradient.is_sparse:
+    def _move_together(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        gradients = [p.grad for p in params if p.grad is not None]
+        if any(g.is_sparse for g in gradients):
             raise RuntimeError("ExponentiatedSGD takes no sparse gradients")
-        state = self.state[p]
-        if not state:
-            state["momentum"] = torch.zeros_like(p)
-            state["clipped"] = torch.zeros((), dtype=torch.int64, device=p.device)
-        move = state["momentum"].mul_(group["momentum"]).add_(gradient)
-        exponent = -group["lr"] * p.sign() * move
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+                self.state[p]["clipped"] = torch.zeros((), dtype=torch.int64, device=p.device)
+        moves = [self.state[p]["momentum"] for p in params]
+        torch._foreach_mul_(moves, group["momentum"])
+        torch._foreach_add_(moves, gradients, alpha=-1 if group["maximize"] else 1)
+        exponents = list(torch._foreach_sign(params))
+        torch._foreach_mul_(exponents, moves)
+        torch._foreach_mul_(exponents, -group["lr"])
         if group["weight_decay"]:
-            away = torch.where(p == 0, 0.0, p.abs().log() - group["log_anchor"])
-            exponent -= group["lr"] * group["weight_decay"] * away
+            pull = group["lr"] * group["weight_decay"]
+            for exponent, p in zip(exponents, params, strict=True):
+                exponent -= pull * torch.where(p == 0, 0.0, p.abs().log() - group["log_anchor"])
         most = group["clip_exponent"]
-        state["clipped"] += (exponent.abs() > most).sum()
-        p.mul_(exponent.clamp_(-most, most).exp_())
+        for p, size in zip(params, torch._foreach_norm(exponents, math.inf), strict=True):
+            self.state[p]["clipped"] += size > most
+        torch._foreach_clamp_max_(exponents, most)
+        torch._foreach_clamp_min_(exponents, -most)
+        torch._foreach_exp_(exponents)
+        torch._foreach_mul_(params, exponents)
