@@ -126,7 +126,8 @@ class Finite:
         if values.ndim != 2 or not 1 <= values.shape[1] <= len(values):
             raise ValueError(f"[N, m] with N >= m >= 1 is expected, not {list(values.shape)}")
         values = values.double()
-        mass = torch.full((len(values),), 1 / len(values)).double() if mass is None else mass
+        if mass is None:
+            mass = torch.full((len(values),), 1 / len(values), dtype=torch.float64)
         if mass.shape != values.shape[:1] or bool((mass < 0).any()):
             raise ValueError(f"masses {list(mass.shape)} of {len(values)} points, not negative")
         if abs(float(mass.sum()) - 1) > 1e-9:

@@ -62,9 +62,10 @@ class UnnormalizedModel(nn.Module):
         energy = self.energy(x)
         if energy.shape != x.shape[: x.ndim - len(self.noise.event_shape)]:
             raise ValueError(f"an energy for each datum is expected, not {list(energy.shape)}")
-        if bool(energy.isnan().any()):
+        least = float(energy.detach().min()) if len(energy) else 0.0
+        if math.isnan(least):
             raise ValueError("the energy is not a number")
-        if bool((energy == -math.inf).any()):
+        if least == -math.inf:
             raise FloatingPointError("the energy is minus infinity: the model has no density")
         return -energy
 

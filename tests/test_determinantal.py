@@ -321,3 +321,9 @@ EYE = torch.eye(3, dtype=torch.float64)
 def test_bad_input(call: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         call()
+
+
+def test_many_points_have_equal_masses() -> None:
+    """In float64, whatever the default is: 100 003 of them still sum to one."""
+    values = torch.ones(100_003, 1, dtype=torch.float64)
+    assert Finite(values).mass.sum().item() == pytest.approx(1, abs=1e-12)
