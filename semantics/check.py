@@ -19,12 +19,22 @@ from ..ppl.errors import ProgramError, located
 from ..ppl.program import program_name
 from .agreement import agreement
 from .denote import BUDGET, denote
+from .density import density
 from .involution import check_involution as involution
 from .measure import Measure, readable
 from .orbit import check_orbit as orbit
 from .report import Report, decide
 
-__all__ = ["agreement", "invariant", "involution", "orbit", "reversible", "unbiased", "valid"]
+__all__ = [
+    "agreement",
+    "density",
+    "invariant",
+    "involution",
+    "orbit",
+    "reversible",
+    "unbiased",
+    "valid",
+]
 
 TOLERANCE = 1e-10
 ROUNDINGS = 64  # of log weights, along one path

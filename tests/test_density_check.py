@@ -1,0 +1,125 @@
+"""Densities of mass one, and samplers that draw from them; and what is off in either is found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pushforward import dist
+from pushforward.errors import PushforwardError
+from pushforward.models.determinantal import Finite, ProjectionDPP
+from pushforward.semantics import check
+
+pytestmark = pytest.mark.usefixtures("double")
+
+
+def f(x: Any) -> Tensor:
+    return torch.tensor(x, dtype=torch.float64)
+
+
+LAWS: dict[str, Any] = {
+    "categorical": lambda: dist.Categorical(f([0.2, 0.3, 0.5])),
+    "Poisson": lambda: dist.Poisson(f(3.0)),
+    "multinomial": lambda: dist.Multinomial(3, f([0.2, 0.3, 0.5])),
+    "normal": lambda: dist.Normal(f(1.0), f(2.0)),
+    "gamma": lambda: dist.Gamma(f(2.0), f(1.5)),
+    "beta": lambda: dist.Beta(f(2.0), f(3.0)),
+    "Student": lambda: dist.StudentT(f(4.0), f(0.0), f(1.0)),
+    "von Mises": lambda: dist.VonMises(f(0.0), f(2.0)),
+    "normal pair": lambda: dist.MultivariateNormal(f([0.0, 1.0]), f([[1.0, 0.5], [0.5, 2.0]])),
+    "Dirichlet": lambda: dist.Dirichlet(f([1.0, 2.0, 3.0])),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_right_ones_pass(name: str) -> None:
+    state = torch.get_rng_state()
+    check.density(LAWS[name]()).require()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class WideDraws(dist.Normal):
+    """Draws 3 % too wide."""
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        drawn: Tensor = self.loc + 1.03 * (super().sample(sample_shape) - self.loc)
+        return drawn
+
+
+class TooMuchMass(dist.Normal):
+    def log_prob(self, value: Tensor) -> Tensor:
+        score: Tensor = super().log_prob(value) + 1e-6
+        return score
+
+
+class OtherDraws(dist.Categorical):
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return torch.distributions.Categorical(f([0.22, 0.28, 0.5])).sample(sample_shape)
+
+
+class Outside(dist.Categorical):
+    """Draws a value that has no mass, once in a thousand."""
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        drawn: Tensor = super().sample(sample_shape)
+        return torch.where(torch.rand(drawn.shape) < 1e-3, 2, drawn)
+
+
+class Uncorrelated(dist.MultivariateNormal):
+    """Its margins are right."""
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        sd = self.covariance_matrix.diagonal().sqrt()
+        return self.loc + sd * torch.randn(*sample_shape, 2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        (lambda: WideDraws(f(1.0), f(2.0)), "of the draws"),
+        (lambda: TooMuchMass(f(1.0), f(2.0)), "the density has mass 1.000001"),
+        (lambda: OtherDraws(f([0.2, 0.3, 0.5])), "of the draws"),
+        (lambda: Outside(f([0.5, 0.5, 0.0])), "2 has mass 0"),
+        (lambda: Uncorrelated(f([0.0, 1.0]), f([[1.0, 0.5], [0.5, 2.0]])), "of the draws"),
+    ],
+)
+def test_wrong_ones_fail(wrong: Any, match: str) -> None:
+    report = check.density(wrong())
+    assert report.verdict == "fail"
+    assert match in report.counterexample
+
+
+def test_the_level_holds() -> None:
+    """At a level of .2 a right sampler fails at most so often: 200 seeds, three deviations."""
+    law = dist.Categorical(f([0.2, 0.3, 0.5]))
+    failures = sum(
+        check.density(law, 500, level=0.2, seed=seed).verdict == "fail" for seed in range(200)
+    )
+    assert failures <= 200 * 0.2 + 3 * (200 * 0.2 * 0.8) ** 0.5
+
+
+def test_a_determinantal_process() -> None:
+    points = f([-5.0, -3.0, -1.0, 1.0, 3.0, 5.0])
+    values = torch.stack([torch.ones(6), points / (35 / 3) ** 0.5], 1)
+    check.density(ProjectionDPP(Finite(values)), draws=4000).require()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: check.density(dist.Normal(torch.zeros(2), 1.0)), ValueError, "not a batch"),
+        (lambda: check.density(dist.Normal(0.0, 1.0), draws=0), ValueError, "positive"),
+        (lambda: check.density(dist.Normal(0.0, 1.0), level=1.0), ValueError, "level"),
+        (
+            lambda: check.density(dist.MultivariateNormal(torch.zeros(6), torch.eye(6))),
+            PushforwardError,
+            "budget",
+        ),
+    ],
+)
+def test_bad_input(call: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        call()
