@@ -134,7 +134,8 @@ class HyperRepresentation(BilevelProblem):
     upper one is a mean.  A batch of either level is a tensor of tasks, or None for all of them.
 
     Args:
-        encoder: [n, ...] to [n, features]; its parameters are those of the upper level, and change.
+        encoder: [n, ...] to [n, features]; those of its parameters that require
+            gradients are the upper level, and change.
         x, labels: to fit the heads, [tasks, n, ...] and [tasks, n].
         x_query, labels_query: to judge the encoder by, of the same tasks.
         classes: of every task.
@@ -192,7 +193,9 @@ class HyperRepresentation(BilevelProblem):
             "weight": like.new_zeros(len(x), like.shape[-1], classes),
             "bias": like.new_zeros(len(x), classes),
         }
-        super().__init__(upper, lower, dict(encoder.named_parameters()), heads)
+        named = encoder.named_parameters()
+        trained: dict[str, Tensor] = {name: p for name, p in named if p.requires_grad}
+        super().__init__(upper, lower, trained, heads)
 
     def adapt(self, x: Tensor, labels: Tensor) -> nn.Linear:
         """The head of a new task, by minimising its loss on data [n, ...] and labels [n]."""

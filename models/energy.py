@@ -147,7 +147,8 @@ class CompositionalLikelihood(nn.Module):
         """The loss of data [n, *event], with draws of noise, or their number (n unless given).
 
         Errors:
-            ValueError: there are no data, or the noise has no mass where they are.
+            ValueError: there are no data, or the noise has no mass where they are, or the model
+                none where the noise is.
         """
         if len(x) == 0:
             raise ValueError("there are no data in the batch")
@@ -165,6 +166,8 @@ class CompositionalLikelihood(nn.Module):
         log_mean = a.logsumexp(0) - math.log(len(a))
         with torch.no_grad():
             self.log_u.copy_(self._averaged(log_mean))
+        if float(self.log_u) == -math.inf:
+            raise ValueError("no draw of the noise has mass under the model")
         weights = (a - self.log_u).exp()
         counts = weights > 0
         return (weights[counts] * log_p[counts]).sum() / len(a) - data.mean()

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .densities import log_density
-from .errors import NoDensityError, located
+from .errors import NoDensityError, ProgramError, located
 from .repeated import Repeated
 
 # A message of Pyro's runtime: a mutable mapping, with our own types and entries beside Pyro's.
@@ -84,8 +84,22 @@ def outside(handler: Messenger) -> Iterator[None]:
         _DIM_ALLOCATOR._stack = plates
 
 
+def _require_law(distribution: Any, name: str) -> None:
+    """Those of ``torch.distributions`` lack what Pyro's add, and fail later without a word."""
+    if not callable(distribution):
+        kind = type(distribution)
+        raise ProgramError(
+            located(
+                f"{kind.__module__.split('.')[0]}'s {kind.__name__} is no distribution of Pyro",
+                site=name,
+                hint="use the class of that name in pushforward.dist",
+            )
+        )
+
+
 def sample(name: str, distribution: Any, *, obs: Any = None, infer: Any = None) -> Tensor:
     """A named latent choice (or, with ``obs``, an observation) of shape batch + event."""
+    _require_law(distribution, name)
     if obs is not None:
         return observe(name, distribution, obs)
     return pyro.sample(name, distribution, infer=infer)
@@ -93,6 +107,7 @@ def sample(name: str, distribution: Any, *, obs: Any = None, infer: Any = None) 
 
 def observe(name: str, distribution: Any, value: Any) -> Tensor:
     """Score ``value`` by the density of ``distribution``, and return it."""
+    _require_law(distribution, name)
     if not stack():
         return cast(Tensor, value)
     return pyro.sample(name, distribution, obs=value)
@@ -125,6 +140,7 @@ def draw(distribution: Any, shape: Sequence[int] = (), *, label: str = "draw") -
                 hint="name the choice with sample(...) if it is part of the model",
             )
         )
+    _require_law(distribution, label)
     if shape:
         distribution = Repeated(distribution, tuple(shape))
     return cast(

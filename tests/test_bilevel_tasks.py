@@ -157,6 +157,20 @@ def test_features_that_tasks_share() -> None:
     assert accuracy() > 0.95
 
 
+def test_a_frozen_layer_stays() -> None:
+    g = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 4))
+    encoder[0].requires_grad_(False)
+    before = [p.detach().clone() for p in encoder.parameters()]
+    problem = HyperRepresentation(encoder, *pairs(4, 2, 3, True, g), classes=2)
+    made = BOREP(problem, 0.1, lower_lr=0.5, z_lr=0.5)
+    made.refine(itertools.repeat(None))
+    made.step()
+    same = [torch.equal(a, b) for a, b in zip(before, encoder.parameters(), strict=True)]
+    assert same == [True, True, False, False]
+
+
 ROWS = torch.zeros(3, 2)
 LABELS = torch.zeros(3, dtype=torch.long)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pushforward import dist
+from pushforward.errors import ProgramError
 from pushforward.inference import MCMC, SMC, nuts
 from pushforward.models.energy import CompositionalLikelihood, NoiseContrastive, UnnormalizedModel
 from pushforward.semantics import denote
@@ -267,6 +268,30 @@ def test_no_mass_weighs_nothing() -> None:
     assert shift.grad is not None and abs(shift.grad.item()) < 1e-12
 
 
+def test_a_law_of_torch_and_points_in_the_plane() -> None:
+    noise = torch.distributions.MultivariateNormal(torch.zeros(2), 4 * torch.eye(2))
+    model = UnnormalizedModel(lambda x: x.square().sum(-1) / 2, noise)
+    found, error = model.estimate_log_z(100_000)
+    assert abs(float(found) - math.log(2 * math.pi)) < 5 * float(error)
+    with pytest.raises(ProgramError, match=r"pushforward\.dist"):
+        model.program()()
+    model.noise = dist.MultivariateNormal(torch.zeros(2), 4 * torch.eye(2))
+    fit = SMC(1000, 2, progress=False).run(model.program(), seed=1)
+    assert abs(fit.log_evidence - math.log(2 * math.pi)) < 0.2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_precisions(dtype: torch.dtype) -> None:
+    w = nn.Parameter(torch.tensor(0.5, dtype=dtype))
+    noise = dist.Normal(torch.tensor(0.0, dtype=dtype), torch.tensor(2.0, dtype=dtype))
+    model = UnnormalizedModel(lambda x: x.square() / 2 - w * x, noise)
+    loss = CompositionalLikelihood(model)
+    for _ in range(3):
+        loss(torch.ones(16, dtype=dtype), 64).backward()
+    assert w.grad is not None and bool(w.grad.isfinite()) and w.grad.dtype == dtype
+    CompositionalLikelihood(model)(torch.ones(1, dtype=dtype), 1).backward()
+
+
 NORMAL = dist.Normal(0.0, 1.0)
 
 
@@ -306,6 +331,13 @@ NORMAL = dist.Normal(0.0, 1.0)
             )(X),
             ValueError,
             "no mass",
+        ),
+        (
+            lambda: CompositionalLikelihood(
+                UnnormalizedModel(lambda x: torch.where(x > 9, x, math.inf), NORMAL)
+            )(10 + X, Z),
+            ValueError,
+            "no draw of the noise",
         ),
         (
             lambda: run(

@@ -23,7 +23,9 @@ from pushforward.ppl import (
     draw,
     factor,
     generate,
+    observe,
     plate,
+    program,
     sample,
     simulate,
     vmap,
@@ -481,3 +483,18 @@ def test_errors_leave_the_parameter_store_and_validation_as_they_were() -> None:
     assert "leaked" not in pyro.get_param_store()
     with pytest.raises(ValueError, match="Expected parameter scale"):
         dist.Normal(0.0, -1.0)
+
+
+@pytest.mark.parametrize("effect", ["sample", "observe", "draw"])
+def test_a_law_of_torch_is_named(effect: str) -> None:
+    law = torch.distributions.Normal(0.0, 1.0)
+
+    @program
+    def p() -> Any:
+        if effect == "sample":
+            return sample("x", law)
+        return observe("x", law, torch.tensor(1.0)) if effect == "observe" else draw(law)
+
+    for run in (p, p.type):
+        with pytest.raises(ProgramError, match=r"torch's Normal .* pushforward\.dist"):
+            run()
