@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 from typing import Any
 
@@ -323,3 +324,18 @@ def test_what_is_noticed() -> None:
     dynamic = DynamicOptimisticMD(X, domain=Ball(1.0), grad_bound=1.0, smoothness=1.0)
     with pytest.raises(FloatingPointError):
         dynamic.update(f([math.inf, 0.0]))
+
+
+def test_an_empty_parameter_and_a_plain_load() -> None:
+    """A parameter without entries is left alone; a state dict loads as weights only."""
+    params = [nn.Parameter(torch.zeros(0, 3)), nn.Parameter(torch.full((3,), 1 / 3))]
+    optimizer = OptimisticMirrorDescent(
+        params, geometry="entropy", domain=Simplex(), grad_bound="max"
+    )
+    (params[1] ** 2).sum().backward()
+    params[0].sum().backward()
+    optimizer.step()
+    stored = io.BytesIO()
+    torch.save(optimizer.state_dict(), stored)
+    stored.seek(0)
+    assert torch.load(stored)["param_groups"][0]["domain"] == Simplex()

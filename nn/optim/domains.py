@@ -111,3 +111,7 @@ class Simplex:
         count = torch.arange(1, x.shape[-1] + 1, dtype=x.dtype, device=x.device)
         kept = (order - over / count > 0).sum(-1, keepdim=True)
         return (x - over.gather(-1, kept - 1) / kept).clamp(min=0)
+
+
+# so that ``torch.load`` takes the state dict of an optimiser that holds one
+torch.serialization.add_safe_globals([Free, Ball, Box, PositiveOrthant, Simplex])

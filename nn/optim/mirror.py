@@ -225,18 +225,18 @@ class OptimisticMirrorDescent(Stepping):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         _checked(group)
-        for p in group["params"]:
+        for p in filter(torch.Tensor.numel, group["params"]):
             self.state[p].update(_begin(p.detach(), group))
             p.copy_(_play(self.state[p], group))
 
     def _move_all(self) -> None:
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is not None:
+                if p.grad is not None and p.numel():
                     self._require(p.grad, group)
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is not None:
+                if p.grad is not None and p.numel():
                     state = self.state[p]
                     _learn(state, group, p.grad.clone(), _hint(group["hint"], p.grad))
                     p.copy_(_play(state, group))
