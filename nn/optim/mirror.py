@@ -62,7 +62,8 @@ def _begin(start: Tensor, group: Group) -> State:
     if geometry == "entropy" and not bool((start > 0).all()):
         raise ValueError("entropic steps start from positive numbers")
     inside = domain.project(start)
-    if bool((inside - start).abs().max() > ENOUGH * (1 + start.abs().max())):
+    far = max(ENOUGH, 8 * torch.finfo(start.dtype).eps)
+    if bool((inside - start).abs().max() > far * (1 + start.abs().max())):
         warnings.warn(f"the start is outside of {domain}, and was projected", stacklevel=4)
     one = start.sum(-1, keepdim=True) if _by_row(group) else start.sum()
     state: State = {
