@@ -126,6 +126,12 @@ class HyperCleaning(BilevelProblem):
         """What each datum weighs [n], between 0 and 1."""
         return self.x["logits"].detach().sigmoid()
 
+    def fitted(self, y: dict[str, Tensor]) -> nn.Module:
+        """The classifier with parameters of the lower level, such as ``BOREP.y``."""
+        net = copy.deepcopy(self.net)
+        net.load_state_dict(y, strict=False)
+        return net
+
 
 class HyperRepresentation(BilevelProblem):
     """Features that many tasks share: an encoder above, a linear head for each task below.

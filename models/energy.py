@@ -140,23 +140,25 @@ class CompositionalLikelihood(nn.Module):
         self.poor, self.refits, self.seen = 0, 0, 0
         self.register_buffer("log_u", torch.tensor(math.nan))
         self.register_buffer("ess", torch.tensor(math.nan))
-        self.moments: tuple[Tensor, Tensor] | None = None  # running means of x and of x^2
+        self.moments: tuple[Tensor, Tensor] | None = None  # running mean and variance of data
         self.taken: tuple[Tensor, Tensor] | None = None  # mean and deviation of the noise
 
     def forward(self, x: Tensor, noise: Tensor | int | None = None) -> Tensor:
         """The loss of data [n, *event], with draws of noise, or their number (n unless given).
 
         Errors:
-            ValueError: there are no data, or the noise has no mass where they are, or the model
-                none where the noise is.
+            ValueError: there are no data, or the noise or the model has no mass where they are, or
+                the model none where the noise is.
         """
         if len(x) == 0:
             raise ValueError("there are no data in the batch")
         data = self.model.log_unnormalized(x)
+        if bool((data == -math.inf).any()):
+            raise ValueError("the model has no mass at data: their energy is infinite")
         self._follow(x)
         with torch.no_grad():
             covered = self.model.noise.log_prob(x) > -math.inf
-        if bool((~covered & (data > -math.inf)).any()):
+        if not bool(covered.all()):
             raise ValueError("the noise has no mass at data: take a law with a wider support")
         drawn = noise if isinstance(noise, Tensor) else self._draws(noise or len(x))
         log_p, a = self._ratios(drawn)
@@ -196,13 +198,15 @@ class CompositionalLikelihood(nn.Module):
         return self.poor >= self.patience
 
     def _follow(self, x: Tensor) -> None:
-        """Running moments of the data, all batches alike until a hundred of them."""
+        """Running moments of the data; batches count alike until there are a hundred."""
         self.seen += 1
         keep = 1 - 1 / min(self.seen, 100)
         wide = x.detach().to(self.log_u.dtype)
-        new = wide.mean(0), wide.square().mean(0)
+        new = wide.mean(0), wide.var(0, correction=0)
         old = new if self.moments is None else self.moments
-        self.moments = torch.lerp(new[0], old[0], keep), torch.lerp(new[1], old[1], keep)
+        mean = torch.lerp(new[0], old[0], keep)
+        spreads = [v + (m - mean).square() for m, v in (new, old)]
+        self.moments = mean, torch.lerp(spreads[0], spreads[1], keep)
 
     def _replace(self, x: Tensor) -> None:
         self.refits += 1
@@ -217,8 +221,8 @@ class CompositionalLikelihood(nn.Module):
             warnings.warn(what, RuntimeWarning, stacklevel=3)
         if self.refit == "moments":
             assert self.moments is not None
-            mean, square = self.moments
-            self._take(mean, INFLATED * (square - mean.square()).clamp(min=1e-12).sqrt())
+            mean, variance = self.moments
+            self._take(mean, INFLATED * variance.clamp(min=1e-12).sqrt())
         else:
             self.model.noise = self.refit(x)
         self.log_u.fill_(math.nan)

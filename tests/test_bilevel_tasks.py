@@ -94,6 +94,9 @@ def test_wrong_labels_are_found(seed: int) -> None:
     test = x[600:], labels[600:]
     assert refitted(x[:400], given, problem.weights, test) >= 0.88
     assert refitted(x[:400], given, torch.ones(400), test) < 0.75
+    with torch.no_grad():
+        found = problem.fitted(made.y)(test[0]).argmax(1)
+    assert float((found == test[1]).double().mean()) >= 0.8
     assert bool((net.weight == 0).all()), "the module that was given is as it was"
 
 

@@ -292,6 +292,19 @@ def test_precisions(dtype: torch.dtype) -> None:
     CompositionalLikelihood(model)(torch.ones(1, dtype=dtype), 1).backward()
 
 
+def test_noise_follows_data_far_from_zero() -> None:
+    """In float32, where squares of the data would lose their spread."""
+    torch.manual_seed(0)
+    x = 1e4 + torch.randn(4000, dtype=torch.float32)
+    model = UnnormalizedModel(lambda x: (x - 1e4).square() / 2, dist.Normal(9.5e3, 1e3))
+    loss = CompositionalLikelihood(model, patience=1).float()
+    for part in x.split(500):
+        loss(part)
+    noise: Any = model.noise
+    assert loss.refits == 1
+    assert noise.scale.item() == pytest.approx(1.5, rel=0.05)
+
+
 NORMAL = dist.Normal(0.0, 1.0)
 
 
@@ -331,6 +344,11 @@ NORMAL = dist.Normal(0.0, 1.0)
             )(X),
             ValueError,
             "no mass",
+        ),
+        (
+            lambda: CompositionalLikelihood(UnnormalizedModel(Holed(), NORMAL))(-X),
+            ValueError,
+            "the model has no mass at data",
         ),
         (
             lambda: CompositionalLikelihood(
