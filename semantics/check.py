@@ -18,6 +18,7 @@ from torch import Tensor
 from ..ppl.errors import ProgramError, located
 from ..ppl.program import program_name
 from .agreement import agreement
+from .calibration import sbc
 from .denote import BUDGET, denote
 from .density import density
 from .involution import check_involution as involution
@@ -32,6 +33,7 @@ __all__ = [
     "involution",
     "orbit",
     "reversible",
+    "sbc",
     "unbiased",
     "valid",
 ]

@@ -1,0 +1,239 @@
+"""Simulation-based calibration: whether posteriors are right on average, for any method.
+
+Parameters are drawn from the prior, data from the parameters, and the data are given to the method.
+If its draws come from the posterior, the rank of the true parameter among them is uniform, and so
+is that of the joint log density, which sees what margins do not.  Exact checks see more, where they
+can be made: this one is for whole workflows.
+
+Source: Talts, Betancourt, Simpson, Vehtari, Gelman, Validating Bayesian Inference Algorithms with
+Simulation-Based Calibration (arXiv 1804.06788); the joint log density as in Modrak et al.
+(arXiv 2211.02383).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from ..ppl.combinators import condition
+from ..ppl.data import as_arguments
+from ..ppl.errors import DataError, located
+from ..ppl.handlers import Sealed
+from ..ppl.interpret import Recorder, no_validation, seeded, simulate
+from ..ppl.program import program_name
+from .report import Report, decide
+
+JOINT = "log density"
+MOST_NUMBERS = 100
+CHUNK = 1000
+Choices = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Calibration(Report):
+    """A report with the ranks [simulations] of every quantity, as shares between 0 and 1."""
+
+    ranks: dict[str, Tensor] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return super().__str__()
+
+    __repr__ = __str__
+
+    def plot(self) -> Any:
+        """A figure: for each quantity, how far the share of ranks below a number exceeds it.
+
+        Grey is where 95 % of right methods stay at every one number.
+        """
+        import matplotlib.pyplot as plt
+
+        columns = min(4, len(self.ranks))
+        rows = math.ceil(len(self.ranks) / columns)
+        size = (3.2 * columns, 2.4 * rows)
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True)
+        x = torch.linspace(0, 1, 201)
+        for axis in axes.flat[len(self.ranks) :]:
+            axis.set_visible(False)
+        for axis, (name, ranks) in zip(axes.flat, self.ranks.items(), strict=False):
+            band = 1.96 * (x * (1 - x) / max(1, len(ranks))).sqrt()
+            axis.fill_between(x, -band, band, color="0.85")
+            below = (ranks[:, None] <= x).float().mean(0)
+            axis.plot(x, below - x)
+            axis.set_title(name)
+        figure.supxlabel("rank")
+        figure.supylabel("share below, less the rank")
+        figure.tight_layout()
+        return figure
+
+
+def sbc(
+    model: Callable[..., Any],
+    fit: Callable[[Any], Any],
+    observed: Sequence[str],
+    *args: Any,
+    simulations: int = 200,
+    draws: int = 100,
+    quantities: Mapping[str, Callable[[Choices], Tensor]] | None = None,
+    level: float = 1e-6,
+    seed: int = 0,
+    progress: bool = True,
+) -> Calibration:
+    """Whether a method's posteriors are calibrated on data simulated from the model.
+
+    Args:
+        model: a program without data, called with ``args``.
+        fit: from the program conditioned on data to its draws: a ``Fit``, or a mapping of names to
+            draws [n, ...].  They should be nearly independent.
+        observed: the sites that are data.
+        simulations, draws: fits, and draws of each that are used, evenly spaced.
+        quantities: functions of the latent choices to a number; all numbers of all latents unless
+            given.  The joint log density is always among them.
+        level: the chance that a right method is said to be wrong.
+        seed: of the simulations; ``fit`` draws from it too, if it draws from torch's generator.
+
+    The test is of the mean rank, which shows a bias, and of the mean distance of ranks from one
+    half, which shows posteriors that are too narrow or too wide.  If it is interrupted, the verdict
+    is that of the simulations so far, and not a pass.
+
+    Errors:
+        DataError: a site is not in the model, or a fit has fewer draws than are asked for.
+        ValueError: there are too many numbers, or a setting is out of range.
+    """
+    if simulations < 1 or draws < 1 or not 0 < level < 1:
+        what = f"{simulations}, {draws}, {level}"
+        raise ValueError(f"simulations and draws are positive, the level is in (0, 1): {what}")
+    start, notes = time.perf_counter(), tuple[str, ...]()
+    ranks: dict[str, list[float]] = {}
+    numbers = track(range(simulations), "calibration", disable=not progress, transient=True)
+    try:
+        for i in numbers:
+            with seeded(seed + i):
+                for name, rank in _ranks(model, fit, observed, args, draws, quantities).items():
+                    ranks.setdefault(name, []).append(rank)
+    except KeyboardInterrupt:
+        notes = (f"interrupted after {min(map(len, ranks.values()), default=0)} simulations",)
+    done = min(map(len, ranks.values()), default=0)
+    found = {name: torch.tensor(each[:done]) for name, each in ranks.items()}
+    deviation, allowed, told = _worst(found, level)
+    report = decide(
+        f"{program_name(model)} is fitted with calibrated posteriors",
+        deviation,
+        allowed,
+        f"for {done} fits at the level {level:g}",
+        told,
+        time.perf_counter() - start,
+        notes,
+        missing=math.inf if notes else 0.0,
+    )
+    return Calibration(**vars(report), ranks=found)
+
+
+def _ranks(
+    model: Callable[..., Any],
+    fit: Callable[[Any], Any],
+    observed: Sequence[str],
+    args: tuple[Any, ...],
+    draws: int,
+    quantities: Mapping[str, Callable[[Choices], Tensor]] | None,
+) -> dict[str, float]:
+    """Of one simulation: by name, the share of draws below the truth, ties broken at random."""
+    truth = simulate(model, *args).choices
+    absent = [name for name in observed if name not in truth]
+    if absent or not observed:
+        what = f"no site called {absent}" if absent else "no site is observed"
+        hint = f"the sites are {sorted(truth)}"
+        raise DataError(located(f"calibration of {program_name(model)}: {what}", hint=hint))
+    posterior = condition(model, {name: truth.pop(name) for name in observed})
+    merged = _merged(fit(posterior), truth, draws)
+    about = _numbers(truth) if quantities is None else quantities
+    found = {}
+    for name, quantity in about.items():
+        values = torch.func.vmap(quantity, chunk_size=CHUNK)(merged)
+        found[name] = _rank(quantity(truth), values)
+
+    def joint(choices: Choices) -> Tensor:
+        with no_validation(), Sealed(), Recorder(choices, density=True, validate=False) as run:
+            posterior(*as_arguments(args))
+        return torch.as_tensor(run.log_density)
+
+    with torch.no_grad():
+        among = torch.func.vmap(joint, chunk_size=CHUNK)(merged)
+        found[JOINT] = _rank(joint(truth), among)
+    return found
+
+
+def _merged(fit: Any, truth: Choices, draws: int) -> Choices:
+    """Draws [draws, ...] of the latents, evenly spaced in all that there are."""
+    merged = {}
+    for name, value in truth.items():
+        if hasattr(fit, "draws"):
+            all_of_it = fit[name].flatten(0, 1)
+        elif name in fit:
+            all_of_it = fit[name]
+        else:
+            raise DataError(located(f"the fit has no draws of {name!r}", hint="return all latents"))
+        if len(all_of_it) < draws or all_of_it.shape[1:] != value.shape:
+            what = f"the fit has draws {list(all_of_it.shape)} of {name!r}"
+            hint = f"[{draws} or more, *{list(value.shape)}] are needed"
+            raise DataError(located(what, hint=hint))
+        at = torch.linspace(0, len(all_of_it) - 1, draws, dtype=torch.float64).round().long()
+        merged[name] = all_of_it[at].to(value.dtype)
+    return merged
+
+
+def _numbers(truth: Choices) -> dict[str, Callable[[Choices], Tensor]]:
+    """Every number of every latent, under its name and place."""
+    found: dict[str, Callable[[Choices], Tensor]] = {}
+    for name, value in truth.items():
+        for i in range(value.numel()):
+            place = torch.unravel_index(torch.tensor(i), value.shape) if value.ndim else ()
+            shown = name + "".join(f"[{int(k)}]" for k in place)
+            found[shown] = partial(_number, name, i)
+    if len(found) > MOST_NUMBERS:
+        raise ValueError(f"there are {len(found)} numbers: say which by quantities=")
+    return found
+
+
+def _number(name: str, i: int, choices: Choices) -> Tensor:
+    return choices[name].reshape(-1)[i]
+
+
+def _rank(truth: Tensor, values: Tensor) -> float:
+    """Uniform on [0, 1] if truth and values are drawn alike: ties and gaps are filled at random."""
+    less, equal = int((values < truth).sum()), int((values == truth).sum())
+    return (less + float(torch.rand(())) * (equal + 1)) / (len(values) + 1)
+
+
+def _worst(ranks: dict[str, Tensor], level: float) -> tuple[float, float, str]:
+    """The worst mean of ranks, or of their distances from one half; what Bernstein's bound allows,
+    and what it means."""
+    if not ranks:
+        return 0.0, 0.0, ""
+    share = math.log(4 * len(ranks) / level)
+    worst = (0.0, 1.0, "")
+    for name, u in ranks.items():
+        n = len(u)
+        mean, away = float(u.mean()) - 0.5, float((u - 0.5).abs().mean()) - 0.25
+        side = "above" if mean < 0 else "below"
+        width = "narrow" if away > 0 else "wide"
+        for gap, variance, most, told in (
+            (mean, 1 / 12, 0.5, f"draws of {name!r} lie {side} the truth: the mean rank is"),
+            (away, 1 / 48, 0.25, f"posteriors of {name!r} are too {width}: ranks are on average"),
+        ):
+            allowed = math.sqrt(2 * variance * share / n) + most * share / (3 * n)
+            if abs(gap) / allowed > worst[0] / worst[1]:
+                end = (
+                    f"{gap + 0.5:.3f}"
+                    if most == 0.5
+                    else f"{gap + 0.25:.3f} from one half, not .25"
+                )
+                worst = (abs(gap), allowed, f"{told} {end}")
+    return worst

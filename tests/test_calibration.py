@@ -1,0 +1,169 @@
+"""Simulation-based calibration: right methods pass, and wrong ones are told apart."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import matplotlib
+import pytest
+import torch
+from torch import Tensor
+
+from pushforward import dist, plate, program, sample
+from pushforward.inference import MCMC, Exact, nuts
+from pushforward.ppl.errors import DataError
+from pushforward.semantics import check
+
+matplotlib.use("Agg")
+pytestmark = pytest.mark.usefixtures("double")
+QUIET: dict[str, Any] = {"progress": False}
+
+
+@program
+def normal_mean(n: int) -> None:
+    mu = sample("mu", dist.Normal(0.0, 2.0))
+    with plate("n", n):
+        sample("y", dist.Normal(mu, 1.0))
+
+
+def conjugate(scale: float = 1.0, shift: float = 0.0, draws: int = 200) -> Any:
+    """The posterior in closed form, wrong by a factor or a shift of its deviation."""
+
+    def fit(posterior: Any) -> dict[str, Tensor]:
+        y = posterior.data["y"]
+        variance = 1 / (1 / 4 + len(y))
+        sd = math.sqrt(variance)
+        return {"mu": variance * y.sum() + sd * (shift + scale * torch.randn(draws))}
+
+    return fit
+
+
+def test_the_posterior_passes() -> None:
+    report = check.sbc(normal_mean, conjugate(), ["y"], 5, **QUIET)
+    assert report.verdict == "pass"
+    assert {name: len(u) for name, u in report.ranks.items()} == {"mu": 200, "log density": 200}
+    figure = report.plot()
+    assert [axis.get_title() for axis in figure.axes] == ["mu", "log density"]
+
+
+@pytest.mark.parametrize(
+    ("about", "match"),
+    [
+        ({"scale": 0.5}, "narrow|above"),
+        ({"scale": 2.0}, "wide|below"),
+        ({"shift": 0.7}, "'mu' lie above"),
+        ({"shift": -0.7}, "'mu' lie below"),
+    ],
+)
+def test_wrong_posteriors_fail(about: Any, match: str) -> None:
+    report = check.sbc(normal_mean, conjugate(**about), ["y"], 5, **QUIET)
+    assert report.verdict == "fail"
+    assert any(each in report.counterexample for each in match.split("|"))
+
+
+def test_the_prior_as_posterior_is_seen_by_the_joint_density_only() -> None:
+    """Margins of the prior are calibrated; the joint log density is not."""
+    report = check.sbc(normal_mean, lambda p: {"mu": 2 * torch.randn(200)}, ["y"], 5, **QUIET)
+    assert report.verdict == "fail" and "log density" in report.counterexample
+    assert abs(float(report.ranks["mu"].mean()) - 0.5) < 0.1
+
+
+@program
+def coins() -> None:
+    which = sample("which", dist.Categorical(torch.tensor([0.2, 0.3, 0.5])))
+    p = torch.tensor([0.1, 0.5, 0.9])[which.long()]
+    with plate("throws", 4):
+        sample("heads", dist.Bernoulli(p))
+
+
+def test_discrete_latents_and_ties() -> None:
+    check.sbc(coins, Exact(draws=100).run, ["heads"], **QUIET).require()
+    uniform = lambda p: {"which": torch.randint(3, (100,))}  # noqa: E731
+    assert check.sbc(coins, uniform, ["heads"], simulations=400, **QUIET).verdict == "fail"
+
+
+def test_the_level_holds() -> None:
+    """At a level of .2 a right method fails at most so often: 100 seeds, three deviations."""
+    failures = sum(
+        check.sbc(
+            normal_mean, conjugate(draws=20), ["y"], 2, simulations=20, draws=20, level=0.2,
+            seed=1000 * seed, **QUIET,
+        ).verdict == "fail"
+        for seed in range(100)
+    )  # fmt: skip
+    assert failures <= 100 * 0.2 + 3 * (100 * 0.2 * 0.8) ** 0.5
+
+
+def test_quantities_of_ones_own() -> None:
+    about = {"sign": lambda choices: (choices["mu"] > 0).double()}
+    report = check.sbc(
+        normal_mean, conjugate(), ["y"], 5, simulations=20, quantities=about, **QUIET
+    )
+    assert list(report.ranks) == ["sign", "log density"]
+
+
+def test_an_interruption_keeps_what_was_done() -> None:
+    made = 0
+
+    def fit(posterior: Any) -> Any:
+        nonlocal made
+        made += 1
+        if made == 8:
+            raise KeyboardInterrupt
+        return conjugate()(posterior)
+
+    report = check.sbc(normal_mean, fit, ["y"], 5, **QUIET)
+    assert report.verdict == "unknown" and len(report.ranks["mu"]) == 7
+    assert "interrupted after 7" in str(report)
+
+
+@program
+def wide() -> None:
+    sample("x", dist.Normal(torch.zeros(200), 1.0).to_event(1))
+    sample("y", dist.Normal(0.0, 1.0))
+
+
+@pytest.mark.slow
+def test_nuts_is_calibrated_on_a_hierarchy() -> None:
+    @program
+    def hierarchy() -> None:
+        sd = sample("sd", dist.LogNormal(0.0, 0.5))
+        with plate("groups", 3):
+            mean = sample("mean", dist.Normal(0.0, sd))
+            sample("y", dist.Normal(mean, 0.5))
+
+    sampler = MCMC(nuts(), chains=1, draws=100, warmup=100, compiled=False, **QUIET)
+    check.sbc(hierarchy, sampler.run, ["y"], simulations=30, draws=50, **QUIET).require()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: check.sbc(normal_mean, conjugate(), ["z"], 5, **QUIET), DataError, "no site"),
+        (lambda: check.sbc(normal_mean, conjugate(), [], 5, **QUIET), DataError, "is observed"),
+        (
+            lambda: check.sbc(normal_mean, conjugate(draws=9), ["y"], 5, **QUIET),
+            DataError,
+            "100 or more",
+        ),
+        (
+            lambda: check.sbc(normal_mean, lambda p: {"nu": torch.zeros(100)}, ["y"], 5, **QUIET),
+            DataError,
+            "no draws of 'mu'",
+        ),
+        (
+            lambda: check.sbc(wide, lambda p: {"x": torch.zeros(100, 200)}, ["y"], **QUIET),
+            ValueError,
+            "quantities=",
+        ),
+        (
+            lambda: check.sbc(normal_mean, conjugate(), ["y"], 5, simulations=0, **QUIET),
+            ValueError,
+            "positive",
+        ),
+    ],
+)
+def test_bad_input(call: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        call()
