@@ -425,14 +425,7 @@ def test_outliers(seed: int) -> None:
         ("none", settings()),
     ):
         found[name], net = accuracy(norm, seed, spoil=True)
-        print(
-            name,
-            found[name],
-            [int(m.skip_counter) for m in net.modules() if isinstance(m, UnifiedNorm)],
-        )
-        if name == "ours":
-            skips = [int(m.skip_counter) for m in net.modules() if isinstance(m, UnifiedNorm)]
-            assert min(skips[:1]) >= 7
+        skips[name] = [int(m.skip_counter) for m in net.modules() if isinstance(m, UnifiedNorm)]
     assert skips["parity"] == skips["ours"] == [8] * 5 and skips["none"] == [0] * 5
     assert found["batch"] <= 0.3
     assert found["parity"] <= 0.4
