@@ -63,6 +63,10 @@ def _require_positive(x: Tensor, t: Tensor) -> None:
         raise ValueError("times are positive")
 
 
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(len(x), math.prod(x.shape[1:]))
+
+
 def conditional_score(x: Tensor, x0: Tensor, t: Tensor, mu: float, sigma: float) -> Tensor:
     """x d log p(x_t | x_0) / dx."""
     away = (x / x0).log() - (mu - sigma**2 / 2) * t
@@ -84,7 +88,7 @@ def mdsm_loss(h: Tensor, x: Tensor, x0: Tensor, t: Tensor, mu: float, sigma: flo
         raise ValueError(f"sigma is positive, which {sigma} is not")
     _require_positive(x0, t)
     away = sigma**2 * t * (h - conditional_score(x, x0, t, mu, sigma))
-    return away.square().flatten(1).sum(1)
+    return _rows(away.square()).sum(1)
 
 
 def dls_step(x: Tensor, h: Tensor, z: Tensor, delta: float, mu: float, sigma: float) -> Tensor:
@@ -225,7 +229,7 @@ class GBMDiffusion(nn.Module):
             raise ValueError(f"0 <= start < T, steps and probes are positive: {begin}, {steps}")
         x = x0 + self.offset
         _require_positive(x, torch.ones(()))
-        state = x.log(), torch.zeros_like(x.flatten(1)[:, 0])
+        state = x.log(), x.new_zeros(len(x))
 
         def moved(by: float, slopes: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             return state[0] + by * slopes[0], state[1] + by * slopes[1]
@@ -248,8 +252,8 @@ class GBMDiffusion(nn.Module):
             ]
             state = moved(2 * half, (mean[0], mean[1]))
         y, volume = state
-        in_logarithms = end.log_prob(y.exp()) + y.flatten(1).sum(1) + volume
-        density: Tensor = in_logarithms - x.log().flatten(1).sum(1)
+        in_logarithms = end.log_prob(y.exp()) + _rows(y).sum(1) + volume
+        density: Tensor = in_logarithms - _rows(x.log()).sum(1)
         return density
 
     def _flow(self, y: Tensor, t: float, probes: int | None) -> tuple[Tensor, Tensor]:
@@ -272,5 +276,5 @@ class GBMDiffusion(nn.Module):
             along = direction.reshape(y.shape[1:]).expand_as(y)
             found = torch.func.jvp(flow, (y,), (along,))
             value, bent = found[0], found[1]
-            trace += scale * (bent * along).flatten(1).sum(1)
+            trace += scale * _rows(bent * along).sum(1)
         return value, trace

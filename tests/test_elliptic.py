@@ -289,6 +289,7 @@ class Broken:
         (lambda: EllipticVariational(4, Poisson(), wave), ValueError, "1, 2 or 3"),
         (lambda: EllipticVariational(1, Poisson(), wave, 2), ValueError, "n is 3"),
         (lambda: EllipticVariational(1, Poisson(), wave, 9, 9), ValueError, "intervals"),
+        (lambda: EllipticVariational(2, Poisson(), lambda x: x), ValueError, "source takes"),
         (
             lambda: BarronDescent(EllipticVariational(1, Poisson(), wave), eta=0.0),
             ValueError,

@@ -162,6 +162,17 @@ def test_the_density_is_one_by_probes_too() -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
+def test_single_numbers() -> None:
+    """Data [b]: loss, draws and density as of [b, 1]."""
+    model = GBMDiffusion(exact, offset=0.0)
+    x = f([0.9, 1.4, 1.8])
+    end = LogNormal(f(0.4), f(0.9))
+    one = model.log_prob(x, end, 20, 0.1)
+    other = model.log_prob(x[:, None], Independent(LogNormal(f([0.4]), f([0.9])), 1), 20, 0.1)
+    torch.testing.assert_close(one, other)
+    assert model.loss(x).ndim == 0 and model.sample(x, steps=3).shape == (3,)
+
+
 def test_the_end_of_a_log_normal() -> None:
     """Its law is log-normal at all times, with variances that add."""
     model = GBMDiffusion(exact, mu=0.5, offset=0.0)

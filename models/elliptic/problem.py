@@ -116,7 +116,11 @@ class EllipticVariational:
         waves = torch.meshgrid(*[k] * dim, indexing="ij")
         self.eigenvalues = sum((w.square() for w in waves), torch.zeros_like(waves[0]))
         with torch.no_grad():
-            self.source_coefficients = self.project(source(self.points))
+            values = source(self.points)
+        if values.shape != self.weight.shape:
+            what = f"{list(self.points.shape)} to {list(self.weight.shape)}"
+            raise ValueError(f"the source takes points {what}, not to {list(values.shape)}")
+        self.source_coefficients = self.project(values)
 
     def values(self, c: Tensor) -> Tensor:
         """u on the grid ``points`` [intervals + 1, ...] of coefficients [n, ...]."""
