@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pushforward.nn.optim import BOREP, BilevelProblem, hypergradient
+from pushforward.nn.optim import BOREP, BilevelProblem, GradNormSmooth, hypergradient
 
 
 def f(x: Any) -> Tensor:
@@ -179,6 +179,42 @@ def test_state_goes_on() -> None:
         made.step()
         again.step()
     assert torch.equal(problem.x["x"], other.x["x"])
+
+
+class Once(torch.autograd.Function):
+    """A square with one derivative, as of recurrent layers in some libraries."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        ctx.save_for_backward(y)
+        return y.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+def test_a_lower_loss_with_one_derivative() -> None:
+    def lower(x: Any, y: Any, batch: Any) -> Tensor:
+        return (x["x"] * Once.apply(y["y"]) + y["y"].square()).sum()
+
+    problem = BilevelProblem(
+        lambda x, y, b: y["y"].sum(), lower, {"x": nn.Parameter(f([1.0]))}, {"y": f([1.0])}
+    )
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        hypergradient(problem, problem.x, problem.y)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        begun(problem).step()
+    weight = nn.Parameter(f([1.0]))
+    for kind in ("exact", "zero"):
+        newton = GradNormSmooth([weight], hessian=kind)  # type: ignore[arg-type]
+        closure = lambda: (Once.apply(weight) + weight.square()).sum()  # noqa: E731
+        if kind == "exact":
+            with pytest.raises(RuntimeError, match="another hessian"):
+                newton.step(closure)
+        else:
+            newton.step(closure)
 
 
 ABOUT: dict[str, Any] = {"lower_lr": 0.1, "z_lr": 0.1}

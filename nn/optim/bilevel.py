@@ -20,11 +20,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .second import require_second
 from .smoothness import conjugate_gradients
 
 Tree = dict[str, Tensor]
 Loss = Callable[[Tree, Tree, Any], Tensor]
 Solver = Literal["sgd", "cg", "exact"]
+REMEDY = "run recurrent layers under torch.backends.cudnn.flags(enabled=False)"
 
 
 @dataclass
@@ -80,21 +82,28 @@ def _gradients(loss: Tensor, *trees: Tree, graph: bool = False) -> list[Tensor]:
 
 
 class _Point:
-    """Losses' derivatives at (x, y)."""
+    """Losses' derivatives at (x, y); ``first`` looks for functions that have one only."""
 
-    def __init__(self, problem: BilevelProblem, x: Tree, y: Tree, upper: Any, lower: Any) -> None:
+    def __init__(
+        self, problem: BilevelProblem, x: Tree, y: Tree, upper: Any, lower: Any, first: bool = True
+    ) -> None:
         self.x, self.y = _leaves(x), _leaves(y)
         f = problem.upper(self.x, self.y, upper)
         self.value = f.detach()
         self.f_x, self.f_y = (g.detach() for g in _gradients(f, self.x, self.y))
         g = problem.lower(self.x, self.y, lower)
         (self.g_y,) = _gradients(g, self.y, graph=True)
+        if first:
+            require_second(g, self.g_y, REMEDY)
         if not self.g_y.requires_grad:
             raise ValueError("the lower loss is no curved function of y")
 
     def products(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """grad_xy g z and grad_yy g z."""
-        cross, bent = _gradients(self.g_y @ z, self.x, self.y)
+        try:
+            cross, bent = _gradients(self.g_y @ z, self.x, self.y)
+        except RuntimeError as error:
+            raise RuntimeError(f"the loss has no second derivatives: {REMEDY}") from error
         return cross, bent
 
 
@@ -124,7 +133,7 @@ def hypergradient(
     """The hypergradient by x, and z, at x and y = y*(x), by implicit differentiation.
 
     Errors:
-        RuntimeError: the lower loss has negative curvature.
+        RuntimeError: the lower loss has negative curvature, or no second derivatives.
         ValueError: a loss depends on nothing, or the solver is unknown.
     """
     if solver not in ("cg", "exact"):
@@ -235,7 +244,8 @@ class BOREP(Optimizer):
             state["y"] = self._lower(
                 state["y"], repeated, self.lower_lr, self.lower_steps, self.ball
             )
-        point = _Point(self.problem, self.problem.x, self.y, upper_batch, drawn())
+        about = (self.problem, self.problem.x, self.y, upper_batch, drawn())
+        point = _Point(*about, first=state["step"] == 0)
         z = state["z"]
         if self.z_first or self.solver != "sgd":
             z = self._moved(point, z, point.products(z)[1])

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .second import require_second
+
 Matvec = Callable[[Tensor], Tensor]
 Curvature = Tensor | Matvec | None
 SYMMETRIC = 1e-6
@@ -103,7 +105,8 @@ class GradNormSmooth(Optimizer):
     ``gamma``, ``trials`` and ``converged`` (the gradient is zero) tell of the last step.
 
     Errors:
-        RuntimeError: there is no closure, or two evaluations of the loss differ.
+        RuntimeError: there is no closure, two evaluations of the loss differ, or an exact Hessian
+            is asked of a loss without second derivatives.
         ValueError: a setting is out of range, the loss is not finite at the start, or a matrix is
             not symmetric.
         LinAlgError: no trial had a positive definite matrix.
@@ -134,8 +137,7 @@ class GradNormSmooth(Optimizer):
         self._params = [p for group in self.param_groups for p in group["params"]]
         if any(p.is_complex() for p in self._params):
             raise TypeError("complex parameters are not supported")
-        self._own = self.state[self._params[0]]
-        self._own.update(gamma=float(gamma0), trials=0, steps=0)
+        self.state[self._params[0]].update(gamma=float(gamma0), trials=0, steps=0)
         self.converged = False
 
     @property
@@ -169,7 +171,10 @@ class GradNormSmooth(Optimizer):
             torch.zeros_like(p).flatten() if g is None else g.flatten()
             for p, g in zip(self._params, gradients, strict=True)
         ]
-        return loss.detach(), torch.cat(parts)
+        slope = torch.cat(parts)
+        if graph and self.state[self._params[0]]["steps"] == 0:
+            require_second(loss, slope, "take another hessian than 'exact'")
+        return loss.detach(), slope
 
     def _curvature(self, closure: Any, gradient: Tensor) -> Curvature:
         if self.hessian == "zero":
