@@ -43,7 +43,8 @@ def density(
         draws: of the sampler.
         level: the chance that a right sampler is said to be wrong.
         quadrature: nodes for each coordinate of a continuous distribution.
-        depth: how many values of an infinite discrete support are listed.
+        depth: how many values of an infinite discrete support are listed; the verdict is unknown
+            if mass lies beyond.
         seed: of the draws; the state of torch's generator is left as it is.
 
     Errors:
@@ -76,6 +77,7 @@ def density(
         where,
         time.perf_counter() - start,
         law.notes,
+        missing=law.rest,
     )
 
 

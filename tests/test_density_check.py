@@ -92,6 +92,12 @@ def test_wrong_ones_fail(wrong: Any, match: str) -> None:
     assert match in report.counterexample
 
 
+def test_mass_beyond_the_list_leaves_it_open() -> None:
+    report = check.density(dist.Poisson(f(30.0)), depth=20)
+    assert report.verdict == "unknown" and "was cut" in str(report)
+    check.density(dist.Poisson(f(30.0)), depth=200).require()
+
+
 def test_the_level_holds() -> None:
     """At a level of .2 a right sampler fails at most so often: 200 seeds, three deviations."""
     law = dist.Categorical(f([0.2, 0.3, 0.5]))
