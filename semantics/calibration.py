@@ -12,6 +12,7 @@ Simulation-Based Calibration (arXiv 1804.06788); the joint log density as in Mod
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +77,7 @@ class Calibration(Report):
 
 def sbc(
     model: Callable[..., Any],
-    fit: Callable[[Any], Any],
+    fit: Callable[..., Any],
     observed: Sequence[str],
     *args: Any,
     simulations: int = 200,
@@ -91,13 +92,14 @@ def sbc(
     Args:
         model: a program without data, called with ``args``.
         fit: from the program conditioned on data to its draws: a ``Fit``, or a mapping of names to
-            draws [n, ...].  They should be nearly independent.
+            draws [n, ...].  They should be nearly independent.  If it has an argument ``seed``, it
+            gets another one each time; else it draws from torch's generator.
         observed: the sites that are data.
         simulations, draws: fits, and draws of each that are used, evenly spaced.
         quantities: functions of the latent choices to a number; all numbers of all latents unless
             given.  The joint log density is always among them.
         level: the chance that a right method is said to be wrong.
-        seed: of the simulations; ``fit`` draws from it too, if it draws from torch's generator.
+        seed: of everything.
 
     The test is of the mean rank, which shows a bias, and of the mean distance of ranks from one
     half, which shows posteriors that are too narrow or too wide.  If it is interrupted, the verdict
@@ -138,7 +140,7 @@ def sbc(
 
 def _ranks(
     model: Callable[..., Any],
-    fit: Callable[[Any], Any],
+    fit: Callable[..., Any],
     observed: Sequence[str],
     args: tuple[Any, ...],
     draws: int,
@@ -152,10 +154,13 @@ def _ranks(
         hint = f"the sites are {sorted(truth)}"
         raise DataError(located(f"calibration of {program_name(model)}: {what}", hint=hint))
     posterior = condition(model, {name: truth.pop(name) for name in observed})
-    merged = _merged(fit(posterior), truth, draws)
-    about = _numbers(truth) if quantities is None else quantities
+    about: dict[str, Any] = {}
+    if "seed" in inspect.signature(fit).parameters:  # the same noise in all fits would not average
+        about["seed"] = int(torch.randint(2**31, ()))
+    merged = _merged(fit(posterior, **about), truth, draws)
+    asked = _numbers(truth) if quantities is None else quantities
     found = {}
-    for name, quantity in about.items():
+    for name, quantity in asked.items():
         values = torch.func.vmap(quantity, chunk_size=CHUNK)(merged)
         found[name] = _rank(quantity(truth), values)
 

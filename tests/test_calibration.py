@@ -95,6 +95,21 @@ def test_the_level_holds() -> None:
     assert failures <= 100 * 0.2 + 3 * (100 * 0.2 * 0.8) ** 0.5
 
 
+def test_every_fit_has_a_seed_of_its_own() -> None:
+    """A method that seeds itself would draw the same noise each time."""
+    seeds = []
+
+    def fit(posterior: Any, seed: int = 0) -> Any:
+        seeds.append(seed)
+        return conjugate()(posterior)
+
+    check.sbc(normal_mean, fit, ["y"], 5, simulations=20, **QUIET)
+    first = list(seeds)
+    assert len(set(first)) == 20
+    check.sbc(normal_mean, fit, ["y"], 5, simulations=20, **QUIET)
+    assert seeds[20:] == first
+
+
 def test_quantities_of_ones_own() -> None:
     about = {"sign": lambda choices: (choices["mu"] > 0).double()}
     report = check.sbc(
