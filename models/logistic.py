@@ -93,7 +93,7 @@ def _one(order: str) -> Step:
     return step
 
 
-class LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class LinearClassifier(ClassifierMixin, BaseEstimator):
     """What linear classifiers of two classes share: tags, and answers from coefficients."""
 
     def __sklearn_tags__(self) -> Any:

@@ -16,7 +16,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -38,16 +38,11 @@ CHUNK = 1000
 Choices = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Calibration(Report):
     """A report with the ranks [simulations] of every quantity, as shares between 0 and 1."""
 
     ranks: dict[str, Tensor] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return super().__str__()
-
-    __repr__ = __str__
 
     def plot(self) -> Any:
         """A figure: for each quantity, how far the share of ranks below a number exceeds it.
@@ -133,8 +128,9 @@ def sbc(
         told,
         time.perf_counter() - start,
         notes,
-        missing=math.inf if notes else 0.0,
     )
+    if notes and report.verdict == "pass":
+        report = replace(report, verdict="unknown")
     return Calibration(**vars(report), ranks=found)
 
 
@@ -229,16 +225,13 @@ def _worst(ranks: dict[str, Tensor], level: float) -> tuple[float, float, str]:
         mean, away = float(u.mean()) - 0.5, float((u - 0.5).abs().mean()) - 0.25
         side = "above" if mean < 0 else "below"
         width = "narrow" if away > 0 else "wide"
+        biased = f"draws of {name!r} lie {side} the truth: the mean rank is {mean + 0.5:.3f}"
+        shaped = f"posteriors of {name!r} are too {width}: ranks are on average {away + 0.25:.3f}"
         for gap, variance, most, told in (
-            (mean, 1 / 12, 0.5, f"draws of {name!r} lie {side} the truth: the mean rank is"),
-            (away, 1 / 48, 0.25, f"posteriors of {name!r} are too {width}: ranks are on average"),
+            (mean, 1 / 12, 0.5, biased),
+            (away, 1 / 48, 0.25, f"{shaped} from one half, not .25"),
         ):
             allowed = math.sqrt(2 * variance * share / n) + most * share / (3 * n)
             if abs(gap) / allowed > worst[0] / worst[1]:
-                end = (
-                    f"{gap + 0.5:.3f}"
-                    if most == 0.5
-                    else f"{gap + 0.25:.3f} from one half, not .25"
-                )
-                worst = (abs(gap), allowed, f"{told} {end}")
+                worst = (abs(gap), allowed, told)
     return worst

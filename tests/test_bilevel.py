@@ -209,7 +209,10 @@ def test_a_lower_loss_with_one_derivative() -> None:
     weight = nn.Parameter(f([1.0]))
     for kind in ("exact", "zero"):
         newton = GradNormSmooth([weight], hessian=kind)  # type: ignore[arg-type]
-        closure = lambda: (Once.apply(weight) + weight.square()).sum()  # noqa: E731
+
+        def closure() -> Tensor:
+            return (Once.apply(weight) + weight.square()).sum()
+
         if kind == "exact":
             with pytest.raises(RuntimeError, match="another hessian"):
                 newton.step(closure)

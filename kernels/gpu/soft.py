@@ -56,16 +56,8 @@ def into_landmarks(
     total = tl.zeros((M, E), tl.float32)
     for i in range(blocks):
         start = (part * blocks + i) * BLOCK
-        p = _gaussian(
-            _load(q + head * n * d, start, n, D, d, BLOCK),
-            at_marks,
-            start,
-            n,
-            m,
-            BLOCK,
-            M,
-            PRECISION,
-        )
+        tokens = _load(q + head * n * d, start, n, D, d, BLOCK)
+        p = _gaussian(tokens, at_marks, start, n, m, BLOCK, M, PRECISION)
         values = _load(v + head * n * e, start, n, E, e, BLOCK)
         total += tl.dot(tl.trans(p), values, input_precision=PRECISION)
     _store(out + (head * ranges + part) * m * e, total, 0, m, E, e, M)
@@ -79,9 +71,8 @@ def out_of_landmarks(
     """P y of one block of tokens."""
     head, start = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK
     at_marks = _load(marks + head * m * d, 0, m, D, d, M)
-    p = _gaussian(
-        _load(q + head * n * d, start, n, D, d, BLOCK), at_marks, start, n, m, BLOCK, M, PRECISION
-    )
+    tokens = _load(q + head * n * d, start, n, D, d, BLOCK)
+    p = _gaussian(tokens, at_marks, start, n, m, BLOCK, M, PRECISION)
     rows = tl.dot(p, _load(y + head * m * e, 0, m, E, e, M), input_precision=PRECISION)
     _store(out + head * n * e, rows, start, n, E, e, BLOCK)
 

@@ -172,16 +172,12 @@ class EllipticVariational:
         """The root of int u^2."""
         return c.square().sum().div(2**self.dim).sqrt()
 
-    def barron_norm(self, c: Tensor) -> Tensor:
-        """sum_k |c_k| (1 + pi |k|): differentiable, and so usable as a penalty."""
-        return barron_norm(c)
-
     def __repr__(self) -> str:
         return f"EllipticVariational({self.dim}, {self.lagrangian}, n={self.n})"
 
 
 def barron_norm(c: Tensor) -> Tensor:
-    """sum_k |c_k| (1 + pi |k|) of coefficients [n, ...] of products of sines, a scalar.
+    """sum_k |c_k| (1 + pi |k|) of coefficients [n, ...] of products of sines; differentiable.
 
     It is a norm; that of a product is at most the product of norms, and (I - Lap)^-1 divides it by
     1 + dim pi^2 at least.

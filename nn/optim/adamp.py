@@ -148,6 +148,12 @@ def _require(defaults: dict[str, Any]) -> None:
         raise ValueError(f"{what}, not {defaults['projection']!r}")
 
 
+def _gradients(params: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    """In float32 at least, turned round to maximise."""
+    given = [p.grad for p in params if p.grad is not None]
+    return [widened(-g if group["maximize"] else g) for g in given]
+
+
 class _Projected(Stepping):
     """What AdamP and SGDP share: a proposed step of every parameter, and its projection."""
 
@@ -292,7 +298,7 @@ class AdamP(_Projected):
                 state["exp_avg"] = torch.zeros_like(widened(p))
                 state["exp_avg_sq"] = torch.zeros_like(widened(p))
             state["step"] += 1
-        grads = [widened(p.grad if not group["maximize"] else -p.grad) for p in params]  # type: ignore[arg-type, operator]
+        grads = _gradients(params, group)
         means = [self.state[p]["exp_avg"] for p in params]
         squares = [self.state[p]["exp_avg_sq"] for p in params]
         torch._foreach_lerp_(means, grads, 1 - beta1)
@@ -362,7 +368,7 @@ class SGDP(_Projected):
             state = self.state[p]
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(widened(p))
-        grads = [widened(p.grad if not group["maximize"] else -p.grad) for p in params]  # type: ignore[arg-type, operator]
+        grads = _gradients(params, group)
         buffers = [self.state[p]["momentum"] for p in params]
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, grads, alpha=1 - group["dampening"])

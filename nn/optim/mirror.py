@@ -226,9 +226,10 @@ class OptimisticMirrorDescent(Stepping):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         _checked(group)
-        for p in filter(torch.Tensor.numel, group["params"]):
-            self.state[p].update(_begin(p.detach(), group))
-            p.copy_(_play(self.state[p], group))
+        for p in group["params"]:
+            if p.numel():
+                self.state[p].update(_begin(p.detach(), group))
+                p.copy_(_play(self.state[p], group))
 
     def _move_all(self) -> None:
         for group in self.param_groups:
