@@ -1,5 +1,6 @@
 # Everything runs from .venv, which is made on the first call and again when its inputs change.
 #   make PYTHON=/path/to/python3.12 demo   chooses the interpreter .venv is made with.
+#   make test ROOM=inference/smc           runs the tests of one room.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,21 +11,27 @@ OTHERS := $(if $(filter file,$(origin PYTHON)),python3.13 python3.12 python3.11)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test slow lint wheel clean
+ROOM ?=
+
+.PHONY: demo test slow lint house wheel clean
 
 demo: $(READY)
 	@$(BIN)/python -m pushforward demo
 
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q tests/$(ROOM)
 
 slow: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "slow and not gpu"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "slow and not gpu" tests/$(ROOM)
 
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy -p pushforward
+
+# Circles and forbidden arrows between the rooms; the table and the drawing of docs/architecture.md.
+house: $(READY)
+	@$(BIN)/python tests/support/house.py --write
 
 # build/ is removed first: setuptools would ship what an earlier build left in it.
 wheel: $(READY)

@@ -20,16 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from pushforward import dist, observe, sample
-from pushforward.inference.vi import (
-    SVI,
-    Objective,
-    diwhvi,
-    elbo,
-    hvi,
-    iwelbo,
-    iwhvi,
-    reparam,
-)
+from pushforward.inference.vi import SVI, Objective, diwhvi, elbo, hvi, iwelbo, iwhvi, reparam
 
 RADIUS = math.sqrt(5.0)
 

@@ -26,7 +26,7 @@ from pushforward.nn.normalisation import EvoNorm, UnifiedNorm, l1_layer_norm
 from pushforward.nn.quantisation import quantize_shift, quantize_tensor, shift_matmul
 from pushforward.ppl import compiled
 
-TWINS = Path(__file__).resolve().parents[1] / "tests" / "triton_twins.py"
+TWINS = Path(__file__).resolve().parents[1] / "tests" / "support" / "triton_twins.py"
 PARTS = ("nala", "soft", "evonorm", "unified", "l1", "shiftquant")
 HALF = torch.bfloat16
 Run = Callable[..., Any]

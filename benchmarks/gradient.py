@@ -26,8 +26,8 @@ from rich.table import Table
 from torch import Tensor
 
 from pushforward.ppl import condition, deterministic, plate, program, sample
-from pushforward.ppl.compiling import Potential
-from pushforward.ppl.density import LogDensity
+from pushforward.ppl.compile.inductor import Potential
+from pushforward.ppl.interpretations.log_density import LogDensity
 
 Y = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]
 SIGMA = [15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]

@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 
 from ..ppl import assess, draw
-from ..ppl.abstract import abstract_run
-from ..ppl.data import as_arguments
-from ..ppl.density import LogDensity
+from ..ppl.distributions.data import as_arguments
+from ..ppl.distributions.validate import no_validation
 from ..ppl.errors import BudgetError, InfiniteMassError, ProgramError, ZeroMassError, located
-from ..ppl.finite import FiniteLatents
-from ..ppl.handlers import Sealed
-from ..ppl.interpret import Recorder, no_validation, seeded
-from ..ppl.program import Callback, program_name
+from ..ppl.interpretations.abstract_run import abstract_run
+from ..ppl.interpretations.factors import FiniteLatents
+from ..ppl.interpretations.log_density import LogDensity
+from ..ppl.interpretations.recorder import Recorder
+from ..ppl.language.handlers import Sealed
+from ..ppl.language.program import Callback, program_name
+from ..ppl.tensors.seeds import seeded
 from ..ppl.types import Site
-from .results import Fit, fit_from_vectors
+from .results.fit import Fit, fit_from_vectors
 
 ASSIGNMENTS = 256
 TRIALS = 5

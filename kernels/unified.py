@@ -12,8 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LEAST = 1e-30  # of a mean square, in its logarithm
-LIMIT = 5.0  # of the rescaling, and one over it below
+from .windows import LIMIT, gap, geometric, spread
 
 
 def squares(x: Tensor, valid: Tensor | None) -> Tensor:
@@ -33,24 +32,6 @@ def products(gradient: Tensor, x: Tensor, valid: Tensor | None) -> tuple[Tensor,
 def combine(x: Tensor, a: Tensor, y: Tensor | None, b: Tensor) -> Tensor:
     """a x + b y of rows [n, c] with a, b [c]; a x + b without y."""
     return a * x + (b if y is None else b * y)
-
-
-def gap(window: Tensor) -> Tensor:
-    """Arithmetic less geometric mean of each channel of a window [m, c]."""
-    return window.mean(0) - geometric(window)
-
-
-def geometric(window: Tensor) -> Tensor:
-    """The geometric mean [c] of a window [m, c]."""
-    return window.clamp(min=LEAST).log().mean(0).exp()
-
-
-def spread(window: Tensor, per_channel: bool) -> Tensor:
-    """The variance of root mean squares: population's [c], or unbiased of the whole window."""
-    roots = window.sqrt()
-    if per_channel:
-        return roots.var(0, correction=0)
-    return roots.var(correction=min(1, roots.numel() - 1))
 
 
 def _written(window: Tensor, t: Tensor, row: Tensor) -> Tensor:

@@ -1,7 +1,12 @@
 """The language: programs, effects, combinators, types and interpretations."""
 
-from .branching import cond, mixture, switch
-from .combinators import (
+from .compile.loops import compiled
+from .interpretations.assess import assess
+from .interpretations.generate import generate
+from .interpretations.recorder import Trace
+from .interpretations.simulate import simulate
+from .language.branching import cond, mixture, switch
+from .language.combinators import (
     Conditioned,
     condition,
     iterate,
@@ -11,13 +16,12 @@ from .combinators import (
     vmap,
     weighted,
 )
-from .effects import deterministic, draw, factor, observe, plate, sample
-from .interpret import Trace, assess, generate, seeded, simulate
-from .modules import normal_prior, random_module
-from .program import Program, program
-from .queries import do, marginal, normalize
-from .recursion import fix, memo
-from .stepping import compiled
+from .language.effects import deterministic, draw, factor, observe, plate, sample
+from .language.modules import normal_prior, random_module
+from .language.program import Program, program
+from .language.queries import do, marginal, normalize
+from .language.recursion import fix, memo
+from .tensors.seeds import seeded
 
 __all__ = [
     "Conditioned",

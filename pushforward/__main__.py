@@ -18,12 +18,12 @@ from rich.console import Console
 from torch import Tensor
 
 from . import calculus
-from .ppl.abstract import abstract_run
 from .ppl.calculus.elaborate import elaborate
 from .ppl.calculus.syntax import Module
-from .ppl.combinators import Conditioned, condition
 from .ppl.errors import BranchError, DataError, PushforwardError
-from .ppl.program import program
+from .ppl.interpretations.abstract_run import abstract_run
+from .ppl.language.combinators import Conditioned, condition
+from .ppl.language.program import program
 from .semantics import CheckFailed, Report
 from .semantics.agreement import DEPTH, NODES, agreement
 

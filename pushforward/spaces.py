@@ -1,3 +1,3 @@
 """The spaces by which programs are annotated: ``Real``, ``Simplex``, ``P`` and the others."""
 
-from .ppl.annotations import *  # noqa: F403
+from .ppl.types.annotations import *  # noqa: F403

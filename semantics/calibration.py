@@ -24,12 +24,15 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from ..ppl.combinators import condition
-from ..ppl.data import as_arguments
+from ..ppl.distributions.data import as_arguments
+from ..ppl.distributions.validate import no_validation
 from ..ppl.errors import DataError, located
-from ..ppl.handlers import Sealed
-from ..ppl.interpret import Recorder, no_validation, seeded, simulate
-from ..ppl.program import program_name
+from ..ppl.interpretations.recorder import Recorder
+from ..ppl.interpretations.simulate import simulate
+from ..ppl.language.combinators import condition
+from ..ppl.language.handlers import Sealed
+from ..ppl.language.program import program_name
+from ..ppl.tensors.seeds import seeded
 from .report import Report, decide
 
 JOINT = "log density"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..ppl.errors import ProgramError, located
-from ..ppl.program import program_name
+from ..ppl.language.program import program_name
 from .agreement import agreement
 from .calibration import sbc
 from .denote import BUDGET, denote

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ..ppl.data import as_arguments
-from ..ppl.density import LogDensity
+from ..ppl.distributions.data import as_arguments
+from ..ppl.distributions.validate import no_validation
 from ..ppl.errors import (
     BranchError,
     BudgetError,
@@ -24,7 +24,8 @@ from ..ppl.errors import (
     implemented,
     located,
 )
-from ..ppl.interpret import Recorder, no_validation
+from ..ppl.interpretations.log_density import LogDensity
+from ..ppl.interpretations.recorder import Recorder
 from .exact import Evaluator
 from .measure import Measure, logsumexp
 from .paths import CUT

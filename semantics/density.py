@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..ppl import sample
 from ..ppl.errors import InfiniteSupportError
-from ..ppl.keys import Keys
+from ..ppl.tensors.keys import Keys
 from .denote import BUDGET, denote
 from .measure import Measure, readable
 from .report import Report, decide

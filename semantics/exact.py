@@ -19,15 +19,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ..ppl.combinators import Lanes, Loop, stack_outputs
-from ..ppl.densities import log_density
-from ..ppl.effects import (
-    Message,
-    is_draw,
-    is_subsample,
-    scaled_log_prob,
-    stack,
-)
+from ..ppl.distributions.densities import log_density
+from ..ppl.distributions.support import finite_support, first_values, lists_values, quadrature_rule
+from ..ppl.distributions.validate import check_parameters, check_values
 from ..ppl.errors import (
     BudgetError,
     ConvergenceError,
@@ -36,7 +30,9 @@ from ..ppl.errors import (
     ZeroMassError,
     located,
 )
-from ..ppl.handlers import (
+from ..ppl.language.combinators import Lanes, Loop, stack_outputs
+from ..ppl.language.effects import Message, is_draw, is_subsample, scaled_log_prob, stack
+from ..ppl.language.handlers import (
     Conditioning,
     Handler,
     Lane,
@@ -47,10 +43,8 @@ from ..ppl.handlers import (
     Untracing,
     is_one,
 )
-from ..ppl.queries import Ideal
-from ..ppl.recursion import Activation
-from ..ppl.support import finite_support, first_values, lists_values, quadrature_rule
-from ..ppl.validate import check_parameters, check_values
+from ..ppl.language.queries import Ideal
+from ..ppl.language.recursion import Activation
 from .measure import EPSILON, logsumexp
 from .paths import CUT, Explorer, Outcome, Store, restore, states_of
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..ppl.program import program_name
+from ..ppl.language.program import program_name
 from .report import Report, decide
 
 TOLERANCE = 1e-12

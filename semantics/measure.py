@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ppl.errors import ConvergenceError, InfiniteMassError, ZeroMassError, located
-from ..ppl.keys import Keys
+from ..ppl.tensors.keys import Keys
 
 EPSILON = torch.finfo(torch.float64).eps
 

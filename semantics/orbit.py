@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..ppl import draw
-from ..ppl.program import program_name
+from ..ppl.language.program import program_name
 from .denote import denote
 from .report import Report, decide
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from pyro.poutine.messenger import Messenger
 
-from ..ppl.effects import stack
 from ..ppl.errors import BudgetError, ImpureProgramError, ProgramError, located
-from ..ppl.handlers import Handler
-from ..ppl.keys import Cell, Keys
+from ..ppl.language.effects import stack
+from ..ppl.language.handlers import Handler
+from ..ppl.tensors.keys import Cell, Keys
 from .measure import logsumexp
 
 CUT = object()  # the value of a path that was given up: its weight bounds what is missing

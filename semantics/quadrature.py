@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..ppl.density import LogDensity
 from ..ppl.errors import (
     BudgetError,
     ConvergenceError,
@@ -27,6 +26,7 @@ from ..ppl.errors import (
     ZeroMassError,
     located,
 )
+from ..ppl.interpretations.log_density import LogDensity
 from .measure import Measure
 
 EDGE = 1e-17  # of the mass, at the edge of a window that is wide enough

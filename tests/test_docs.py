@@ -21,10 +21,10 @@ import pyro
 import pytest
 import torch
 
-from pushforward.ppl import compiling
+from pushforward.ppl.compile import inductor
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
@@ -89,7 +89,7 @@ def run_page(path: Path, report: Callable[[Block, str], None]) -> None:
 @pytest.fixture(autouse=True)
 def quiet_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Uncompiled densities (the pages leave it at the default), no windows, nothing left over."""
-    monkeypatch.setattr(compiling, "compile_graph", lambda graph, *example, notify=None: graph)
+    monkeypatch.setattr(inductor, "compile_graph", lambda graph, *example, notify=None: graph)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch._tensor_str.PRINT_OPTS, "linewidth", 80)
     matplotlib.use("agg")

@@ -1,7 +1,6 @@
 """Markov kernels on traces: programs from a run of a program to another run of it."""
 
 from .block import block, independence
-from .conditional import conditional_smc
 from .gibbs import gibbs
 from .involutive import involutive
 from .kernel import TraceKernel, barker, cycle, metropolis, mixture, repeat
@@ -12,7 +11,6 @@ __all__ = [
     "TraceKernel",
     "barker",
     "block",
-    "conditional_smc",
     "cycle",
     "elliptical_slice",
     "gibbs",

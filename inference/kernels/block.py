@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ...ppl.errors import ProgramError, located
-from ...ppl.handlers import Proposing, Untracing, Weighing
-from ...ppl.program import Callback, program_name
-from ..traces import Traced, fresh, traced
+from ...ppl.language.handlers import Proposing, Untracing, Weighing
+from ...ppl.language.program import Callback, program_name
 from .kernel import Acceptance, Moved, TraceKernel, decide, log_ratio, metropolis
+from .traces import Traced, fresh, traced
 
 
 def block(proposal: Callback, accept: Acceptance = metropolis) -> TraceKernel:

@@ -12,11 +12,11 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from ...ppl import draw
+from ...ppl.distributions.support import finite_support
 from ...ppl.errors import BudgetError, located
-from ...ppl.program import Callback
-from ...ppl.support import finite_support
-from ..traces import Traced
+from ...ppl.language.program import Callback
 from .kernel import Moved, TraceKernel, replaced
+from .traces import Traced
 
 LIMIT = 10_000  # joint values of a block
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ...ppl.errors import ProgramError, located
-from ...ppl.handlers import Proposing, Untracing, Weighing
-from ...ppl.program import Callback, program_name
+from ...ppl.language.handlers import Proposing, Untracing, Weighing
+from ...ppl.language.program import Callback, program_name
 from ...ppl.types import space_of
-from ..traces import Traced, fresh, traced
 from .kernel import Acceptance, Moved, TraceKernel, decide, metropolis
+from .traces import Traced, fresh, traced
 
 Choices = dict[str, Tensor]
 Involution = Callable[[Choices, Choices], tuple[Choices, Choices]]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ...ppl import draw
 from ...ppl.errors import ProgramError, located
-from ...ppl.program import Callback, Program, program_name
-from ..traces import Point, Traced, at, total, traced
+from ...ppl.language.program import Callback, Program, program_name
+from .traces import Point, Traced, at, total, traced
 
 # From the log of a ratio of flows to the probability to accept; g(r) = r g(1 / r).
 Acceptance = Callable[[Tensor], Tensor]

@@ -12,9 +12,9 @@ import torch
 from pyro import distributions as dist
 
 from ...ppl import draw
-from ...ppl.program import Callback
-from ..traces import Traced, fresh, traced
+from ...ppl.language.program import Callback
 from .kernel import Acceptance, Moved, TraceKernel, decide, log_ratio, metropolis
+from .traces import Traced, fresh, traced
 
 
 def single_site(accept: Acceptance = metropolis) -> TraceKernel:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ...ppl import draw
 from ...ppl.errors import ConvergenceError, ProgramError, located
-from ...ppl.program import Callback
-from ..traces import Traced
+from ...ppl.language.program import Callback
 from .kernel import Moved, TraceKernel, replaced
+from .traces import Traced
 
 SHRINKS = 1_000  # of an interval, until something is wrong
 _GAUSSIAN = (torch.distributions.Normal, torch.distributions.MultivariateNormal)

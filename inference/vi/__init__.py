@@ -1,6 +1,6 @@
 """Variational inference by objectives that are programs."""
 
-from ...ppl.strategies import (
+from ...ppl.distributions.strategies import (
     enum,
     gumbel_softmax,
     implicit,
@@ -12,12 +12,13 @@ from ...ppl.strategies import (
     reparam,
     straight_through,
 )
-from .baselines import Constant, Learned, MovingAverage
 from .captured import Captured
-from .estimates import Estimate, exp_of, expect, over
 from .filtered import filtered
+from .gradients.baselines import Constant, Learned, MovingAverage
 from .guides import Amortised, Flow, FullRank, Guide, LowRank, MeanField, Structured
-from .language import Sampled, frozen, log_density, sample_trace, strategic
+from .language.expectations import Estimate, exp_of, expect, over
+from .language.marginals import log_mean_exp, marginal, normalize
+from .language.traces import Sampled, frozen, log_density, sample_trace, strategic
 from .library import (
     annealed,
     cubo,
@@ -39,7 +40,6 @@ from .library import (
 )
 from .objective import Objective, objective
 from .posterior import posterior
-from .stochastic import log_mean_exp, marginal, normalize
 from .summed import summed_elbo
 from .svi import SVI, Optimised
 

@@ -19,16 +19,16 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from ...ppl.capture import is_traced
-from ...ppl.compiling import Notify, compile_graph, fold, is_pure
-from ...ppl.effects import draw
+from ...ppl.compile.inductor import Notify, compile_graph, fold, is_pure
+from ...ppl.compile.loops import taken_apart, trace
+from ...ppl.distributions.pytrees import flatten, rebuild
+from ...ppl.distributions.strategies import is_followed
 from ...ppl.errors import ObjectiveError, located
-from ...ppl.families import flatten, rebuild
-from ...ppl.interpret import seeded
-from ...ppl.stepping import taken_apart, trace
-from ...ppl.strategies import is_followed
-from .baselines import Baseline
-from .dependence import Recording, rao_blackwellised
+from ...ppl.language.effects import draw
+from ...ppl.tensors.capture import is_traced
+from ...ppl.tensors.seeds import seeded
+from .gradients.baselines import Baseline
+from .gradients.dependence import Recording, rao_blackwellised
 from .objective import Objective
 
 

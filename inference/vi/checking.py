@@ -13,20 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ppl.abstract import marks_on, placeholder, single_value, through_lanes
-from ...ppl.declarations import Found
-from ...ppl.effects import Message, is_latent
+from ...ppl.distributions.support import lists_values
+from ...ppl.distributions.validate import no_validation
 from ...ppl.errors import BranchError, GuideError, SmoothnessError, located, raising_line, user_line
-from ...ppl.handlers import Handler
-from ...ppl.interpret import Recorder, no_validation, seeded
-from ...ppl.program import program_name
-from ...ppl.support import lists_values
-from ...ppl.tainted import Mark, Marks, abstract, concrete, dependence, marks_of
+from ...ppl.interpretations.abstract_run import marks_on, placeholder, single_value, through_lanes
+from ...ppl.interpretations.declarations import Found
+from ...ppl.interpretations.recorder import Recorder
+from ...ppl.language.effects import Message, is_latent
+from ...ppl.language.handlers import Handler
+from ...ppl.language.program import program_name
+from ...ppl.tensors.abstract_tensor import Mark, Marks, abstract, concrete, dependence, marks_of
+from ...ppl.tensors.seeds import seeded
 from ...ppl.types import Site, TraceType, space_of
 from ...ppl.types.compatible import Direction, compatible
-from .estimators import order_of, require_allowed
-from .replay import Notes, Outcome, Run, Settings, as_real
-from .replay import Site as Choice
+from .gradients.replay import Notes, Outcome, Run, Settings, as_real, order_of, require_allowed
+from .gradients.replay import Site as Choice
 
 
 class AbstractRun(Run):

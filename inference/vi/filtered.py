@@ -9,14 +9,14 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ...ppl.distributions.strategies import is_followed, reinforce
 from ...ppl.errors import ObjectiveError, located
-from ...ppl.handlers import split_name
-from ...ppl.program import Callback, program_name
-from ...ppl.strategies import is_followed, reinforce
-from .estimators import choose
-from .language import Sampled, log_density, retrace, sample_trace
-from .replay import current
-from .stochastic import log_mean_exp
+from ...ppl.language.handlers import split_name
+from ...ppl.language.program import Callback, program_name
+from .gradients.estimators import choose
+from .gradients.replay import current
+from .language.marginals import log_mean_exp
+from .language.traces import Sampled, log_density, retrace, sample_trace
 
 Choices = dict[str, Tensor]
 Strategy = Callable[[Any], Any]

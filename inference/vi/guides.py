@@ -1,8 +1,8 @@
 """Guides made from the type of a model: modules that propose its latents.
 
 The real latents are a smooth function of standard normal noise: a vector u in unconstrained
-coordinates, moved into the supports by the bijections of ``ppl.unconstrain``.  The kinds differ in
-how u is made.  Finite latents get independent tables of logits.
+coordinates, moved into the supports by the bijections of ``ppl.types.bijections``.  The kinds
+differ in how u is made.  Finite latents get independent tables of logits.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ...ppl.abstract import AbstractRun, abstract_run
-from ...ppl.data import as_arguments
-from ...ppl.effects import sample
+from ...ppl.distributions.data import as_arguments
+from ...ppl.distributions.strategies import enum, reparam
 from ...ppl.errors import GuideError, UnsupportedDistributionError, located
-from ...ppl.graph import dependence_graph
-from ...ppl.handlers import Sealed
-from ...ppl.program import Callback, program_name
-from ...ppl.strategies import enum, reparam
+from ...ppl.interpretations.abstract_run import AbstractRun, abstract_run
+from ...ppl.interpretations.dependence_graph import dependence_graph
+from ...ppl.interpretations.layout import Layout
+from ...ppl.language.effects import sample
+from ...ppl.language.handlers import Sealed
+from ...ppl.language.program import Callback, program_name
 from ...ppl.types import Site
-from ...ppl.unconstrain import Layout
 
 NOISE = "_noise"
 SPREAD = 0.1  # the scale of every guide at its start

@@ -13,15 +13,15 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ...ppl.distributions.strategies import reinforce, reparam
 from ...ppl.errors import ObjectiveError, located
-from ...ppl.program import Callback
-from ...ppl.strategies import reinforce, reparam
-from .estimators import choose
+from ...ppl.language.program import Callback
 from .filtered import filtered_by
-from .language import Sampled, frozen, log_density, sample_trace
+from .gradients.estimators import choose
+from .gradients.replay import current
+from .language.marginals import log_mean_exp, marginal, normalize
+from .language.traces import Sampled, frozen, log_density, sample_trace
 from .objective import objective
-from .replay import current
-from .stochastic import log_mean_exp, marginal, normalize
 
 
 @objective

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...ppl.batching import run_batched
-from ...ppl.capture import is_tracing
-from ...ppl.effects import stack
 from ...ppl.errors import BranchError, ObjectiveError, located
-from ...ppl.program import Callback, Program, program, program_name
-from .baselines import Baseline
+from ...ppl.language.batching import run_batched
+from ...ppl.language.effects import stack
+from ...ppl.language.program import Callback, Program, program, program_name
+from ...ppl.tensors.capture import is_tracing
 from .checking import ObjectiveType, checked_type
-from .replay import Notes, Run, Settings
+from .gradients.baselines import Baseline
+from .gradients.replay import Notes, Run, Settings
 
 
 def _in_lanes(lane: Callable[[], tuple[Tensor, ...]], n: int) -> tuple[Tensor, ...]:

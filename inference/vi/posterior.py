@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ...ppl.batching import run_batched
-from ...ppl.data import as_arguments
+from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import BranchError
-from ...ppl.interpret import seeded
-from ...ppl.program import Callback, program_name
-from ..results import Fit, import_arviz
-from .language import log_density, sample_trace
-from .replay import Notes, Run, Settings
+from ...ppl.language.batching import run_batched
+from ...ppl.language.program import Callback, program_name
+from ...ppl.tensors.seeds import seeded
+from ..results.fit import Fit, import_arviz
+from .gradients.replay import Notes, Run, Settings
+from .language.traces import log_density, sample_trace
 
 TRUSTED = 0.7  # Vehtari et al. (arXiv 1507.02646)
 

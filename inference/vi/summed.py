@@ -12,17 +12,17 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ...ppl.data import as_arguments
-from ...ppl.effects import Message, is_draw, is_latent, scaled_log_prob
-from ...ppl.elimination import Factor, expected, order_of
+from ...ppl.distributions.data import as_arguments
+from ...ppl.distributions.strategies import Enum, strategy_of
 from ...ppl.errors import ObjectiveError, located
-from ...ppl.finite import FiniteLatents
-from ...ppl.handlers import Handler, Sealed
-from ...ppl.program import Callback, program_name, signature
-from ...ppl.strategies import Enum, strategy_of
-from .estimators import choose
+from ...ppl.interpretations.elimination import Factor, expected, order_of
+from ...ppl.interpretations.factors import FiniteLatents
+from ...ppl.language.effects import Message, is_draw, is_latent, scaled_log_prob
+from ...ppl.language.handlers import Handler, Sealed
+from ...ppl.language.program import Callback, program_name, signature
+from .gradients.estimators import choose
+from .gradients.replay import current
 from .objective import objective
-from .replay import current
 
 # Structures by guide and model (or the objects that they are methods of); no result depends on it.
 KNOWN: WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[Any, Any]]] = WeakKeyDictionary()

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ...ppl.abstract import UNTYPED
-from ...ppl.data import as_arguments
+from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import BranchError, DuplicateNameError, ObjectiveError, ProgramError, located
-from ...ppl.interpret import seeded
-from ...ppl.keys import fingerprint
-from ...ppl.program import signature
-from ..checkpoint import Checkpoint, Store, random_state, restore_random_state, stream
-from ..progress import Progress
-from ..results import Fit
+from ...ppl.interpretations.abstract_run import UNTYPED
+from ...ppl.language.program import signature
+from ...ppl.tensors.keys import fingerprint
+from ...ppl.tensors.seeds import seeded
+from ..results.fit import Fit
+from ..runs.checkpoint import Checkpoint, Store, random_state, restore_random_state, stream
+from ..runs.progress import Progress
 from .captured import Captured, Gradient, Replayed
 from .objective import Objective
 from .posterior import posterior

@@ -11,10 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import unified as plain
+from .. import windows
 
 ROWS, COLUMNS = 32, 64
-LEAST, LIMIT = tl.constexpr(plain.LEAST), tl.constexpr(plain.LIMIT)
+LEAST, LIMIT = tl.constexpr(windows.LEAST), tl.constexpr(windows.LIMIT)
 
 
 @triton.jit

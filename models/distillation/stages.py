@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...inference.progress import Progress
+from ...inference.runs.progress import Progress
 from .loss import distillation_loss
 from .pruning import MagnitudePruner
 

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from fractions import Fraction
 
 from ..errors import CalculusError
-from ..nesting import deep
+from ..tensors.nesting import deep
 from . import syntax as s
 from .types import (
     BOOL,

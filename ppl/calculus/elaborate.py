@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..branching import cond
-from ..combinators import iterate
-from ..effects import emit, factor, observe, sample
 from ..errors import BranchError, CalculusError, ZeroMassError
-from ..nesting import deep
-from ..program import Program
-from ..queries import Ideal, ideal
-from ..recursion import RandomFunction, fix, memo
-from ..validate import is_known
+from ..language.branching import cond
+from ..language.combinators import iterate
+from ..language.effects import emit, factor, observe, sample
+from ..language.program import Program
+from ..language.queries import Ideal, ideal
+from ..language.recursion import RandomFunction, fix, memo
+from ..tensors.hidden import is_known
+from ..tensors.nesting import deep
 from . import syntax as s
 from .check import Typing, check
 from .types import Measure

@@ -1,5 +1,5 @@
 """How deeply terms may be nested: the same as programs."""
 
-from ..nesting import deep
+from ..tensors.nesting import deep
 
 __all__ = ["deep"]

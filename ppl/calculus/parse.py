@@ -12,7 +12,7 @@ from typing import Any
 import lark
 
 from ..errors import CalculusError
-from ..nesting import deep
+from ..tensors.nesting import deep
 from . import syntax as s
 from . import types as t
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from ..nesting import deep
+from ..tensors.nesting import deep
 from . import syntax as s
 
 _EXPR, _CONS, _UNARY, _APP, _ATOM = 0, 4, 7, 8, 9

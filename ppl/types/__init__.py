@@ -5,17 +5,7 @@ from .inclusion import included
 from .patterns import Either, Kind, Pattern, Size, unify
 from .spaces import Parameter, Space, space_of
 from .traces import ProgramType, Site, TraceType
-from .values import (
-    Function,
-    ListOf,
-    M,
-    P,
-    Product,
-    Record,
-    Sum,
-    Value,
-    space_of_value,
-)
+from .values import Function, ListOf, M, P, Product, Record, Sum, Value, space_of_value
 
 __all__ = [
     "Direction",

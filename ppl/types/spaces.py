@@ -15,7 +15,7 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint as _OfMi
 from torch.distributions.transforms import Transform
 
 from ..errors import BranchError, InfiniteSupportError, UnsupportedDistributionError, located
-from ..unconstrain import bijection, bound_values
+from .bijections import bijection, bound_values
 
 # A number, one number per element, or None where it depends on a random value (printed `?`).
 Parameter = int | float | tuple[float, ...] | None
@@ -135,7 +135,7 @@ class Space:
         return inside if isinstance(value, Tensor) else bool(inside.all())
 
     def bijection(self) -> Transform:
-        """The bijection from unconstrained coordinates of one event (see ``ppl.unconstrain``)."""
+        """The bijection from unconstrained coordinates of one event (``ppl.types.bijections``)."""
         return bijection(self.constraint)
 
     def random(self, count: int, seed: int) -> Tensor:

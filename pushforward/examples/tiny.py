@@ -11,11 +11,11 @@ from torch import Tensor
 
 from .. import dist, draw, factor, observe, program, sample, scan, vmap
 from ..inference import importance, multinomial, particle_filter, tempered
-from ..inference.elbo import elbo
 from ..inference.mcmc.hamiltonian import Phase, State, init, leapfrog, with_momentum
 from ..inference.mcmc.hmc import acceptance, propose
 from ..inference.mcmc.nuts import trajectory
-from ..inference.population import Population
+from ..inference.smc.population import Population
+from ..inference.vi.mean_field import elbo
 from ..semantics import Report, check
 from ..semantics.orbit import Orbit
 

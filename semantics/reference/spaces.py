@@ -16,17 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 from ...ppl.calculus.errors import CalculusError
-from ...ppl.calculus.types import (
-    Base,
-    Fin,
-    Function,
-    ListOf,
-    Measure,
-    Product,
-    Sum,
-    Type,
-    values,
-)
+from ...ppl.calculus.types import Base, Fin, Function, ListOf, Measure, Product, Sum, Type, values
 from .measure import Finite
 from .values import Left, Listed, Right
 

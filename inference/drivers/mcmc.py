@@ -1,0 +1,200 @@
+"""The driver of Markov chain Monte Carlo: many chains of one kernel on a program."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ppl.compile.inductor import Potential, by_columns
+from ...ppl.distributions.data import as_arguments
+from ...ppl.errors import DataError, located
+from ...ppl.interpretations.log_density import LogDensity
+from ...ppl.language.program import Callback
+from ...ppl.tensors.keys import fingerprint
+from ...ppl.tensors.seeds import seeded
+from ..kernels import TraceKernel
+from ..kernels.chains import run_chains
+from ..mcmc import Kernel, Parameters, Samples, nuts, sample
+from ..results.fit import Fit, fit_from_vectors
+from ..runs.checkpoint import Checkpoint, Store
+from ..runs.placing import Device, moved, placed, with_data_there
+from ..runs.progress import Progress
+from ..runs.start import starting_points
+
+
+@dataclass(frozen=True)
+class MCMC:
+    """Run a kernel from random starts: warm-up, then draws.
+
+    ``MCMC`` is a driver, which runs a method on real work; ``nuts``, ``hmc`` and the like make
+    kernels, which are programs.
+
+    Args:
+        kernel: ``nuts()``, ``hmc(leapfrogs)`` or ``mala()``, for programs whose latents are
+            continuous; or one of ``inference.kernels`` for any program, whose chains run one by
+            one, unadapted.
+        chains: run together, one row each of the tensors that the kernel moves.
+        draws: of each chain after warm-up.
+        warmup: transitions that adapt step size and diagonal metric, and are thrown away.
+        target: the mean acceptance that warm-up aims at.
+        compiled: compile the log density with Inductor.
+        device: where to compute, and where the data are moved; torch's default unless given.
+        dtype: the precision of what the program makes, and of the data; likewise.
+        progress: show a progress bar.
+    """
+
+    kernel: Kernel | TraceKernel = field(default_factory=nuts)
+    chains: int = 4
+    draws: int = 1000
+    warmup: int = 1000
+    target: float = 0.8
+    compiled: bool = True
+    device: Device = None
+    dtype: torch.dtype | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.chains < 1 or self.draws < 1 or self.warmup < 0:
+            raise ValueError("MCMC needs at least one chain and one draw, and warmup >= 0")
+
+    def run(
+        self,
+        p: Callback,
+        *args: Any,
+        seed: int = 0,
+        resume: Fit | None = None,
+        checkpoint: Checkpoint | str | Path | None = None,
+    ) -> Fit:
+        """Draw from the posterior of ``p(*args)``.
+
+        Args:
+            seed: of all randomness; equal seeds give equal fits on one machine.
+            resume: an earlier fit of the same program, to go on from its last states, with its step
+                size and metric and no warm-up; the result holds the draws of both.
+            checkpoint: a file where the run is kept, and from which it goes on if it was killed.
+
+        Errors:
+            InitializationError: no start has a finite log density and gradient.
+            UnsupportedDistributionError: a latent is discrete.
+            BranchError: Python control flow depends on a random value.
+        """
+        p = with_data_there(p, self.device, self.dtype)
+        args = moved(as_arguments(args), self.device, self.dtype)
+        with placed(self.device, self.dtype):
+            if isinstance(self.kernel, TraceKernel):
+                return self._run_traces(self.kernel, p, args, seed, resume, checkpoint)
+            return self._run(self.kernel, p, args, seed, resume, checkpoint)
+
+    def _run(
+        self,
+        kernel: Kernel,
+        p: Callback,
+        args: tuple[Any, ...],
+        seed: int,
+        resume: Fit | None,
+        checkpoint: Checkpoint | str | Path | None,
+    ) -> Fit:
+        start = time.perf_counter()
+        warmup = 0 if resume else self.warmup
+        about = {name: getattr(self, name) for name in ("chains", "draws", "target", "compiled")}
+        about |= {"device": str(self.device), "dtype": str(self.dtype)}
+        about |= {"method": kernel.name, "warmup": warmup, "seed": seed}
+        earlier = resume.state if resume else {}
+        data = {"program, data or kernel": fingerprint((p, args, earlier, kernel))}
+        store = Store(checkpoint, {**about, **data})
+        with seeded(seed), Progress(warmup + self.draws, "MCMC", self.progress) as progress:
+            density = LogDensity(p, *args)
+            u0, parameters = self._start(density, resume)
+            potential = Potential(density, u0, compiled=self.compiled, notify=progress.say)
+
+            shown = 0
+
+            def report(done: int, total: int, info: Any, parameters: Parameters) -> None:
+                nonlocal shown
+                phase = "warmup" if done <= warmup else "draws"
+                step_size = float(parameters.step_size.mean())
+                progress.advance(done - shown, phase=phase, step=step_size)
+                shown = done
+
+            samples = sample(
+                kernel,
+                potential,
+                u0,
+                warmup,
+                self.draws,
+                parameters=parameters,
+                target=self.target,
+                progress=report,
+                store=store,
+            )
+            fit = fit_from_vectors(
+                density,
+                samples.draws,
+                method=f"MCMC ({kernel.name})",
+                stats=samples.stats,
+                state=_state(samples),
+                seed=seed,
+                seconds=time.perf_counter() - start,
+                interrupted=samples.interrupted,
+            )
+        return joined(resume, fit) if resume else fit
+
+    def _run_traces(
+        self,
+        kernel: TraceKernel,
+        p: Callback,
+        args: tuple[Any, ...],
+        seed: int,
+        resume: Fit | None,
+        checkpoint: Checkpoint | str | Path | None,
+    ) -> Fit:
+        if resume is not None:
+            what = "chains of kernels on traces cannot be resumed"
+            raise DataError(located(what, hint="run longer ones, with another seed"))
+        return run_chains(
+            kernel,
+            p,
+            args,
+            chains=self.chains,
+            draws=self.draws,
+            warmup=self.warmup,
+            seed=seed,
+            progress=self.progress,
+            checkpoint=checkpoint,
+        )
+
+    def _start(self, density: LogDensity, resume: Fit | None) -> tuple[Tensor, Parameters | None]:
+        if resume is None:
+            return by_columns(starting_points(density, self.chains)), None
+        state = resume.state
+        if "position" not in state or state["position"].shape[1:] != (density.layout.size,):
+            raise DataError(
+                located("the fit to resume is not of this program, or not by MCMC", hint="run anew")
+            )
+        position = by_columns(state["position"])
+        return position, Parameters(state["step_size"], state["inverse_mass"])
+
+
+def _state(samples: Samples) -> dict[str, Tensor]:
+    return {"position": samples.state.position, **samples.parameters._asdict()}
+
+
+def joined(first: Fit, second: Fit) -> Fit:
+    """Two fits of the same chains, one after the other."""
+
+    def append(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: torch.cat([a[name], b[name]], 1) for name in b if name in a}
+
+    return replace(
+        second,
+        draws=append(first.draws, second.draws),
+        stats=append(first.stats, second.stats),
+        log_likelihood=append(first.log_likelihood, second.log_likelihood),
+        seconds=first.seconds + second.seconds,
+        notes=tuple(dict.fromkeys((*first.notes, *second.notes))),
+    )

@@ -1,0 +1,205 @@
+"""Chains of a kernel on traces: one run of the program after another, for any program."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ppl.errors import InitializationError, checked, located
+from ...ppl.interpretations.abstract_run import check_program
+from ...ppl.language.program import Callback, program_name
+from ...ppl.tensors.keys import fingerprint
+from ...ppl.tensors.seeds import seeded
+from ..results.fit import Fit
+from ..runs.checkpoint import Checkpoint, Store, random_state, restore_random_state, stream
+from ..runs.progress import Progress
+from .kernel import TraceKernel
+from .traces import Traced, traced
+
+REDUCIBLE = "the chain may be reducible, so move sites together, by block(...) or gibbs([...])"
+TRIES = 1000  # runs from the prior, until one has positive density
+
+
+def start(p: Callback, *args: Any) -> Traced:
+    """A run from the prior whose density is positive.
+
+    Errors:
+        InitializationError: a thousand runs had density zero, or one is NaN or infinite.
+    """
+    for _ in range(TRIES):
+        run = traced(p, {}, {}, *args, draws=None)
+        assert run is not None  # nothing was given that could be impossible
+        log_density = float(run.log_density)
+        if math.isnan(log_density) or log_density == math.inf:
+            what = f"the log density of {program_name(p)} is {log_density} at a run from the prior"
+            raise InitializationError(located(what, hint="check the scores and scales"))
+        if log_density > -math.inf:
+            return run._replace(drawn=frozenset())
+    what = f"none of {TRIES} runs of {program_name(p)} from the prior has positive density"
+    raise InitializationError(located(what, hint="soften the observations, or use smc or annealed"))
+
+
+@dataclass
+class Chain:
+    """A chain so far.
+
+    ``draws``: of each step after warm-up, the choices and deterministic sites by name, the log
+    density, and the share of proposals that were accepted; ``tried``: by site, whether each
+    proposal was accepted, warm-up included.
+    """
+
+    run: Traced
+    steps: int = 0
+    draws: list[tuple[dict[str, Tensor], Tensor, float]] = field(default_factory=list)
+    tried: dict[str, list[bool]] = field(default_factory=dict)
+
+    def advance(self, kernel: TraceKernel, warmup: int, p: Callback, *args: Any) -> None:
+        """Make one step; an interruption within leaves the chain as it was."""
+        run, accepted = kernel.step(self.run, p, *args)
+        moves = [yes for each in accepted.values() for yes in each]
+        for name, each in accepted.items():
+            self.tried.setdefault(name, []).extend(each)
+        self.run, self.steps = run, self.steps + 1
+        if self.steps > warmup:
+            rate = sum(moves) / len(moves) if moves else 1.0
+            self.draws.append(({**run.choices, **run.derived}, run.log_density, rate))
+
+    def content(self) -> dict[str, Any]:
+        """All of it as plain values, with the state of the generator."""
+        run = {name: getattr(self.run, name) for name in _OF_RUN}
+        kept = {name: getattr(self, name) for name in _KEPT}
+        return {"run": run, "random": random_state(), **kept}
+
+    @staticmethod
+    def restored(content: dict[str, Any], p: Callback, *args: Any) -> Chain:
+        """The chain that a content was taken of; the generator goes on from where it was.
+
+        The program is run again for the laws of its choices; all numbers are those of then.
+        """
+        run = traced(p, content["run"]["choices"], {}, *args, draws=None)
+        assert run is not None  # it was possible when it was kept
+        restore_random_state(content["random"])
+        kept = {name: content[name] for name in _KEPT}
+        return Chain(run._replace(**content["run"], drawn=frozenset()), **kept)
+
+
+_KEPT = ("steps", "draws", "tried")
+_OF_RUN = ("choices", "log_probs", "log_score", "derived")
+
+
+def run_chains(
+    kernel: TraceKernel,
+    p: Callback,
+    args: tuple[Any, ...],
+    *,
+    chains: int,
+    draws: int,
+    warmup: int,
+    seed: int,
+    progress: bool,
+    checkpoint: Checkpoint | str | Path | None = None,
+) -> Fit:
+    """Draws of the sites that every run has; of the others the notes tell.
+
+    The kernel is not adapted: the first ``warmup`` steps are only left out.  Each chain draws from
+    a stream of its own.
+    """
+    begun = time.perf_counter()
+    check_program(p, *args)
+    title, length = f"MCMC ({kernel.name})", warmup + draws
+    about = {"method": title, "draws": draws, "warmup": warmup, "seed": seed}
+    store = Store(checkpoint, {**about, "program, data or kernel": fingerprint((p, args, kernel))})
+    contents: list[dict[str, Any]] = (store.content or {"chains": []})["chains"]
+    done: list[Chain] = []
+    interrupted = False
+    with checked(), torch.no_grad(), Progress(chains * length, title, progress) as bar:
+        try:
+            for i in range(chains):
+                with seeded(stream(seed, i)):
+                    if i < len(contents):
+                        chain = Chain.restored(contents[i], p, *args)
+                        bar.advance(chain.steps)
+                    else:
+                        chain = Chain(start(p, *args))
+                        contents.append(chain.content())
+                    done.append(chain)
+                    while chain.steps < length:
+                        chain.advance(kernel, warmup, p, *args)
+                        bar.advance(chain=str(i + 1), lp=float(chain.run.log_density))
+                        store.offer(lambda: {"chains": [*contents[:i], chain.content()]})  # noqa: B023
+                    contents[i] = chain.content()
+            store.write({"chains": contents})
+        except KeyboardInterrupt:
+            interrupted = True
+            done = _kept(done, draws)
+            if not done:
+                raise
+    outcomes: dict[str, list[bool]] = {}
+    for chain in done:
+        for name, each in chain.tried.items():
+            outcomes[name] = outcomes.get(name, []) + each
+    values = [[draw[0] for draw in chain.draws] for chain in done]
+    log_densities = [torch.stack([draw[1] for draw in chain.draws]) for chain in done]
+    rates = [[draw[2] for draw in chain.draws] for chain in done]
+    found, notes = _stacked(values)
+    notes += [
+        f"no proposal for '{name}' was accepted in {len(tried)} steps: {REDUCIBLE}"
+        for name, tried in outcomes.items()
+        if len(tried) >= 20 and not any(tried)
+    ]
+    notes += [f"no run has '{name}', which {kernel.name} is to move" for name in missed(outcomes)]
+    notes += [
+        f"'{name}' never changed{_where(x)}: {REDUCIBLE}"
+        for name, x in found.items()
+        if draws >= 20 and bool((x == x[:, :1]).all())
+    ]
+    return Fit(
+        method=title,
+        draws=found,
+        stats={
+            "lp": torch.stack(log_densities),
+            "acceptance_rate": torch.tensor(rates, dtype=torch.float64),
+        },
+        latents=tuple(name for name in found if name in done[0].run.choices),
+        seed=seed,
+        seconds=time.perf_counter() - begun,
+        interrupted=interrupted,
+        notes=tuple(notes),
+    )
+
+
+def _kept(chains: list[Chain], draws: int) -> list[Chain]:
+    """What to keep of chains that were interrupted: those that are whole, else the first draws."""
+    whole = [chain for chain in chains if len(chain.draws) == draws]
+    return whole or [chain for chain in chains if chain.draws]
+
+
+def missed(outcomes: dict[str, list[bool]]) -> list[str]:
+    """The sites that were to be moved and never were there."""
+    return [name for name, tried in outcomes.items() if not tried]
+
+
+def _where(x: Tensor) -> str:
+    """Words for draws that are constant in each chain: whether also between chains."""
+    return ", though it differs between chains" if bool((x != x[:1]).any()) else ""
+
+
+def _stacked(rows: list[list[dict[str, Tensor]]]) -> tuple[dict[str, Tensor], list[str]]:
+    """The draws [chains, draws, *shape] of the sites that all runs have, in one shape."""
+    runs = [values for each in rows for values in each]
+    names = dict.fromkeys(name for values in runs for name in values)
+    shapes = {n: {v[n].shape if n in v else None for v in runs} for n in names}
+    common = [name for name in names if len(shapes[name]) == 1]
+    draws = {
+        name: torch.stack([torch.stack([v[name] for v in each]) for each in rows])
+        for name in common
+    }
+    missing = [name for name in names if name not in common]
+    notes = [f"not every run has {', '.join(missing)}: their draws are left out"] if missing else []
+    return draws, notes

@@ -1,0 +1,1 @@
+"""Results: fits, their summaries and predictions."""

@@ -1,0 +1,254 @@
+"""The result of inference: draws with their statistics, as tensors and as ArviZ objects."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from ...ppl.errors import DataError, located
+from ...ppl.interpretations.log_density import LogDensity
+from ...ppl.language.handlers import split_name
+
+if TYPE_CHECKING:
+    import arviz
+    import pandas
+
+CHUNK = 1000
+POINTWISE_LIMIT = 50_000_000
+_QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+
+
+@dataclass
+class Fit:
+    """Draws from a posterior.
+
+    draws: latents and deterministic sites by name, [chains, draws, *shape].
+    stats: of each draw, [chains, draws], under ArviZ's names.
+    log_likelihood: of each observed entry, [chains, draws, *shape].
+    observed: the data by site.
+    dims: the plate of each dimension of a site.
+    latents: which of the draws are latents; the others are deterministic sites.
+    history: of each step of an optimisation, or each island of an SMC run.
+    log_evidence: with its standard error, where the method estimates it.
+    marginals: of finite latents, where they are known: the posterior probability of each value,
+        [*shape, values].
+    moments: of real latents, where they are known: posterior mean and sd, [2, *shape].
+    state: what a run needs to go on.
+    """
+
+    method: str
+    draws: dict[str, Tensor]
+    stats: dict[str, Tensor] = field(default_factory=dict)
+    log_likelihood: dict[str, Tensor] = field(default_factory=dict)
+    observed: dict[str, Tensor] = field(default_factory=dict)
+    dims: dict[str, list[str]] = field(default_factory=dict)
+    latents: tuple[str, ...] = ()
+    history: dict[str, Tensor] = field(default_factory=dict)
+    log_evidence: float | None = None
+    log_evidence_error: float | None = None
+    marginals: dict[str, Tensor] = field(default_factory=dict)
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
+    seed: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def chains(self) -> int:
+        return int(next(iter(self.draws.values())).shape[0]) if self.draws else 0
+
+    @property
+    def size(self) -> int:
+        """How many draws each chain holds."""
+        return int(next(iter(self.draws.values())).shape[1]) if self.draws else 0
+
+    @property
+    def divergences(self) -> int | None:
+        """How many draws ended in a divergent trajectory; None for methods without trajectories."""
+        return int(self.stats["diverging"].sum()) if "diverging" in self.stats else None
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The draws of one site, [chains, draws, *shape]."""
+        if name not in self.draws:
+            raise DataError(
+                located(f"the fit has no site '{name}'", hint=f"it has {', '.join(self.draws)}")
+            )
+        return self.draws[name]
+
+    def to_arviz(
+        self,
+        coords: Mapping[str, Sequence[Any]] | None = None,
+        dims: Mapping[str, Sequence[str]] | None = None,
+    ) -> arviz.InferenceData:
+        """An InferenceData with posterior, sample statistics, log likelihood and data.
+
+        Args:
+            coords: labels of dimensions, such as ``{"school": names}``; plates name dimensions.
+            dims: names for the dimensions of sites, in place of those of their plates.
+        """
+        named = {**self.dims, **{name: list(names) for name, names in (dims or {}).items()}}
+        inference_data: arviz.InferenceData = import_arviz().from_dict(
+            posterior=_arrays(self.draws),
+            sample_stats=_arrays(self.stats),
+            log_likelihood=_arrays(self.log_likelihood) or None,
+            observed_data=_arrays(self.observed) or None,
+            coords=dict(coords or {}),
+            dims={name: names for name, names in named.items() if all(names)},
+            attrs={"inference_library": "pushforward", "method": self.method, "seed": self.seed},
+        )
+        return inference_data
+
+    def summary(self, sites: Sequence[str] | None = None) -> pandas.DataFrame:
+        """One row for each number: mean, sd, quantiles, Monte Carlo errors, ESS and R-hat.
+
+        The diagnostics of a single chain take its two halves for chains.
+        """
+        arviz = import_arviz()
+        for name in sites or ():
+            self[name]
+        quantiles = {name: partial(np.quantile, q=q) for name, q in _QUANTILES.items()}
+        with warnings.catch_warnings():  # NaN stands for what a constant or too short chain lacks
+            warnings.simplefilter("ignore", RuntimeWarning)
+            table: pandas.DataFrame = arviz.summary(
+                _halved(self).to_arviz(),
+                var_names=list(sites) if sites else None,
+                hdi_prob=0.9,
+                stat_funcs=quantiles,
+                round_to="none",
+            )
+        first = ["mean", "sd", *_QUANTILES]
+        return table[first + [c for c in table.columns if c not in first and "hdi" not in c]]
+
+    def warnings(self) -> list[str]:
+        """What a reader should know before believing these draws; empty if nothing."""
+        found = list(self.notes)
+        if self.interrupted:
+            found.append(f"the run was interrupted: it holds {self.size} draws a chain")
+        if self.divergences:
+            found.append(
+                f"{self.divergences} of {self.chains * self.size} draws diverged: raise the target "
+                "acceptance, or reparameterise"
+            )
+        of_chains = {"diverging", "lp"} & self.stats.keys()  # and not of populations
+        if self.chains > 1 and self.size > 3 and of_chains:
+            table = self.summary()
+            if (worst := float(table["r_hat"].max())) > 1.01:
+                found.append(f"R-hat reaches {worst:.3f}: the chains disagree, run longer")
+            if (least := float(table["ess_bulk"].min())) < 100 * self.chains:
+                found.append(f"bulk ESS falls to {least:.0f}: run longer for stable estimates")
+        return found
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one file."""
+        torch.save(asdict(self), path)
+
+    @staticmethod
+    def load(path: str | Path) -> Fit:
+        """Read what ``save`` wrote; nothing but tensors and plain values is unpickled."""
+        content = torch.load(path, weights_only=True)
+        try:
+            return Fit(**content)
+        except TypeError as error:
+            raise DataError(located(f"{path} does not hold a fit: {error}")) from error
+
+    def __repr__(self) -> str:
+        shapes = _shown({n: list(x.shape[2:]) for n, x in self.draws.items()})
+        lines = [
+            f"Fit by {self.method}: {self.chains} x {self.size} draws of {', '.join(shapes)} "
+            f"(seed {self.seed}, {self.seconds:.1f} s)"
+        ]
+        if self.divergences is not None:
+            lines.append(f"  divergences: {self.divergences}")
+        if self.log_evidence is not None:
+            error = self.log_evidence_error
+            spread = "" if error is None else f" +- {error:.3f}" if error else " (exact)"
+            lines.append(f"  log evidence: {self.log_evidence:.4f}{spread}")
+        if self.interrupted:
+            lines.append("  interrupted before its end")
+        return "\n".join(lines)
+
+
+def _shown(shapes: dict[str, list[int]]) -> list[str]:
+    """Names with their shapes; of the steps of a loop only the first and last number."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, shape in shapes.items():
+        base, index = split_name(name)
+        groups.setdefault((base if index else name, str(shape or "")), []).append(name)
+    return [
+        f"{names[0]}{shape}" if len(names) < 3 else f"{names[0]} ... {names[-1]}{shape}"
+        for (_, shape), names in groups.items()
+        for names in ([names] if len(names) > 2 else [[name] for name in names])
+    ]
+
+
+def import_arviz() -> Any:
+    """ArviZ, imported where it is needed: it takes seconds, and announces its next version."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        import arviz
+    return arviz
+
+
+def _halved(fit: Fit) -> Fit:
+    """The draws of a fit, with a single chain cut into two."""
+    half = fit.size // 2
+    if fit.chains != 1 or half < 4:
+        return fit
+    halves = {
+        name: x[:, : 2 * half].reshape(2, half, *x.shape[2:]) for name, x in fit.draws.items()
+    }
+    return Fit(fit.method, halves, dims=fit.dims)
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+
+
+def fit_from_vectors(density: LogDensity, u: Tensor, **about: Any) -> Fit:
+    """The fit that vectors u [chains, draws, d] in the coordinates of ``density`` stand for.
+
+    The log likelihood is left out, with a note, where it would hold over 50 million numbers.
+    """
+    chains, size = u.shape[:2]
+    record = density.record(u.new_zeros(u.shape[-1]))
+    observed = record.of("observed")
+    entries = sum(record.log_probs[name].numel() for name in observed)
+    pointwise = entries * chains * size <= POINTWISE_LIMIT
+    if not pointwise:
+        note = "the pointwise log likelihood is too large to keep; log_likelihood(...) computes it"
+        about["notes"] = (*about.get("notes", ()), note)
+
+    def one(vector: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        values, derived, log_likelihood = density.results(vector)
+        return values, derived, log_likelihood if pointwise else {}
+
+    latents, derived, log_likelihood = _by_chain(one, u)
+    return Fit(
+        draws={**latents, **derived},
+        log_likelihood=log_likelihood,
+        observed=observed,
+        dims={name: names for name, names in record.dims.items() if any(names)},
+        latents=tuple(latents),
+        **about,
+    )
+
+
+def _by_chain(one: Any, u: Tensor) -> Any:
+    """``one`` mapped over vectors [chains, draws, d]; tensors get back both leading axes."""
+    flat = u.flatten(0, 1)
+    with torch.no_grad():
+        if len(flat) == 0:
+            like = one(u.new_zeros(u.shape[-1]))
+            return tree_map(lambda x: x.new_zeros((*u.shape[:2], *x.shape)), like)
+        mapped = torch.func.vmap(one, chunk_size=CHUNK)(flat)
+    return tree_map(lambda x: x.reshape(*u.shape[:2], *x.shape[1:]), mapped)

@@ -1,0 +1,191 @@
+"""Prediction: what a program samples anew, given the draws of a fit, or nothing at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from ...ppl import vmap
+from ...ppl.distributions.data import as_arguments
+from ...ppl.distributions.validate import no_validation
+from ...ppl.errors import (
+    BranchError,
+    DataError,
+    ProgramError,
+    UnsupportedDistributionError,
+    located,
+)
+from ...ppl.interpretations.abstract_run import abstract_run
+from ...ppl.interpretations.recorder import Recorder
+from ...ppl.language.combinators import stack_outputs
+from ...ppl.language.effects import Message, is_deterministic, is_draw
+from ...ppl.language.handlers import Sealed, Untracing
+from ...ppl.language.program import Callback, program_name
+from ...ppl.tensors.seeds import seeded
+from .fit import CHUNK, Fit, import_arviz
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Sites that were sampled anew, deterministic sites, and results, [chains, draws, *shape]."""
+
+    sites: dict[str, Tensor]
+    value: Any
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.sites:
+            raise DataError(located(f"nothing was predicted at '{name}', only {list(self.sites)}"))
+        return self.sites[name]
+
+    def to_arviz(self, group: str = "posterior_predictive") -> Any:
+        """An InferenceData with one group of predictions; ``fit.to_arviz().extend`` takes it."""
+        arrays = {name: x.detach().cpu().numpy() for name, x in self.sites.items()}
+        return import_arviz().from_dict(**{group: arrays})
+
+    def __repr__(self) -> str:
+        sites = ", ".join(f"{name}{list(x.shape)}" for name, x in self.sites.items())
+        return f"Prediction of {sites}"
+
+
+class _Unobserved(Recorder):
+    """Records a run in which observed sites are sampled again."""
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] == "sample" and msg["is_observed"]:
+            auxiliary = msg["infer"].get("is_auxiliary") or is_deterministic(msg)
+            if not auxiliary and not is_draw(msg):
+                msg["is_observed"], msg["value"] = False, None
+        super()._process_message(msg)
+
+
+def predict(
+    fit: Fit | int,
+    p: Callback,
+    *args: Any,
+    given: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Prediction:
+    """Run ``p(*args)`` once for each draw of a fit, with its latents given and the rest sampled.
+
+    Observed sites are sampled again, so the model may be given with or without its data; the
+    arguments may be new ones.
+
+    Args:
+        fit: the fit, or a number of draws for the prior predictive.
+        given: the latents to take from the fit; all that it holds by default.  Leave out those that
+            new arguments change, such as the effects of other groups.
+
+    Errors:
+        DataError: a latent of the fit does not fit the program, or is not in it.
+    """
+    names, args = _given(fit, given), as_arguments(args)
+    draws = {name: fit[name] for name in names} if isinstance(fit, Fit) else {}
+    lead = (fit.chains, fit.size) if isinstance(fit, Fit) else (1, fit)
+    with suppress(BranchError):  # a program without a type is checked while it runs
+        _require_fitting(p, args, draws)
+
+    def one(values: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
+        with Untracing(), _Unobserved(values, density=False, validate=False) as recorder:
+            value = p(*args)
+        _require_sampled(p, values.keys(), recorder.of("latent").keys())
+        new = {name: x for name, x in recorder.values.items() if name not in values}
+        return new, value
+
+    flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in draws.items()}
+    total = lead[0] * lead[1]
+    with seeded(seed), torch.no_grad():
+        try:
+            parts = [
+                vmap(one, size=min(CHUNK, total - i))(
+                    {name: x[i : i + CHUNK] for name, x in flat.items()}
+                )
+                for i in range(0, total, CHUNK)
+            ]
+        except (BranchError, ProgramError, UnsupportedDistributionError) as error:
+            parts = _one_by_one(one, flat, total, error)
+
+    def join(*x: Tensor | None) -> Tensor | None:
+        chunks = [chunk for chunk in x if chunk is not None]
+        return torch.cat(chunks).reshape(*lead, *chunks[0].shape[1:]) if chunks else None
+
+    sites, value = tree_map(join, *parts)
+    return Prediction(sites, value)
+
+
+def _require_fitting(p: Callback, args: tuple[Any, ...], draws: dict[str, Tensor]) -> None:
+    """Raise unless the program samples the sites of the draws, in their shapes."""
+    run, _ = abstract_run(p, *args)
+    sampled = {name: site for name, site in run.sites.items() if not site.observed}
+    _require_sampled(p, draws.keys(), sampled.keys())
+    for name, x in draws.items():
+        if tuple(x.shape[2:]) != sampled[name].space.shape:
+            raise DataError(
+                located(
+                    f"predict: '{name}' is {list(x.shape[2:])} in the fit, and "
+                    f"{list(sampled[name].space.shape)} in the program",
+                    site=name,
+                    hint="leave it out of given= to sample it anew",
+                )
+            )
+
+
+def _require_sampled(p: Callback, given: Collection[str], sampled: Collection[str]) -> None:
+    if unknown := [name for name in given if name not in sampled]:
+        raise DataError(
+            located(
+                f"predict: {program_name(p)} samples no {unknown}",
+                hint=f"it samples {list(sampled)}; name those to take from the fit in given=",
+            )
+        )
+
+
+def _one_by_one(
+    one: Callable[[dict[str, Tensor]], Any], flat: dict[str, Tensor], total: int, refusal: Exception
+) -> list[Any]:
+    """The program run by itself for each draw, where lanes are refused."""
+    with no_validation():
+        runs = [one({name: x[i] for name, x in flat.items()}) for i in range(total)]
+    try:
+        return [stack_outputs(runs)]
+    except (ValueError, RuntimeError):  # the draws give results of different structure
+        raise refusal from None
+
+
+def _given(fit: Fit | int, given: Sequence[str] | None) -> tuple[str, ...]:
+    if isinstance(fit, int):
+        if fit < 1 or given:
+            raise DataError(located("the prior predictive needs a positive number and no given="))
+        return ()
+    for name in given or ():
+        if name not in fit.latents:
+            raise DataError(
+                located(f"predict: '{name}' is no latent of the fit", hint=f"it has {fit.latents}")
+            )
+    return fit.latents if given is None else tuple(given)
+
+
+def log_likelihood(fit: Fit, p: Callback, *args: Any) -> dict[str, Tensor]:
+    """The log density of each observed entry of ``p(*args)`` at each draw, [chains, draws, *shape].
+
+    ``p`` is the program with its data, or with other data of the same names: LOO and WAIC of ArviZ
+    take the result, as do held-out scores.
+    """
+
+    def one(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        with no_validation(), Sealed(), Recorder(values, density=True, validate=False) as recorder:
+            p(*as_arguments(args))
+        return {name: recorder.log_probs[name] for name in recorder.of("observed")}
+
+    draws = {name: fit[name] for name in fit.latents}
+    flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in draws.items()}
+    with torch.no_grad():
+        scores = torch.func.vmap(one, chunk_size=CHUNK)(flat)
+    if not scores:
+        raise DataError(located(f"{program_name(p)} observes nothing", hint="condition it on data"))
+    return {name: x.reshape(fit.chains, fit.size, *x.shape[1:]) for name, x in scores.items()}

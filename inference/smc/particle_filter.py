@@ -1,0 +1,244 @@
+"""The particle filter: any program with a ``scan``, run with resampling between its steps.
+
+A particle suspended at the scan is (choices before it, carry).  To advance it, the program is run
+again from the start with those choices given, up to the scan, of which one step is run; so a step
+may use anything that was chosen before, and resampling moves all of it together.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ...ppl import cond, scan, vmap
+from ...ppl.errors import ProgramError, located
+from ...ppl.interpretations.abstract_run import check_program
+from ...ppl.language.combinators import Loop
+from ...ppl.language.effects import Message, is_latent
+from ...ppl.language.handlers import Handler, Proposing, Untracing, Weighing
+from ...ppl.language.program import Callback, Program, program_name, signature
+from ...ppl.tensors.hidden import is_hidden
+from ...ppl.tensors.keys import Bookkeeping
+from .population import Population
+from .resampling import Scheme, resample, systematic
+
+
+class _Suspended(BaseException):
+    """Leaves the program at its scan."""
+
+
+class _AtScan(Handler):
+    """Handles the first loop of the program by ``on_loop``, which may suspend the program."""
+
+    def __init__(self, replayed: dict[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self.replayed, self.met = replayed, False
+
+    def _process_message(self, msg: Message) -> None:
+        if self.met:
+            return
+        if msg["type"] == "loop" and msg["infer"]["loop"].has_outputs:
+            self.met = True
+            self.on_loop(msg, msg["infer"]["loop"])
+        elif msg["type"] in ("call", "loop"):
+            # the scan may lie inside, and leaving an effect that is denoted on its own would be
+            # seen by the first of its paths only: so it is run in place
+            msg["stop"] = True
+        elif self.replayed is not None and msg["type"] == "sample":
+            # before the scan everything happened already, and was scored when it did
+            if is_latent(msg):
+                msg["value"], msg["is_observed"] = self.replayed[msg["name"]], True
+            if msg["is_observed"]:
+                msg["type"], msg["infer"]["absorber"], msg["done"] = "absorbed", self, True
+
+    def on_loop(self, msg: Message, loop: Loop) -> None:
+        raise NotImplementedError
+
+
+class _Stop(_AtScan):
+    """Suspends at the scan with its initial carry."""
+
+    def on_loop(self, msg: Message, loop: Loop) -> None:
+        self.carry, self.length = msg["args"][0], loop.length
+        raise _Suspended
+
+
+class _Advance(_AtScan):
+    """Runs step t of the scan from a carry, and suspends again."""
+
+    def __init__(self, replayed: dict[str, Tensor], carry: Any, t: int | Tensor) -> None:
+        super().__init__(replayed)
+        self.carry, self.t = carry, t
+
+    def on_loop(self, msg: Message, loop: Loop) -> None:
+        self.carry, self.output = loop.advance(self.t, self.carry, msg["args"][1])
+        raise _Suspended
+
+
+class _Finish(_AtScan):
+    """Gives the scan its result and lets the program run on."""
+
+    def __init__(self, replayed: dict[str, Tensor], carry: Any, outputs: Any) -> None:
+        super().__init__(replayed)
+        self.result = (carry, outputs)
+
+    def on_loop(self, msg: Message, loop: Loop) -> None:
+        msg["value"], msg["done"], msg["stop"] = self.result, True, True
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """The parts of a particle filter, for algorithms that are made of them."""
+
+    model: Callback
+    particles: int
+    scheme: Scheme = systematic
+    ess: float = 1.0
+
+    def begin(self, *args: Any) -> tuple[Population, int]:
+        """Particles that stand at the scan, and how many steps it has.
+
+        Until the end their weights are n times too heavy, so that no rounding enters.
+        """
+        constants = (None,) * len(args)
+        values, lengths, log_weights = vmap(self._start, constants, self.particles)(*args)
+        return Population(values, log_weights), int(lengths[0])
+
+    def step(
+        self, population: Population, t: Tensor, recording: bool, *args: Any
+    ) -> tuple[Population, Any, Tensor | None]:
+        """Resample, but before the first step, and run step t.
+
+        Returns the particles with the outputs of the step, and with their ancestors if these were
+        asked for (``recording``) or there are outputs.
+        """
+        first = not is_hidden(t) and int(t) == 0  # a traced step is never the first
+        if first:
+            again: Callback = self._kept
+        elif self.ess >= 1.0:
+            again = Program(self._resampled)
+        else:
+            uneven = population.is_uneven(self.ess)
+            again = cond(uneven, Program(self._resampled), self._kept)
+        population, ancestors = again(population, recording)
+        axes = (0, None, *(None for _ in args))
+        particle, output, log_weights = vmap(self._advance, axes, self.particles)(
+            population.values, t if is_hidden(t) else int(t), *args
+        )
+        population = Population(particle, population.log_weights + log_weights)
+        if first and output is not None:
+            ancestors = self._kept(population, True)[1]
+        return population, output, ancestors
+
+    def end(self, population: Population, outputs: Any, *args: Any) -> Population:
+        """The results of the program, with their weights.
+
+        Args:
+            outputs: of the scan, along the line of each particle, [particles, steps, ...], or None.
+        """
+        axes = (0, 0, *(None for _ in args))
+        values, log_weights = vmap(self._finish, axes, self.particles)(
+            population.values, outputs, *args
+        )
+        log_weights = population.log_weights + log_weights - math.log(self.particles)
+        return Population(values, log_weights)
+
+    def _start(self, *args: Any) -> tuple[Any, int, Tensor]:
+        with Untracing(), Weighing() as weight, Proposing() as before, _Stop() as at:
+            try:
+                self.model(*args)
+            except _Suspended:
+                particle = before.choices, at.carry
+                log_weight = torch.as_tensor(weight.log_weight, dtype=_precision(particle))
+                return particle, at.length, log_weight
+        raise ProgramError(
+            located(
+                f"{program_name(self.model)} has no scan(...) to resample between",
+                hint="use importance(...), or write its loop over time with scan",
+            )
+        )
+
+    def _advance(self, particle: Any, t: int | Tensor, *args: Any) -> tuple[Any, Any, Tensor]:
+        choices, carry = particle
+        advancing = _Advance(choices, carry, t)
+        with suppress(_Suspended), Untracing(), Weighing() as weight, advancing as at:
+            self.model(*args)
+        return (choices, at.carry), at.output, torch.as_tensor(weight.log_weight)
+
+    def _finish(self, particle: Any, outputs: Any, *args: Any) -> tuple[Any, Tensor]:
+        choices, carry = particle
+        with Untracing(), Weighing() as weight, _Finish(choices, carry, outputs):
+            value = self.model(*args)
+        return value, torch.as_tensor(weight.log_weight)
+
+    def _resampled(self, population: Population, recording: bool) -> tuple[Population, Any]:
+        population, ancestors = resample(population, self.scheme)
+        return population, ancestors if recording else None  # without outputs nobody asks for them
+
+    def _kept(self, population: Population, recording: bool) -> tuple[Population, Any]:
+        everyone = torch.arange(self.particles, device=population.log_weights.device)
+        return population, everyone if recording else None
+
+
+def particle_filter(
+    model: Callback, particles: int, scheme: Scheme = systematic, ess: float = 1.0
+) -> Program:
+    """Sequential Monte Carlo for a program with a ``scan``; it returns a ``Population``.
+
+    Invariant: E[sum_i w_i delta_{x_i}] is the model's measure, for every number of particles.
+
+    Args:
+        model: a program; its first scan is run with resampling before each step but the first.
+        particles: how many.
+        scheme: ``multinomial``, ``systematic``, ``stratified``, or a user's own.
+        ess: resample when the effective sample size falls below this fraction (1: always).
+    """
+
+    if particles < 1:
+        raise ValueError("particle_filter needs at least one particle")
+    filtering, checked = Filtering(model, particles, scheme, ess), Bookkeeping()
+
+    def step(state: tuple[Population, bool, Any], t: Tensor) -> tuple[Any, Any]:
+        population, recording, args = state
+        population, output, ancestors = filtering.step(population, t, recording, *args)
+        recording = output is not None
+        return (population, recording, args), (output, ancestors) if recording else None
+
+    def run(*args: Any) -> Population:
+        if not any(map(is_hidden, tree_leaves(args))) and (key := signature(args)) not in checked:
+            check_program(model, *args)
+            checked.add(key)
+        population, length = filtering.begin(*args)
+        carry = population, False, args
+        (population, _, _), history = scan(step)(carry, torch.arange(length))
+        outputs = None if history is None else ancestry(*history)
+        return filtering.end(population, outputs, *args).require_weights()
+
+    run.__name__ = run.__qualname__ = f"particle_filter({particles})"
+    return Program(run)
+
+
+def _precision(particle: Any) -> torch.dtype:
+    """The precision of a particle; weights that begin in it keep it."""
+    dtypes = [x.dtype for x in tree_leaves(particle) if isinstance(x, Tensor)]
+    floating = [dtype for dtype in dtypes if dtype.is_floating_point]
+    return functools.reduce(torch.promote_types, floating, torch.get_default_dtype())
+
+
+def ancestry(outputs: Any, ancestors: Tensor) -> Any:
+    """The outputs [steps, particles, ...] along each final particle's line, particles first."""
+    steps, particles = ancestors.shape
+    line, lines = torch.arange(particles, device=ancestors.device), []
+    for later in ancestors.flip(0).unbind():
+        lines.append(line)
+        line = later[line]
+    index = torch.stack(lines[::-1])
+    rows = torch.arange(steps, device=ancestors.device)[:, None]
+    return tree_map(lambda x: None if x is None else x[rows, index].movedim(0, 1), outputs)

@@ -1,0 +1,71 @@
+"""Tempered sequential Monte Carlo: through powers of the likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ppl import scan
+from ...ppl.language.program import Callback, Program
+from .population import Population
+from .resampling import Scheme, resample, systematic
+
+
+def tempered(
+    prior: Callback,
+    log_likelihood: Callable[[Any], Tensor],
+    move: Callable[[Any, Tensor], Any],
+    betas: Sequence[float],
+    particles: int,
+    scheme: Scheme = systematic,
+    ess: float = 1.0,
+) -> Program:
+    """Tempered SMC as a program; it returns a ``Population``.
+
+    Invariant: E[sum_i w_i delta_{x_i}] is prior times likelihood, for any moves that leave
+    prior * likelihood ** beta invariant at their beta, and any schedule that ends in 1.
+
+    Args:
+        prior: a program that returns ``particles`` values, stacked.
+        log_likelihood: log densities [particles] of stacked values.
+        move: a program from stacked values and beta to stacked values.
+        betas: the powers after 0, increasing to 1.
+        ess: resample when the effective sample size is at most this fraction.
+    """
+    if (
+        not betas
+        or abs(betas[-1] - 1.0) > 0
+        or any(b <= a for a, b in zip([0.0, *betas], betas, strict=False))
+    ):
+        raise ValueError("tempered: betas must increase from above 0 to exactly 1")
+    powers = torch.tensor([0.0, *betas], dtype=torch.float64)
+    resampled = Program(lambda population: resample(population, scheme)[0])
+
+    def stage(population: Population, power: Tensor) -> tuple[Population, None]:
+        before, beta = power[0], power[1]
+        log_weights = population.log_weights + (beta - before) * log_likelihood(population.values)
+        population = Population(population.values, log_weights)
+        if float(population.log_evidence()) == -math.inf:
+            return population, None  # nothing is left to move
+        if population.is_uneven(ess):
+            population = resampled(population)
+        return Population(moved(population.values, beta), population.log_weights), None
+
+    def run(*args: Any) -> Population:
+        start = Population(prior(*args), torch.zeros(particles, dtype=torch.float64))
+        steps = torch.stack([powers[:-1], powers[1:]], 1)
+        population, _ = scan(stage)(start, steps)
+        return Population(population.values, population.log_weights - math.log(particles))
+
+    moved = Program(move)
+    run.__name__ = run.__qualname__ = f"tempered({particles})"
+    return Program(run)
+
+
+def ladder(steps: int, power: float = 3.0) -> list[float]:
+    """The schedule beta_k = (k / steps) ** power."""
+    return [(k / steps) ** power for k in range(1, steps + 1)]

@@ -1,0 +1,1 @@
+"""Gradients of objectives: runs by replay, estimators of single choices, dependence of costs."""

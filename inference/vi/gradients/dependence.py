@@ -1,0 +1,261 @@
+"""Rao-Blackwellisation: scores weigh only those costs of a graph that depend on their choices.
+
+A surrogate V + sum_s cancelled(log q_s) (V - b_s) weighs by each score the whole value V.  Where V
+is a sum, the parts that do not depend on choice s have a mean of zero there: they are subtracted.
+In a plate, where each element of a choice has a score of its own, so are for each element the parts
+that depend on other elements only.  Dependence is that of the graph; where an operation is not
+known to keep elements apart, they are taken to mix.
+
+Source: Schulman, Heess, Weber, Abbeel (arXiv 1506.05254), theorem 1; Wingate, Weber (arXiv
+1301.1299).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _functorch as functorch
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
+from torch.fx.passes.shape_prop import ShapeProp
+
+from ....ppl.tensors.capture import is_traced
+from ....ppl.tensors.seeds import seeded
+from .replay import Score, weighed
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """A value of a trace that was weighed by scores: nodes of value, result, and of each score its
+    choice [*lanes, *batch, *event] and its log densities [*lanes, *batch]."""
+
+    value: Node
+    result: Node
+    scores: list[tuple[Node, Node]]
+
+
+@dataclass
+class Recording:
+    """Notes, while an objective is traced, what is weighed by which scores."""
+
+    found: list[Weighing] = field(default_factory=list)
+
+    def __call__(self, value: Tensor, scores: list[Score]) -> Tensor:
+        result = weighed(value, scores)
+        nodes = [(node_of(score.value), node_of(score.elements)) for score in scores]
+        ends = node_of(value), node_of(result)
+        known = [(v, e) for v, e in nodes if v is not None and e is not None]
+        if known and ends[0] is not None and ends[1] is not None:
+            self.found.append(Weighing(ends[0], ends[1], known))
+        return result
+
+
+def node_of(x: Tensor) -> Node | None:
+    """The node of the trace in progress that made a tensor, lanes and all."""
+    while functorch.is_functorch_wrapped_tensor(x):
+        x = functorch.get_unwrapped(x)
+    mode = get_proxy_mode()
+    if mode is None or not is_traced(x):
+        return None
+    node: Node = get_proxy_slot(x, mode.tracer).proxy.node
+    return node
+
+
+def rao_blackwellised(
+    graph: GraphModule, weighings: list[Weighing], inputs: list[Tensor]
+) -> GraphModule:
+    """Subtract from each result, in place, what its scores weigh in vain."""
+    if not weighings:
+        return graph
+    for weighing in weighings:
+        with seeded(0):
+            ShapeProp(graph).propagate(*inputs)  # type: ignore[no-untyped-call]
+        parts = list(_parts(weighing.value, lambda x: x))
+        for choice, elements in weighing.scores:
+            kept = _alignments(graph, choice, len(_shape(elements)))
+            _subtract(graph, weighing, elements, parts, kept)
+    graph.graph.lint()
+    graph.recompile()
+    return graph
+
+
+# ----------------------------------------------------------------------------------- parts of a sum
+
+Build = Callable[[Node], Node]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A summand: ``total(node)``, or the sum over the last dimensions of ``rows(node)``."""
+
+    node: Node
+    total: Build
+    rows: Build | None = None
+
+
+def _parts(node: Node, after: Build) -> Iterator[Part]:
+    """The summands that a node is made of; ``after`` is linear, and is done to it later."""
+    target, plain = node.target, not node.kwargs
+    args: Any = node.args
+    if target is aten.add.Tensor and plain and _alike(node):
+        yield from _parts(args[0], after)
+        yield from _parts(args[1], after)
+    elif target is aten.sub.Tensor and plain and _alike(node):
+        yield from _parts(args[0], after)
+        yield from _parts(args[1], _then(aten.neg.default, after))
+    elif target in (aten.add.Tensor, aten.sub.Tensor) and plain and _beside(*args):
+        yield from _parts(args[0], after)
+    elif target is aten.neg.default:
+        yield from _parts(args[0], _then(target, after))
+    elif target in (aten.mul.Tensor, aten.div.Tensor) and _number(args[1]):
+        yield from _parts(args[0], _then(target, after, args[1]))
+    elif target in (aten.view.default, aten.squeeze.dim, aten.unsqueeze.default) and _same(node):
+        yield from _parts(args[0], after)
+    elif target in (aten.sum.default, aten.sum.dim_IntList) and _trailing(node):
+        source: Any = args[0]
+        yield Part(source, _then(target, after, *args[1:]), after)
+    else:
+        yield Part(node, after)
+
+
+def _then(target: Any, after: Build, *more: Any) -> Build:
+    return lambda x: after(x.graph.call_function(target, (x, *more)))
+
+
+def _number(x: Any) -> bool:
+    return isinstance(x, int | float)
+
+
+def _beside(x: Any, number: Any) -> bool:
+    """Whether a number stands beside a sum, and not within the summand that it is added to."""
+    sums = (aten.add.Tensor, aten.sub.Tensor, aten.sum.default, aten.sum.dim_IntList)
+    return _number(number) and (number == 0 or x.target in sums)
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    return tuple(node.meta["tensor_meta"].shape)
+
+
+def _alike(node: Node) -> bool:
+    """Whether both operands have the shape of the result."""
+    return all(isinstance(x, Node) and _shape(x) == _shape(node) for x in node.args)
+
+
+def _same(node: Node) -> bool:
+    source: Any = node.args[0]
+    return _shape(source) == _shape(node)
+
+
+def _trailing(node: Node) -> bool:
+    """Whether a sum is over the last dimensions, which it drops."""
+    source: Any = node.args[0]
+    rank, left = len(_shape(source)), len(_shape(node))
+    if node.target is aten.sum.default or len(node.args) < 2:
+        return True
+    if len(node.args) > 2 and node.args[2]:
+        return False
+    dims: Any = node.args[1]
+    return sorted(d % rank for d in dims) == list(range(left, rank))
+
+
+# --------------------------------------------------------------------------------------- dependence
+
+Kept = dict[Node, bool]  # of the nodes that depend on a choice: whether elements are kept apart
+
+
+def _alignments(graph: GraphModule, choice: Node, rank: int) -> Kept:
+    """The nodes that depend on a choice, and whether their first dimensions are its own."""
+    kept: Kept = {choice: True}
+    lead = _shape(choice)[:rank]
+    for node in graph.graph.nodes:
+        sources = [x for x in node.all_input_nodes if x in kept]
+        if not sources or node in kept:
+            continue
+        apart = all(kept[x] for x in sources) and "tensor_meta" in node.meta
+        apart = apart and hasattr(node.meta["tensor_meta"], "shape")
+        kept[node] = apart and _shape(node)[:rank] == lead and _keeps(node, sources, rank)
+    return kept
+
+
+def _keeps(node: Node, sources: list[Node], rank: int) -> bool:
+    """Whether element i of a result depends on element i of its sources only."""
+    target: Any = node.target
+    if torch.Tag.pointwise in getattr(target, "tags", ()):
+        return all(len(_shape(x)) == len(_shape(node)) for x in sources)
+    first: Any = node.args[0] if node.args else None
+    others = [x for x in node.all_input_nodes if x is not first]
+    if first not in sources or any(x in sources for x in others):
+        return False
+    if target in _SHAPES:
+        return True  # these keep the order of elements, and here the first dimensions too
+    if target in _REDUCTIONS and len(node.args) > 1:
+        given: Any = node.args[1]
+        dims = given if isinstance(given, list | tuple) else [given]
+        return all(d % len(_shape(first)) >= rank for d in dims)
+    return target is aten.mm.default and rank == 1
+
+
+_SHAPES = (
+    *(aten.view.default, aten.unsqueeze.default, aten.squeeze.dim, aten.expand.default),
+    *(aten.clone.default, aten.detach.default, aten.alias.default, aten._to_copy.default),
+    *(aten._unsafe_view.default, aten.contiguous.default),
+)
+_REDUCTIONS = (
+    *(aten.sum.dim_IntList, aten.mean.dim, aten.logsumexp.default, aten.amax.default),
+    *(aten._softmax.default, aten._log_softmax.default, aten.prod.dim_int, aten.select.int),
+    *(aten.slice.Tensor, aten.cumsum.default),
+)
+
+
+# --------------------------------------------------------------------------------------- correction
+
+
+def _subtract(
+    graph: GraphModule, weighing: Weighing, elements: Node, parts: list[Part], kept: Kept
+) -> None:
+    """result - sum_i cancelled(l_i) sg(what does not depend on element i)."""
+    lanes, rank = _shape(weighing.value), len(_shape(elements))
+    batch = list(range(len(lanes), rank))
+
+    def call(target: Any, *args: Any) -> Node:
+        return graph.graph.call_function(target, args)
+
+    def lifted(x: Node) -> Node:
+        for _ in batch:
+            x = call(aten.unsqueeze.default, x, -1)
+        return x
+
+    at = max((weighing.result, elements), key=list(graph.graph.nodes).index)
+    marker = at.next
+    with graph.graph.inserting_before(marker):
+        vain: list[Node] = []
+        for part in parts:
+            if part.node not in kept:
+                vain.append(lifted(part.total(part.node)))
+            elif part.rows is not None and batch and kept[part.node]:
+                inner = list(range(rank, len(_shape(part.node))))
+                rows = part.rows(part.node)
+                own = call(aten.sum.dim_IntList, rows, inner) if inner else rows
+                vain.append(
+                    call(aten.sub.Tensor, call(aten.sum.dim_IntList, own, batch, True), own)
+                )
+        if not vain:
+            return
+        total = vain[0]
+        for more in vain[1:]:
+            total = call(aten.add.Tensor, total, more)
+        score = call(aten.sub.Tensor, elements, call(aten.detach.default, elements))
+        loss = call(aten.mul.Tensor, score, call(aten.detach.default, total))
+        if batch:
+            loss = call(aten.sum.dim_IntList, loss, batch)
+        better = call(aten.sub.Tensor, weighing.result, loss)
+    weighing.result.replace_all_uses_with(
+        better, delete_user_cb=lambda user: user is not better, propagate_meta=False
+    )
+    better.meta.update(weighing.result.meta)

@@ -1,0 +1,1 @@
+"""What objectives are written in: traces of programs, expectations, marginals."""

@@ -1,0 +1,1 @@
+"""Compiled code from captured graphs and from loops."""

@@ -1,0 +1,1 @@
+"""Distributions: data for them, their densities, supports, pytrees and strategies."""

@@ -1,0 +1,72 @@
+"""Data of users as tensors: numbers, lists, numpy arrays, pandas columns and frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError, located
+
+
+def has_dtype(value: Any) -> bool:
+    """Whether data come with a dtype of their own, which Python's numbers and lists do not."""
+    return isinstance(value, Tensor) or _array(value) is not None
+
+
+def as_data(name: str, value: Any) -> Tensor:
+    """Tensors as they are, everything else as a tensor that loses nothing: see ``fitted``."""
+    if isinstance(value, Tensor):
+        return value
+    try:
+        array = _array(value)
+        return torch.tensor(np.asarray(value) if array is None else array)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            located(f"data for '{name}' are not numeric: {error}", site=name)
+        ) from error
+
+
+def fitted(value: Tensor, distribution: Any, *, exact: bool) -> Tensor:
+    """Data in the dtype of a site's own values.
+
+    Integers become what the site samples.  Floats do so only where they are Python's own (not
+    ``exact``): arrays and tensors keep their precision, and what is computed with them takes it on.
+    """
+    own = value_dtype(distribution)
+    if own == value.dtype or (exact and value.is_floating_point()):
+        return value
+    return value.to(own) if own.is_floating_point or not value.is_floating_point() else value
+
+
+def value_dtype(distribution: Any) -> torch.dtype:
+    """The dtype of what a distribution samples, told from its parameters."""
+    if getattr(distribution, "has_enumerate_support", False):
+        dtype: torch.dtype = distribution.enumerate_support(expand=False).dtype
+        return dtype
+    pending = [distribution]
+    while pending:
+        for value in vars(pending.pop()).values():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                return value.dtype
+            if isinstance(value, torch.distributions.Distribution):
+                pending.append(value)
+    return torch.get_default_dtype()
+
+
+def as_arguments(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a program, its arrays and pandas objects as tensors."""
+    return tuple(
+        arg if _array(arg) is None else as_data(f"argument {i}", arg) for i, arg in enumerate(args)
+    )
+
+
+def _array(value: Any) -> np.ndarray[Any, Any] | None:
+    """The numpy array of an array or a pandas object, else None."""
+    if isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value)
+    if hasattr(value, "to_numpy"):
+        return np.asarray(value.to_numpy())
+    return None

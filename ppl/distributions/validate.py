@@ -1,0 +1,237 @@
+"""Checks of data against the distributions that they are observed under."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+from ..errors import DataError, ProgramError, SupportError, located
+from ..tensors.hidden import is_hidden, is_known
+from ..types import space_of
+
+
+def check_data(name: str, distribution: Any, value: Any) -> None:
+    """Raise unless ``value`` has the shape of the site, no NaN, and lies in its support."""
+    if isinstance(value, Tensor) and hasattr(distribution, "batch_shape"):
+        check_shape(name, distribution, value)
+        check_values(name, distribution, value)
+
+
+def check_shape(name: str, distribution: Any, value: Any) -> None:
+    """Raise unless ``value`` or the site has the shape of both, and the events are as they are."""
+    if not isinstance(value, Tensor) or not hasattr(distribution, "batch_shape"):
+        return
+    shape = distribution.batch_shape + distribution.event_shape
+    try:
+        fits = torch.broadcast_shapes(value.shape, shape)
+    except RuntimeError:
+        fits = None
+    event = tuple(distribution.event_shape)
+    both = fits not in (None, shape, value.shape)  # [3] with [8, 1] would be scored 24 times
+    if (
+        fits is None
+        or both
+        or (event and tuple(value.shape[len(value.shape) - len(event) :]) != event)
+    ):
+        raise DataError(
+            located(
+                f"data of shape {tuple(value.shape)} do not fit the shape {tuple(shape)}",
+                site=name,
+                hint="transpose or index the data, or put the site in a plate",
+            )
+        )
+
+
+def check_values(name: str, distribution: Any, value: Any, *, fixed: bool = False) -> None:
+    """Raise on NaN and on values outside the support.
+
+    Where the support has tensors for bounds they may depend on a random choice, and a value outside
+    has probability zero on this path (see ``possible``); it is an error only if they are ``fixed``.
+    """
+    if is_hidden(value) or not isinstance(value, Tensor) or get_proxy_mode() is not None:
+        return
+    if value.is_floating_point() and bool(torch.isnan(value).any()):
+        count = int(torch.isnan(value).sum())
+        raise DataError(
+            located(
+                f"observed data hold {count} NaN",
+                site=name,
+                hint="drop them, mask the site, or sample the missing entries",
+            )
+        )
+    support = _support(distribution)
+    if support is None or (_has_tensor_bounds(support) and not fixed):
+        return
+    inside = _inside(support, value)
+    if inside is None or bool(inside.all()):
+        return
+    worst = value[~inside.expand(value.shape[: inside.ndim])] if inside.ndim else value
+    raise SupportError(
+        located(
+            f"observed value {worst.flatten()[0].item():g} is outside the support {support}",
+            site=name,
+            hint=f"{type(distribution).__name__} gives it no mass",
+        )
+    )
+
+
+def possible(distribution: Any, value: Tensor) -> Tensor | None:
+    """Which events lie in a support whose bounds are tensors; None where that is not asked."""
+    support = _support(distribution)
+    if is_hidden(value) or support is None or not _has_tensor_bounds(support):
+        return None
+    return None if get_proxy_mode() is not None else _inside(support, value)
+
+
+def _support(distribution: Any) -> Any:
+    try:
+        return distribution.support
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def _has_tensor_bounds(support: Any) -> bool:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return any(isinstance(bound, Tensor) for bound in vars(support).values())
+
+
+def _inside(support: Any, value: Tensor) -> Tensor | None:
+    """Which events lie in a support; None where that cannot be told: it is unknown, or random."""
+    try:
+        inside: Tensor = support.check(value)
+        return None if is_hidden(inside) or type(inside) is not Tensor else inside
+    except (NotImplementedError, RuntimeError, ValueError):
+        return None
+
+
+def check_parameters(name: str | None, distribution: Any) -> None:
+    """Raise if a parameter whose value is known violates its constraint."""
+    for parameter, constraint in getattr(distribution, "arg_constraints", {}).items():
+        value = vars(distribution).get(parameter)
+        if not isinstance(value, Tensor) or not is_known(value):
+            continue
+        try:
+            valid = torch.as_tensor(constraint.check(value))
+        except (RuntimeError, NotImplementedError, TypeError, ValueError):
+            continue
+        if is_known(valid) and not bool(valid.all()):
+            worst = value[~valid.expand(value.shape[: valid.ndim])].flatten()[:3].tolist()
+            raise ProgramError(
+                located(
+                    f"parameter {parameter} of {type(distribution).__name__} violates {constraint}:"
+                    f" it is {worst[0] if len(worst) == 1 else worst}",
+                    site=name,
+                    hint="check the arguments of the distribution",
+                )
+            )
+    if isinstance(getattr(distribution, "base_dist", None), torch.distributions.Distribution):
+        check_parameters(name, distribution.base_dist)
+
+
+def check_alike(name: str, distribution: Any, data: Any = None) -> None:
+    """Raise unless the parameters of a site and its data share one device and one precision.
+
+    The data of a discrete site are whole numbers, which any precision holds.
+    """
+    parts = dict(_parameters(distribution))
+    if isinstance(data, Tensor):
+        parts["the data"] = data
+    _require_one(
+        name, "devices", {part: str(x.device) for part, x in parts.items()}, "x.to(device)"
+    )
+    if isinstance(data, Tensor) and not space_of(distribution).smooth:
+        del parts["the data"]
+    dtypes = {part: x.dtype for part, x in parts.items() if x.is_floating_point()}
+    shown = {part: str(dtype).removeprefix("torch.") for part, dtype in dtypes.items()}
+    _require_one(name, "precisions", shown, "x.to(dtype), or choose by torch.set_default_dtype")
+
+
+def _require_one(name: str, what: str, found: dict[str, str], how: str) -> None:
+    if len(set(found.values())) > 1:
+        first, *others = found.items()
+        other = next(item for item in others if item[1] != first[1])
+        raise DataError(
+            located(
+                f"{what} are mixed: {first[0]} is {first[1]}, {other[0]} {other[1]}",
+                site=name,
+                hint=f"convert one of them by {how}",
+            )
+        )
+
+
+def _parameters(distribution: Any) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a distribution and of those inside it, by name."""
+    fields = vars(distribution)
+    for parameter in getattr(distribution, "arg_constraints", {}):
+        if isinstance(value := fields.get(parameter), Tensor):
+            yield parameter, value
+    for part in fields.values():
+        if isinstance(part, torch.distributions.Distribution):
+            yield from _parameters(part)
+
+
+def spoilt(distribution: Any, value: Any) -> Any:
+    """A drawn value, NaN where the parameters violate their constraints.
+
+    Where Python cannot look at them, in lanes or in code that is traced, this takes the place of an
+    error: a branch that is not taken may have such parameters, and elsewhere NaN is an error later.
+    """
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    valid = _valid(distribution)
+    if valid is None:
+        return value
+    shaped = valid.reshape((*valid.shape, *(1 for _ in distribution.event_shape)))
+    return torch.where(shaped, value, torch.nan)
+
+
+def _valid(distribution: Any) -> Tensor | None:
+    """Which batch elements have valid parameters, as far as that is told number by number."""
+    base = getattr(distribution, "base_dist", None)
+    if base is not None:
+        inner = _valid(base)
+        more = len(base.batch_shape) - len(distribution.batch_shape)
+        if inner is None or more <= 0:
+            return inner
+        return inner.expand(base.batch_shape).flatten(-more).all(-1)
+    found: Tensor | None = None
+    for parameter, constraint in getattr(distribution, "arg_constraints", {}).items():
+        value = vars(distribution).get(parameter)
+        if not isinstance(value, Tensor) or not isinstance(constraint, _ELEMENTWISE):
+            continue
+        valid = constraint.check(value)
+        if len(valid.shape) <= len(distribution.batch_shape):  # else it has parts of its own
+            found = valid if found is None else found & valid
+    return found
+
+
+_ELEMENTWISE = tuple(
+    type(each)
+    for each in (
+        constraints.positive,
+        constraints.nonnegative,
+        constraints.unit_interval,
+        constraints.less_than(1.0),
+        constraints.independent(constraints.positive, 1),
+    )
+)
+
+
+@contextmanager
+def no_validation() -> Iterator[None]:
+    """Within, Pyro and torch do not validate arguments: values may be lanes, traced or abstract."""
+    before = torch.distributions.Distribution._validate_args
+    with pyro.validation_enabled(False):
+        torch.distributions.Distribution.set_default_validate_args(False)
+        try:
+            yield
+        finally:
+            torch.distributions.Distribution.set_default_validate_args(before)

@@ -1,0 +1,426 @@
+"""The factors of a program over its finite latents, found by running it in lanes.
+
+What a site adds to the log density depends on the choices that it looks at, its family.  If the
+members of every family have different colours, and lane by lane each colour takes all values, then
+one run in lanes has the table of every site.  A hidden Markov model needs two colours: its k^2
+lanes give all its factors, however long it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+import pyro.distributions as dist
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from ..distributions.data import as_arguments
+from ..distributions.densities import log_density
+from ..distributions.validate import no_validation
+from ..errors import BudgetError, NoDensityError, ProgramError, located
+from ..language.effects import Message, draw, factor, is_deterministic, is_draw, is_latent
+from ..language.handlers import Handler, Sealed, is_one, plated
+from ..language.program import Callback, Program, answers, derived, program_name, signature
+from ..tensors.abstract_tensor import Abstract, abstract, concrete, marks_of
+from ..tensors.hidden import is_hidden
+from ..tensors.keys import Unkeyed
+from .abstract_run import abstract_run
+from .elimination import Bucket, Factor, Variable, eliminated, order_of
+
+Tables = dict[str, tuple[Tensor, torch.Size]]  # of each site, and its batch shape
+
+LANES = 100_000
+TRIALS = 5
+
+
+class FiniteLatents:
+    """The finite latents of ``p(*args)``, and how what the program scores depends on them.
+
+    ``values``: of each latent, what one element of it may be [k, *event]; ``shapes``: its batch
+    shape; ``families``: of each scored site, the finite latents that it looks at, itself included;
+    ``given``: the other latents, which must be given.
+
+    Errors:
+        BranchError: Python control flow depends on a random value.
+        NoDensityError: the program draws anonymously.
+        ProgramError: nothing is finite, or a given latent depends on a finite one.
+    """
+
+    def __init__(self, p: Callback, args: tuple[Any, ...], keep: frozenset[str] | None = None):
+        self.program, self.args = p, args
+        with Sealed():
+            run, _ = abstract_run(p, *args)
+        if run.draws:
+            what = f"{program_name(p)} draws anonymously, which cannot be summed out"
+            hint = "name the choices with sample(...)"
+            raise NoDensityError(located(what, line=run.draw_line, hint=hint))
+        latents = {name: site for name, site in run.sites.items() if not site.observed}
+        finite = {n: s for n, s in latents.items() if s.space.finite and n not in (keep or ())}
+        if missing := sorted((keep or frozenset()) - latents.keys()):
+            what = f"marginal keeps {missing}, which {program_name(p)} did not sample"
+            raise ProgramError(
+                located(what, hint=f"its latents are {', '.join(latents) or 'none'}")
+            )
+        if keep is not None and (unlisted := latents.keys() - finite.keys() - keep):
+            name = min(unlisted)
+            what = f"the latent is not finite ({latents[name].space}), and cannot be summed out"
+            raise ProgramError(located(what, site=name, line=latents[name].line, hint="keep it"))
+        if not finite:
+            what = f"{program_name(p)} has no finite latent to eliminate"
+            raise ProgramError(
+                located(what, hint=f"its latents are {', '.join(latents) or 'none'}")
+            )
+        self.given = [name for name in latents if name not in finite]
+        for name in self.given:
+            if seen := run.parents[name] & finite.keys():
+                what = f"the latent depends on {sorted(seen)}, which are to be eliminated"
+                raise ProgramError(
+                    located(what, site=name, line=latents[name].line, hint="sample those too")
+                )
+        self.values = {
+            n: s.space.enumerate().to(run.dtypes[n]) for n, s in finite.items()
+        }  # [k, *event]
+        self.shapes = {name: torch.Size(site.space.batch_shape) for name, site in finite.items()}
+        scored = [n for n in run.parents if n in finite or n not in (*latents, *run.derived)]
+        self.families = {
+            name: [v for v in finite if v in run.parents[name] or v == name] for name in scored
+        }
+        self.colours = self._coloured()
+        if not any(isinstance(x, Abstract) or is_hidden(x) for x in tree_leaves(args)):
+            self._require_elementwise({name: concrete(run.values[name]) for name in self.given})
+
+    def _require_elementwise(self, given: dict[str, Tensor]) -> None:
+        """Raise unless the factors add up to the density at some joint values.
+
+        They would not where a site looks at several elements of a latent in its plate.  The values
+        are tried in lanes, where all branches run, at some values of the latents that are given.
+        """
+        with torch.random.fork_rng(), torch.no_grad(), Sealed():
+            torch.manual_seed(0)
+            sizes = zip(self.shapes.items(), self.sizes, strict=True)
+            index = {name: torch.randint(n, (TRIALS, *shape)) for (name, shape), n in sizes}
+            solved = self.solved(given)
+
+            def density(at: dict[str, Tensor]) -> Tensor:
+                added = self.added({**given, **self.choices_at(at)}).values()
+                return sum((x.sum() for x in added), torch.zeros(()))
+
+            totals = torch.func.vmap(density)(index)
+        for i, total in enumerate(totals):
+            found = solved.log_density_at({name: at[i] for name, at in index.items()})
+            if not torch.allclose(total, found, rtol=1e-3, atol=1e-3, equal_nan=True):
+                what = f"a site of {program_name(self.program)} looks at several elements"
+                raise ProgramError(
+                    located(f"{what} of a finite latent", hint="sample the elements one by one")
+                )
+
+    def _coloured(self) -> dict[str, int]:
+        """A colour for each latent, such that the members of a family differ."""
+        graph = nx.Graph()
+        graph.add_nodes_from(self.values)
+        for family in self.families.values():
+            graph.add_edges_from(itertools.combinations(family, 2))
+        colours: dict[str, int] = nx.greedy_color(graph, "largest_first")
+        return colours
+
+    # ------------------------------------------------------------------------------------- factors
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many values an element of each latent has."""
+        return [len(values) for values in self.values.values()]
+
+    def on(self, args: tuple[Any, ...], program: Callback | None = None) -> FiniteLatents:
+        """The same latents for other arguments, of the same shapes; of another program if given."""
+        other = copy.copy(self)
+        other.args, other.program = args, program or self.program
+        return other
+
+    def alone(self) -> FiniteLatents:
+        """What is known of the latents, without the program and its arguments."""
+        other = copy.copy(self)
+        other.args, other.program = (), _forgotten
+        return other
+
+    def solved(self, given: dict[str, Tensor]) -> Solved:
+        """Sum the finite latents out, for these values of the others.
+
+        Errors:
+            BudgetError: a family has too many joint values, or an elimination a large table.
+            ProgramError: a latent is in a scaled plate, or a site looks at several elements of one.
+        """
+        tables = self.tables(given)
+        alike = self.alike(tables)
+        factors, constant = self.factors(tables, alike)
+        total, buckets = eliminated(factors, order_of(factors))
+        return Solved(self, total.sum() + constant, buckets, alike, factors, constant)
+
+    def alike(self, tables: Tables) -> bool:
+        """Whether all latents and sites are of one shape, so that elements are copies."""
+        shapes = {*self.shapes.values(), *(x[1] for n, x in tables.items() if self.families[n])}
+        return len(shapes) == 1
+
+    def factors(self, tables: Tables, alike: bool) -> tuple[list[Factor], Tensor]:
+        """The factors over latents, or over their elements unless they are alike; and the rest."""
+        factors, constant = list[Factor](), torch.zeros(())
+        for name, (table, batch) in tables.items():
+            if not self.families[name]:
+                constant = constant + table.sum()
+            elif alike:
+                family = tuple(self._family(name))
+                factors.append(Factor(family, table.reshape(*table.shape[: len(family)], -1)))
+            else:
+                factors += self._by_element(name, table, batch)
+        return factors, constant
+
+    def _family(self, name: str) -> list[str]:
+        """In the order of the axes of a table."""
+        return sorted(self.families[name], key=self.colours.__getitem__)
+
+    def tables(self, given: dict[str, Tensor]) -> Tables:
+        """What each site adds: [*sizes of its family, *batch], and its batch shape."""
+        sizes = [
+            max(len(self.values[n]) for n, c in self.colours.items() if c == colour)
+            for colour in range(1 + max(self.colours.values()))
+        ]
+        if math.prod(sizes) > LANES:
+            what = f"the families of {program_name(self.program)} need {math.prod(sizes)} lanes"
+            raise BudgetError(located(what, hint="too many choices depend on each other: sample"))
+        lanes = torch.cartesian_prod(*map(torch.arange, sizes)).reshape(-1, len(sizes))
+
+        def lane(colour: Tensor) -> dict[str, Tensor]:
+            at = {
+                name: (colour[self.colours[name]] % len(values)).expand(self.shapes[name])
+                for name, values in self.values.items()
+            }
+            return self.added({**given, **self.choices_at(at)})
+
+        found = torch.func.vmap(lane)(lanes)
+        tables = {}
+        for name, column in found.items():
+            table, family = column.reshape(*sizes, *column.shape[1:]), self._family(name)
+            for colour in reversed(range(len(sizes))):
+                if colour not in [self.colours[v] for v in family]:
+                    table = table.select(colour, 0)
+            for axis, v in enumerate(family):
+                table = table.narrow(axis, 0, len(self.values[v]))
+            tables[name] = table, column.shape[1:]
+        return tables
+
+    def choices_at(self, index: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The values of the latents whose elements have these numbers [*batch]."""
+        return {
+            name: self.values[name]
+            .index_select(0, at.reshape(-1))
+            .reshape((*at.shape, *self.values[name].shape[1:]))
+            for name, at in index.items()
+        }
+
+    def added(self, choices: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What each scored site adds to the log density at these choices, elementwise."""
+        with no_validation(), Sealed(), _Scoring(choices, self.families) as scoring:
+            self.program(*self.args)
+        return scoring.added
+
+    def _by_element(self, name: str, table: Tensor, batch: torch.Size) -> Iterator[Factor]:
+        for element in itertools.product(*map(range, batch)):
+            variables = tuple((v, self._aligned(name, v, element)) for v in self._family(name))
+            index: tuple[Any, ...] = (..., *element)
+            yield Factor(variables, table[index].unsqueeze(-1))
+
+    def _aligned(self, name: str, parent: str, element: tuple[int, ...]) -> tuple[int, ...]:
+        """The element of a latent that stands in the plates of an element of a site."""
+        shape = self.shapes[parent]
+        if len(shape) > len(element):
+            what = f"the site looks at several elements of '{parent}'"
+            raise ProgramError(located(what, site=name, hint="sample them one by one"))
+        last = element[len(element) - len(shape) :]
+        return tuple(0 if n == 1 else i for n, i in zip(shape, last, strict=True))
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The finite latents of a program summed out.
+
+    ``alike``: the variables are latents with all their elements as copies; else (latent, element).
+    """
+
+    model: FiniteLatents
+    log_mass: Tensor
+    buckets: list[Bucket]
+    alike: bool
+    factors: list[Factor]
+    constant: Tensor
+
+    def draw(self, n: int) -> dict[str, Tensor]:
+        """n independent draws from the posterior of the latents, [n, *batch, *event]."""
+        index: dict[Variable, Tensor] = {}
+        for variable, joint in reversed(self.buckets):
+            table = joint.table.movedim(0, -1)  # [*others, copies, k]
+            copies = torch.arange(table.shape[-2])
+            others = tuple(index[v] for v in joint.variables[1:])
+            logits = table[(*others, copies)].expand(n, len(copies), -1)
+            index[variable] = draw(dist.Categorical(logits=logits), label="posterior")
+        return self.model.choices_at(self._by_latent(index, (n,)))
+
+    def probabilities(self) -> dict[str, Tensor]:
+        """The posterior probability of each value of each latent, [*batch, k].
+
+        They are the derivatives of the log mass by additions to the log density.
+        """
+        with torch.enable_grad():
+            variables = [bucket.variable for bucket in self.buckets]
+            sizes = {b.variable: b.factor.table.shape[0] for b in self.buckets}
+            copies = self.buckets[0].factor.table.shape[-1] if self.alike else 1
+            extra = [self.factors[0].table.new_zeros(sizes[v], copies) for v in variables]
+            for each in extra:
+                each.requires_grad_()
+            added = [Factor((v,), x) for v, x in zip(variables, extra, strict=True)]
+            plain = [Factor(f.variables, f.table.detach()) for f in self.factors]
+            total, _ = eliminated([*plain, *added], variables)
+            slopes = torch.autograd.grad(total.sum(), extra)
+        found = dict(zip(variables, slopes, strict=True))
+        by_value = {v: slope.t() for v, slope in found.items()}  # [copies, k]
+        if self.alike:
+            return {
+                name: by_value[name].reshape(*self.model.shapes[name], -1)
+                for name in self.model.values
+            }
+        return {
+            name: torch.stack(
+                [by_value[name, element][0] for element in _elements(self.model.shapes[name])]
+            ).reshape(*self.model.shapes[name], -1)
+            for name in self.model.values
+        }
+
+    def log_density_at(self, index: dict[str, Tensor]) -> Tensor:
+        """The log density of the program where the elements have these numbers [*batch]."""
+        total = self.constant
+        for each in self.factors:
+            if self.alike:
+                at = tuple(index[str(v)].reshape(-1) for v in each.variables)
+                total = total + each.table[(*at, torch.arange(each.table.shape[-1]))].sum()
+            else:
+                pairs: Any = each.variables
+                total = total + each.table[tuple(index[v][e] for v, e in pairs)].sum()
+        return total
+
+    def _by_latent(self, index: dict[Variable, Tensor], lead: tuple[int, ...]) -> dict[str, Tensor]:
+        """Numbers [*lead, *batch] of the elements of each latent."""
+        shapes = self.model.shapes
+        if self.alike:
+            return {name: index[name].reshape(*lead, *shape) for name, shape in shapes.items()}
+        return {
+            name: torch.stack([index[name, e][..., 0] for e in _elements(shape)], -1).reshape(
+                *lead, *shape
+            )
+            for name, shape in shapes.items()
+        }
+
+
+def _forgotten(*args: Any) -> Any:
+    raise AssertionError("the latents stand alone: on(args, program) gives them a program")
+
+
+def _elements(shape: torch.Size) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*map(range, shape))
+
+
+class _Scoring(Messenger):  # type: ignore[misc]
+    """Gives all choices, and notes what those sites add that have a family, elementwise."""
+
+    def __init__(self, choices: dict[str, Tensor], families: dict[str, list[str]]) -> None:
+        super().__init__()
+        self.choices, self.families = choices, families
+        self.added: dict[str, Tensor] = {}
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] == "sample" and is_latent(msg):
+            msg["value"], msg["done"] = self.choices[msg["name"]], True
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if msg["type"] != "sample" or msg["name"] not in self.families or is_deterministic(msg):
+            return
+        if not is_one(msg["scale"]):
+            what = "a site in a subsampled or scaled plate cannot be summed over"
+            raise ProgramError(located(what, site=msg["name"], hint="use all the data"))
+        whole = plated(msg)
+        log_prob = log_density(whole["fn"], whole["value"])
+        if whole["mask"] is not None:
+            mask = torch.as_tensor(whole["mask"])
+            log_prob = torch.where(mask, log_prob, torch.zeros_like(log_prob))
+        self.added[msg["name"]] = log_prob
+
+
+class _Keeping(Handler):
+    """Lets the latents that are kept pass, and takes all else out: what follows is a stand-in."""
+
+    ignores_draws = True
+
+    def __init__(self, model: FiniteLatents) -> None:
+        super().__init__()
+        self.model = model
+
+    def __enter__(self) -> Any:
+        self.kept: dict[str, Tensor] = {}
+        return super().__enter__()
+
+    def state(self) -> Any:
+        return dict(self.kept)
+
+    def restore(self, state: Any) -> None:
+        self.kept = dict(state)
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] != "sample" or is_draw(msg):
+            return
+        if is_latent(msg):
+            if msg["name"] in self.model.values:
+                values = self.model.values[msg["name"]]
+                shape = *self.model.shapes[msg["name"]], *values.shape[1:]
+                self.give(msg, values[0].expand(shape))
+            else:
+                self.mark(msg, "kept")
+        elif msg["is_observed"]:
+            msg["type"], msg["infer"]["absorber"] = "absorbed", self
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if self.marked(msg) == "kept":
+            self.kept[msg["name"]] = msg["value"]
+
+
+@answers("summed out")
+def summed_out(p: Callback, keep: frozenset[str] | None, score: str) -> Program:
+    """The program of all latents of p that are not finite or are to be kept; it returns them.
+
+    The others are summed out exactly, and what is left is scored under the name ``score``.
+    """
+    known: dict[str, FiniteLatents] = Structures()
+
+    def run(*args: Any) -> dict[str, Tensor]:
+        args = as_arguments(args)
+        if (key := signature(args)) not in known:
+            known[key] = FiniteLatents(p, args, keep)
+        model = known[key].on(args)
+        with _Keeping(model) as keeping:
+            p(*args)
+        marks = marks_of([keeping.kept, args])
+        if marks or any(isinstance(x, Abstract) for x in tree_leaves(args)):
+            factor(score, abstract(torch.zeros(()), marks))
+        else:
+            factor(score, model.solved(keeping.kept).log_mass)
+        return dict(keeping.kept)
+
+    return derived(run, f"marginal({program_name(p)}, exact)")
+
+
+class Structures(dict[str, Any], Unkeyed):
+    """What is known of a program by the signatures of its arguments; no result depends on it."""

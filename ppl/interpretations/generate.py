@@ -1,0 +1,34 @@
+"""Generate: a program as a sampler some of whose choices are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..distributions.data import as_arguments
+from ..errors import DataError, checked, implemented, located
+from ..tensors.seeds import seeded
+from .abstract_run import require_known
+from .recorder import Recorder, Trace
+
+
+def generate(
+    p: Callable[..., Any], constraints: dict[str, Tensor], *args: Any, seed: int | None = None
+) -> tuple[Trace, Tensor]:
+    """Run a program with some latents given; the log weight scores those and the observations."""
+    recording = Recorder(constraints, density=False)
+    with checked(), implemented(), seeded(seed), torch.no_grad(), recording as recorder:
+        value = p(*as_arguments(args))
+    require_known(p, args)
+    unused = constraints.keys() - recorder.of("latent").keys()
+    if unused:
+        raise DataError(
+            located(
+                f"generate: no site called {sorted(unused)}",
+                hint=f"the latent sites are {sorted(recorder.of('latent'))}",
+            )
+        )
+    return recorder.trace(value), torch.as_tensor(recorder.log_weight)

@@ -1,0 +1,153 @@
+"""The recorder: one run of a program, what it chose and what that scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from ..distributions.densities import log_density
+from ..distributions.validate import check_data, check_shape, check_values
+from ..errors import DuplicateNameError, NoDensityError, located
+from ..language.effects import Message, is_deterministic, is_draw, is_subsample, scaled_log_prob
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One run of a program.
+
+    ``choices``: the latents by name; ``observed`` and ``derived``: observations and deterministic
+    sites; ``log_density``: of everything that was chosen and observed; ``value``: the result.
+    """
+
+    choices: dict[str, Tensor]
+    observed: dict[str, Tensor]
+    derived: dict[str, Tensor]
+    log_density: Tensor
+    value: Any
+    log_probs: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+
+class Recorder(Messenger):  # type: ignore[misc]
+    """Runs a program with some of its latents given, and records it.
+
+    ``log_density`` sums every scored site, ``log_weight`` those that were given or observed.
+    """
+
+    def __init__(self, given: dict[str, Tensor], *, density: bool, validate: bool = True) -> None:
+        super().__init__()
+        self.given, self.density, self.validate = given, density, validate
+
+    def __enter__(self) -> Recorder:
+        self.sites: dict[str, str] = {}
+        self.values: dict[str, Tensor] = {}
+        self.log_probs: dict[str, Tensor] = {}
+        self.dims: dict[str, list[str]] = {}
+        self.log_density: Tensor | float = 0.0
+        self.log_weight: Tensor | float = 0.0
+        self.log_latents: Tensor | float = 0.0
+        super().__enter__()
+        return self
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] != "sample":
+            return
+        if is_draw(msg) and self.density:
+            raise NoDensityError(
+                located(
+                    "a program with anonymous randomness (draw) has no exact density",
+                    hint="name the choice with sample(...) if it is part of the model",
+                )
+            )
+        if is_subsample(msg) and self.density and msg["value"] is None:
+            _require_whole(msg)
+        if is_draw(msg) or is_subsample(msg):
+            return
+        name = msg["name"]
+        # handlers outside may relabel the message before it comes back
+        msg["infer"].setdefault("recorded", {})[id(self)] = name
+        if name in self.sites:
+            raise DuplicateNameError(
+                located(
+                    "the name is used twice on one path", site=name, hint="rename one of the sites"
+                )
+            )
+        if is_deterministic(msg):
+            self.sites[name] = "derived"
+        elif msg["is_observed"]:
+            self.sites[name] = "auxiliary" if msg["infer"].get("is_auxiliary") else "observed"
+            if self.validate and self.sites[name] == "observed":
+                check_shape(name, msg["fn"], msg["value"])
+                check_values(name, msg["fn"], msg["value"])
+        else:
+            self.sites[name] = "latent"
+            if name in self.given:
+                if self.validate:
+                    check_data(name, msg["fn"], self.given[name])
+                msg["value"] = self.given[name]
+                msg["infer"]["given"] = True
+
+    def _postprocess_message(self, msg: Message) -> None:
+        name = msg["infer"].get("recorded", {}).get(id(self)) if msg["infer"] else None
+        if name is None:
+            return
+        self.values[name] = msg["value"]
+        self.dims[name] = dimensions(msg)
+        if self.sites[name] == "derived":
+            return
+        log_prob = self.log_prob(msg)
+        self.log_probs[name] = log_prob
+        total = scaled_log_prob(msg, log_prob)
+        self.log_density = self.log_density + total
+        if self.sites[name] == "latent":
+            self.log_latents = self.log_latents + total
+        if self.sites[name] != "latent" or msg["infer"].get("given"):
+            self.log_weight = self.log_weight + total
+
+    def log_prob(self, msg: Message) -> Tensor:
+        """The log densities [*batch] of a site."""
+        return log_density(msg["fn"], msg["value"])
+
+    def of(self, kind: str) -> dict[str, Tensor]:
+        return {name: self.values[name] for name, k in self.sites.items() if k == kind}
+
+    def trace(self, value: Any) -> Trace:
+        return Trace(
+            choices=self.of("latent"),
+            observed=self.of("observed"),
+            derived=self.of("derived"),
+            log_density=torch.as_tensor(self.log_density),
+            value=value,
+            log_probs={n: lp for n, lp in self.log_probs.items() if self.sites[n] == "observed"},
+        )
+
+
+def _require_whole(msg: Message) -> None:
+    """Raise if a plate draws its subsample, which would make a density random."""
+    size = getattr(msg["fn"], "subsample_size", None)
+    if size is not None and size < msg["fn"].size:
+        raise NoDensityError(
+            located(
+                f"the plate draws {size} of {msg['fn'].size} indices, so the density is random",
+                site=msg["name"],
+                hint="give the indices as subsample=..., or use all the data",
+            )
+        )
+
+
+def dimensions(msg: Message) -> list[str]:
+    """The plate of each dimension of a site's value, "" where it has none."""
+    value, event = msg["value"], len(getattr(msg["fn"], "event_shape", ()))
+    if not isinstance(value, Tensor):
+        return []
+    if is_deterministic(msg) and event == value.ndim:
+        event = 0  # Pyro takes the whole of a derived value for its event
+    names = [""] * value.ndim
+    for frame in msg["cond_indep_stack"]:
+        at = value.ndim - event + (frame.dim or 0)
+        if frame.dim is not None and at >= 0 and value.shape[at] == frame.size:
+            names[at] = frame.name
+    return names

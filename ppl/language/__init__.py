@@ -1,0 +1,1 @@
+"""The language: effects, the handlers that meet them, programs and their combinators."""

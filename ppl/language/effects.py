@@ -1,0 +1,187 @@
+"""The effects of a program, as messages of Pyro's runtime.
+
+``sample``, ``observe``, ``factor``, ``deterministic`` and ``plate`` are Pyro's own effects, so
+every Pyro model is a program.  ``draw`` is ours: the anonymous randomness of an algorithm, which
+obeys plates and is visible to every interpretation, but is no part of a trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias, cast
+
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK, apply_stack
+from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.trace_messenger import TraceMessenger
+from torch import Tensor
+
+from ..distributions.densities import log_density
+from ..distributions.repeated import Repeated
+from ..distributions.subsets import Subsets
+from ..errors import NoDensityError, ProgramError, located
+
+# A message of Pyro's runtime: a mutable mapping, with our own types and entries beside Pyro's.
+Message: TypeAlias = Any
+
+plate = pyro.plate
+
+
+def stack() -> list[Messenger]:
+    """The handlers in force, outermost first."""
+    return _PYRO_STACK
+
+
+def emit(
+    kind: str,
+    fn: Callable[..., Any],
+    args: Sequence[Any] = (),
+    *,
+    name: str | None = None,
+    infer: dict[str, Any] | None = None,
+) -> Any:
+    """Send a message outward through the handlers; unhandled, it means ``fn(*args)``."""
+    if not stack():
+        return fn(*args)
+    message: Message = {
+        "type": kind,
+        "name": name or kind,
+        "fn": fn,
+        "is_observed": False,
+        "args": tuple(args),
+        "kwargs": {},
+        "value": None,
+        "infer": infer or {},
+        "scale": 1.0,
+        "mask": None,
+        "cond_indep_stack": (),
+        "done": False,
+        "stop": False,
+        "continuation": None,
+    }
+    apply_stack(cast(Any, message))
+    return message["value"]
+
+
+@contextmanager
+def outside(handler: Messenger) -> Iterator[None]:
+    """Within, messages go to the handlers outside this one only, and no plate in it is seen."""
+    handlers = stack()
+    depth = handlers.index(handler)
+    inner, plates = handlers[depth:], _DIM_ALLOCATOR._stack
+    del handlers[depth:]
+    _DIM_ALLOCATOR._stack = []
+    try:
+        yield
+    finally:
+        handlers.extend(inner)
+        _DIM_ALLOCATOR._stack = plates
+
+
+def _require_law(distribution: Any, name: str) -> None:
+    """Those of ``torch.distributions`` lack what Pyro's add, and fail later without a word."""
+    if not callable(distribution):
+        kind = type(distribution)
+        raise ProgramError(
+            located(
+                f"{kind.__module__.split('.')[0]}'s {kind.__name__} is no distribution of Pyro",
+                site=name,
+                hint="use the class of that name in pushforward.dist",
+            )
+        )
+
+
+def sample(name: str, distribution: Any, *, obs: Any = None, infer: Any = None) -> Tensor:
+    """A named latent choice (or, with ``obs``, an observation) of shape batch + event."""
+    _require_law(distribution, name)
+    if obs is not None:
+        return observe(name, distribution, obs)
+    return pyro.sample(name, distribution, infer=infer)
+
+
+def observe(name: str, distribution: Any, value: Any) -> Tensor:
+    """Score ``value`` by the density of ``distribution``, and return it."""
+    _require_law(distribution, name)
+    if not stack():
+        return cast(Tensor, value)
+    return pyro.sample(name, distribution, obs=value)
+
+
+def factor(name: str, log_weight: Tensor | float) -> None:
+    """Multiply the weight of this path by ``exp(log_weight)``."""
+    if stack():
+        pyro.factor(name, torch.as_tensor(log_weight))
+
+
+def deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Tensor:
+    """Record a derived value under a name; it does not change the measure."""
+    if not stack():
+        return value
+    return pyro.deterministic(name, value, event_dim=event_dim)
+
+
+def draw(distribution: Any, shape: Sequence[int] = (), *, label: str = "draw") -> Tensor:
+    """Anonymous randomness of an algorithm, of shape ``shape`` + batch + event.
+
+    Errors:
+        NoDensityError: an algorithm of Pyro asks for the density of this program.  A program that
+            draws has none: its traces leave the drawn values out.
+    """
+    if any(isinstance(handler, TraceMessenger) for handler in stack()[-1:]):
+        raise NoDensityError(
+            located(
+                "a program with anonymous randomness (draw) has no exact density",
+                hint="name the choice with sample(...) if it is part of the model",
+            )
+        )
+    _require_law(distribution, label)
+    if shape:
+        distribution = Repeated(distribution, tuple(shape))
+    return cast(
+        Tensor,
+        emit(
+            "sample",
+            distribution,
+            name=label,
+            infer={"draw": True, "_do_not_trace": True, "is_auxiliary": True},
+        ),
+    )
+
+
+def is_draw(message: Message) -> bool:
+    """Whether a sample message is anonymous randomness."""
+    return bool(message["infer"] and message["infer"].get("draw"))
+
+
+def is_latent(message: Message) -> bool:
+    """Whether a message is a named latent choice, and so part of the trace type."""
+    return message["type"] == "sample" and not (
+        message["is_observed"] or is_draw(message) or is_subsample(message)
+    )
+
+
+def is_subsample(message: Message) -> bool:
+    """Whether a message asks for the indices of a subsampled plate."""
+    return isinstance(message["fn"], _Subsample | Subsets)
+
+
+def is_deterministic(message: Message) -> bool:
+    """Whether a message records a derived value."""
+    return bool(message["infer"] and message["infer"].get("_deterministic"))
+
+
+def scaled_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
+    """The log density of a site, masked, scaled by every enclosing plate and scale, and summed."""
+    if log_prob is None:
+        log_prob = log_density(message["fn"], message["value"])
+    mask, scale = message["mask"], message["scale"]
+    if mask is False:
+        return torch.zeros((), dtype=log_prob.dtype, device=log_prob.device)
+    if mask is not None and mask is not True:
+        log_prob = torch.where(mask, log_prob, torch.zeros_like(log_prob))
+    if not (isinstance(scale, float) and scale == 1.0):
+        log_prob = log_prob * scale
+    return log_prob.sum()

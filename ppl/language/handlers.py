@@ -1,0 +1,369 @@
+"""Handlers of the language: each consumes a message, relabels it, or lets it pass outward.
+
+A handler may consume a choice only by replacing it with a recorded value; a score it may turn into
+its own state.  A consumed message keeps travelling as ``absorbed``, so that the scale, mask and
+plates of every enclosing handler still reach it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from pyro.poutine.broadcast_messenger import BroadcastMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _DIM_ALLOCATOR
+from torch import Tensor
+
+from ..distributions.data import fitted
+from ..distributions.validate import check_data
+from ..errors import DataError, located
+from .effects import (
+    Message,
+    is_deterministic,
+    is_draw,
+    is_latent,
+    is_subsample,
+    scaled_log_prob,
+    stack,
+)
+
+
+class Handler(Messenger):  # type: ignore[misc]
+    """A handler whose state is an explicit value, so that an evaluator may merge below it.
+
+    ``lane_wise``: it treats a message of one lane as it would treat that lane of a batched message;
+    one that records values by name, or gives them, does not.
+    ``ignores_draws``: anonymous draws, and loops and lanes of them, pass it without a trace.
+    """
+
+    lane_wise = True
+    ignores_draws = False
+
+    def state(self) -> Any:
+        return ()
+
+    def restore(self, state: Any) -> None:
+        del state
+
+    def give(self, msg: Message, value: Tensor) -> None:
+        """Replace a choice by a recorded value, which scores nothing."""
+        msg["value"], msg["is_observed"], msg["done"] = value, True, True
+        msg["type"], msg["infer"]["absorber"] = "absorbed", self
+
+    def mark(self, msg: Message, what: str) -> None:
+        """Note what this handler has to do with a message, for when it comes back."""
+        msg["infer"] = {**(msg["infer"] or {}), ("mark", id(self)): what}
+
+    def marked(self, msg: Message) -> str:
+        """What was noted; empty if nothing was."""
+        found: str = (msg["infer"] or {}).get(("mark", id(self)), "")
+        return found
+
+
+class Sealed(Messenger):  # type: ignore[misc]
+    """Lets no message out and no plate in: what runs inside is a function, and no effect."""
+
+    def __enter__(self) -> Any:
+        self.plates, _DIM_ALLOCATOR._stack = _DIM_ALLOCATOR._stack, []
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> Any:
+        _DIM_ALLOCATOR._stack = self.plates
+        return super().__exit__(*error)
+
+    def _process_message(self, msg: Message) -> None:
+        msg["stop"] = msg["type"] != "normalize"  # a question, whose answer changes nothing
+
+
+class Step(Messenger):  # type: ignore[misc]
+    """Marks the sites of one step of a loop: ``z`` becomes ``z[t]``.
+
+    A step that is traced for all t knows t as a tensor; its sites have no names of their own.
+    """
+
+    def __init__(self, t: int | Tensor) -> None:
+        super().__init__()
+        self.t = t
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] != "sample" or is_draw(msg):
+            return
+        base, index = split_name(msg["name"])
+        if isinstance(self.t, Tensor):
+            msg["infer"]["traced_step"] = base, (self.t, *index)
+            msg["name"] = base + "[*]" + "".join(f"[{i}]" for i in index)
+        else:
+            msg["name"] = base + "".join(f"[{i}]" for i in (self.t, *index))
+
+
+def at_step(x: Tensor, t: int | Tensor) -> Tensor:
+    """The entry of step t, which may be known to the machine only."""
+    if isinstance(t, Tensor):
+        return x.index_select(0, t.reshape(1).to(x.device)).squeeze(0)
+    return x[t]
+
+
+def split_name(name: str) -> tuple[str, tuple[int, ...]]:
+    """``z[3][1]`` -> ``("z", (3, 1))``."""
+    match = re.fullmatch(r"(.*?)((?:\[\d+\])*)", name)
+    assert match is not None
+    return match[1], tuple(int(i) for i in re.findall(r"\[(\d+)\]", match[2]))
+
+
+class Lane(Messenger):  # type: ignore[misc]
+    """Marks the sites of one lane that is run on its own, for handlers that hold data for all."""
+
+    def __init__(self, i: int) -> None:
+        super().__init__()
+        self.i = i
+
+    def _process_message(self, msg: Message) -> None:
+        msg["infer"]["lanes_index"] = (self.i, *msg["infer"].get("lanes_index", ()))
+
+
+class Taken(Messenger):  # type: ignore[misc]
+    """Masks the observations and factors of a branch that is not taken.
+
+    Latents there keep their prior, unless a handler has ``masks_latents``: then they score nothing.
+    """
+
+    def __init__(self, pred: Tensor) -> None:
+        super().__init__()
+        self.pred = pred
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] not in ("sample", "absorbed"):
+            return
+        if msg["is_observed"] or (is_latent(msg) and _mask_latents()):
+            msg["mask"] = self.pred if msg["mask"] is None else self.pred & msg["mask"]
+
+
+def _mask_latents() -> bool:
+    return any(getattr(handler, "masks_latents", False) for handler in stack())
+
+
+class Weighing(Handler):
+    """Absorbs the scores inside it, and of the latents that are given, into a log weight."""
+
+    ignores_draws = True
+
+    def __init__(self, given: dict[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self.given = given or {}
+        self.lane_wise = not self.given
+
+    def __enter__(self) -> Any:
+        self.log_weight: Tensor | float = 0.0
+        self.used: frozenset[str] = frozenset()
+        return super().__enter__()
+
+    def state(self) -> Any:
+        return self.log_weight, sorted(self.used)
+
+    def restore(self, state: Any) -> None:
+        self.log_weight, self.used = state[0], frozenset(state[1])
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] != "sample" or is_subsample(msg):
+            return
+        if is_latent(msg) and msg["name"] in self.given:
+            check_data(msg["name"], msg["fn"], self.given[msg["name"]])
+            self.used |= {msg["name"]}
+            msg["value"], msg["is_observed"] = self.given[msg["name"]], True
+        if msg["is_observed"]:
+            msg["type"], msg["infer"]["absorber"] = "absorbed", self
+        elif is_latent(msg):
+            msg["infer"]["weighed"] = (*msg["infer"].get("weighed", ()), self)
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if msg["type"] == "absorbed" and msg["infer"]["absorber"] is self:
+            if not is_deterministic(msg):
+                self.log_weight = self.log_weight + scaled_log_prob(plated(msg))
+        elif self in msg["infer"].get("weighed", ()) and not is_one(msg["scale"]):
+            # the site was drawn with its own density p, but stands for p ** scale
+            log_prob = scaled_log_prob(msg) - scaled_log_prob({**msg, "scale": 1.0})
+            self.log_weight = self.log_weight + log_prob
+
+
+class Proposing(Handler):
+    """Records the latents inside it with their log density; they pass outward as they are."""
+
+    ignores_draws = True
+    lane_wise = False
+
+    def __enter__(self) -> Any:
+        self.choices: dict[str, Tensor] = {}
+        self.log_density: Tensor | float = 0.0
+        return super().__enter__()
+
+    def state(self) -> Any:
+        return dict(self.choices), self.log_density
+
+    def restore(self, state: Any) -> None:
+        self.choices, self.log_density = dict(state[0]), state[1]
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] == "sample" and is_latent(msg):
+            msg["infer"]["proposer"] = self
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if msg["type"] == "sample" and msg["infer"].get("proposer") is self:
+            self.choices[msg["name"]] = msg["value"]
+            self.log_density = self.log_density + scaled_log_prob(msg)
+
+
+def plated(msg: Message) -> Message:
+    """An absorbed message with its distribution broadcast to the plates it stands in."""
+    expanded = {**msg, "type": "sample", "done": False}
+    BroadcastMessenger._pyro_sample(expanded)  # type: ignore[arg-type]
+    return expanded
+
+
+def is_one(scale: Any) -> bool:
+    """Whether a scale is the plain number one (a tensor scale is never assumed to be)."""
+    return not isinstance(scale, Tensor) and scale == 1
+
+
+class Untracing(Handler):
+    """Turns named latents into anonymous draws, all but those to ``keep``."""
+
+    ignores_draws = True
+
+    def __init__(self, keep: frozenset[str] = frozenset()) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def __enter__(self) -> Any:
+        self.met: frozenset[str] = frozenset()
+        return super().__enter__()
+
+    def state(self) -> Any:
+        return sorted(self.met)
+
+    def restore(self, state: Any) -> None:
+        self.met = frozenset(state)
+
+    def _process_message(self, msg: Message) -> None:
+        if not is_latent(msg):
+            return
+        if msg["name"] in self.keep:
+            self.met |= {msg["name"]}
+        else:
+            msg["infer"]["draw"] = msg["infer"]["_do_not_trace"] = True
+
+
+class Intervening(Handler):
+    """Sets sites from outside: they take the value and are neither drawn nor scored."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def __enter__(self) -> Any:
+        self.used: frozenset[str] = frozenset()
+        return super().__enter__()
+
+    def state(self) -> Any:
+        return sorted(self.used)
+
+    def restore(self, state: Any) -> None:
+        self.used = frozenset(state)
+
+    def _process_message(self, msg: Message) -> None:
+        found = _given(self.values, msg)
+        if found is None:
+            return
+        name, value = found
+        value = fitted(value, msg["fn"], exact=False)
+        check_data(msg["name"], msg["fn"], value)
+        self.used |= {name}
+        shape = msg["fn"].batch_shape + msg["fn"].event_shape
+        if torch.broadcast_shapes(value.shape, shape) != shape:
+            what = f"a value of shape {list(value.shape)} is set where {list(shape)} is sampled"
+            raise DataError(located(what, site=msg["name"], hint="give one value for the site"))
+        msg["type"], msg["infer"]["absorber"] = "absorbed", self
+        msg["value"], msg["done"] = value.expand(shape), True
+
+    def require_all_used(self, program: str) -> None:
+        """Raise if a value names no site of the run."""
+        if missing := sorted(self.values.keys() - self.used):
+            raise DataError(
+                located(
+                    f"do sets {', '.join(map(repr, missing))}, which {program} does not sample",
+                    hint="check the spelling",
+                )
+            )
+
+
+class Conditioning(Handler):
+    """Turns the latents that data name into observations."""
+
+    def __init__(self, data: dict[str, Tensor], exact: set[str], seen: set[str]) -> None:
+        super().__init__()
+        self.data, self.exact, self.seen = data, exact, seen
+
+    def _process_message(self, msg: Message) -> None:
+        found = _given(self.data, msg)
+        if found is None:
+            return
+        name, value = found
+        self.seen.add(name)
+        if msg["is_observed"]:
+            raise DataError(
+                located(
+                    "data for a site that the program already observes",
+                    site=msg["name"],
+                    hint="remove one of the two observations",
+                )
+            )
+        value = fitted(value, msg["fn"], exact=name in self.exact)
+        check_data(msg["name"], msg["fn"], value)
+        msg["value"], msg["is_observed"] = value, True
+
+
+def _given(data: dict[str, Tensor], msg: Message) -> tuple[str, Tensor] | None:
+    """The data for a site and their name: that of the site, or the one without the loops' steps.
+
+    The steps of the loops are the leading axes of data that are stacked, then come the lanes.
+    """
+    if msg["type"] != "sample" or is_draw(msg) or msg["name"] is None:
+        return None
+    name, steps = msg["name"], tuple[int | Tensor, ...]()
+    if "traced_step" in msg["infer"]:
+        name, steps = msg["infer"]["traced_step"]
+        if any(split_name(given)[0] == name for given in data.keys() - {name}):
+            what = "data for single steps of a loop cannot be met in a step traced for all"
+            raise DataError(located(what, site=name, hint="stack them, or do not compile"))
+        if name not in data:
+            return None
+    elif name not in data:
+        name, steps = split_name(name)
+        if name not in data or not steps:
+            return None
+    index = (*steps, *msg["infer"].get("lanes_index", ()))
+    value = data[name]
+    for i in index:
+        if isinstance(i, Tensor):
+            value = at_step(value, i)
+            continue
+        if value.ndim == 0 or i >= len(value):
+            shape = list(data[name].shape)
+            what = f"the data for '{name}' have shape {shape} and no entry {list(index)}"
+            hint = "give one entry for each step of the loop, and then for each lane"
+            raise DataError(located(what, site=name, hint=hint))
+        value = value[i]
+    return name, value
+
+
+class Scoping(Handler):
+    """Prefixes the names of the sites inside it."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self.prefix = prefix
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] in ("sample", "param") and not is_draw(msg) and msg["name"] is not None:
+            msg["name"] = f"{self.prefix}/{msg['name']}"

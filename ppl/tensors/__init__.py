@@ -1,0 +1,1 @@
+"""Tensors: abstract, captured, hidden, keyed; what the language needs beneath types."""

@@ -1,0 +1,225 @@
+"""Capture: a density of one vector as one tensor graph of values and gradients of many.
+
+It is traced by ``make_fx`` through Pyro's handlers into a ``torch.fx`` graph.  What a program
+computes from its data alone is computed while tracing; control flow on random values is refused
+with the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import (
+    disable_proxy_modes_tracing,
+    get_proxy_mode,
+    get_proxy_slot,
+    make_fx,
+)
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..errors import (
+    BranchError,
+    ImpureProgramError,
+    ProgramError,
+    UnsupportedDistributionError,
+    located,
+    raising_line,
+)
+
+
+def capture(density: Callable[..., Tensor], *example: Tensor) -> GraphModule:
+    """Trace ``u [chains, d], *rest -> (log density [chains], gradient [chains, d])`` into a graph.
+
+    ``density`` maps one vector [d], and further tensors that all chains share, to a scalar.  What
+    it computes from other tensors alone becomes a constant of the graph.
+
+    Errors:
+        BranchError: ``density`` looks at its argument in Python.
+        ImpureProgramError: ``density`` draws from torch.
+    """
+
+    def batched(u: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        shared = (0, *(None for _ in rest))
+        with DataStayReal():
+            gradient, value = torch.func.vmap(torch.func.grad_and_value(density), shared)(u, *rest)
+        return value, gradient
+
+    with refusing():
+        graph: GraphModule = make_fx(batched)(*example)
+    _detach_constants(graph)
+    return graph
+
+
+def _detach_constants(graph: GraphModule) -> None:
+    """Fix what the graph took from parameters of modules and of Pyro's store, gradient and all."""
+    tensors = [*graph.named_parameters(recurse=False), *graph.named_buffers(recurse=False)]
+    for name, tensor in tensors:
+        if tensor.requires_grad:
+            delattr(graph, name)
+            graph.register_buffer(name, tensor.detach().clone())
+
+
+TO_BE_FILLED = (
+    torch.ops.aten.empty.memory_format,
+    torch.ops.aten.empty_like.default,
+    torch.ops.aten.empty_strided.default,
+    torch.ops.aten.new_empty.default,
+    torch.ops.aten.new_empty_strided.default,
+)
+
+
+class DataStayReal(TorchDispatchMode):
+    """While tracing, what is computed from data alone is computed at once and not recorded.
+
+    So data may be looked at (``if y[0] > 0``, ``range(int(n))``, ``y[~isnan(y)]``) as they may
+    outside a trace, and what comes of them is a constant of the graph.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        leaves = tree_leaves((args, kwargs))
+        drawn = torch.Tag.nondeterministic_seeded in func.tags or func in TO_BE_FILLED
+        if drawn or any(map(is_traced, leaves)):
+            if func._schema.is_mutable and isinstance(args[0], Tensor) and not is_traced(args[0]):
+                raise RuntimeError("would mutate a captured Tensor")
+            return func(*args, **kwargs)
+        with disable_proxy_modes_tracing():
+            return func(*args, **kwargs)
+
+
+def is_tracing() -> bool:
+    """Whether a trace is being made."""
+    return get_proxy_mode() is not None
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a value is a tensor of the trace that is being made."""
+    mode = get_proxy_mode()
+    if mode is None or not isinstance(value, Tensor):
+        return False
+    return get_proxy_slot(value, mode.tracer, None) is not None
+
+
+class Unread(TorchFunctionMode):
+    """While tracing, no traced tensor is turned into Python's or NumPy's numbers.
+
+    All other ways to look at one are refused by the trace itself; to index by one looks at none.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in _READERS and any(map(is_traced, args)):
+            raise RuntimeError("a tracing tensor is read")
+        if func is Tensor.new:  # as distributions make what they fill with noise
+            return args[0].new_empty(*args[1:])
+        if getattr(func, "__name__", "") == "one_hot" and len(args) == 2:
+            classes = torch.arange(args[1], device=args[0].device)
+            return (args[0][..., None] == classes).long()  # torch looks whether all are in range
+        if func is Tensor.__getitem__ and any(map(_is_place, _as_tuple(args[1]))):
+            return _entry(args[0], _as_tuple(args[1]))
+        return func(*args, **(kwargs or {}))
+
+
+def _as_tuple(index: Any) -> tuple[Any, ...]:
+    return index if isinstance(index, tuple) else (index,)
+
+
+def _is_place(index: Any) -> bool:
+    """Whether an index is one traced whole number, which torch would read."""
+    whole = isinstance(index, Tensor) and index.ndim == 0 and not index.is_floating_point()
+    return whole and index.dtype != torch.bool and is_traced(index)
+
+
+def _entry(x: Tensor, index: tuple[Any, ...]) -> Tensor:
+    """x[index], of which some are traced whole numbers."""
+    if not all(isinstance(i, int | slice) or _is_place(i) for i in index):
+        return x[tuple(i[None] if _is_place(i) else i for i in index)].squeeze(0)
+    dim = 0
+    for i in index:
+        if isinstance(i, slice):
+            x = x[(*[slice(None)] * dim, i)]
+            dim += 1
+        elif isinstance(i, Tensor):
+            x = x.index_select(dim, i.reshape(1).to(x.device).long()).squeeze(dim)
+        else:
+            x = x.select(dim, i)
+    return x
+
+
+_READERS = ("tolist", "numpy", "__array__", "__dlpack__")
+
+
+class Fillable(TorchFunctionMode):
+    """Tensors that are made inside have a place for each lane, so that lanes may be written in."""
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        self.zero = torch.zeros_like(like.sum())
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") not in _FACTORIES:
+            return result
+        return result + self.zero.to(result.dtype)
+
+
+_FACTORIES = {"clone", "eye"} | {
+    prefix + kind + suffix
+    for kind in ("empty", "full", "ones", "zeros")
+    for prefix, suffix in (("", ""), ("new_", ""), ("", "_like"))
+}
+
+# What torch says, the error that it is, what happened, and what to do.
+_REFUSALS = [
+    (
+        ("must override the setup_context",),
+        UnsupportedDistributionError,
+        "a distribution computes its derivative in a way that lanes cannot follow",
+        "write the site by simpler distributions",
+    ),
+    (
+        ("random operation",),
+        ImpureProgramError,
+        "randomness is drawn outside the program's effects",
+        "draw it with sample(...), or outside the program and pass it as an argument",
+    ),
+    (
+        ("vmap: inplace arithmetic", "would mutate a captured Tensor"),
+        ProgramError,
+        "a random value is written in place into a tensor that holds none",
+        "write into a copy, y = y.clone(), or make it from a random value, x.new_zeros(...)",
+    ),
+    (
+        (
+            *("tracing tensor", ".item()", "data-dependent control flow", "dynamic shape"),
+            "have storage",
+        ),
+        BranchError,
+        "Python looks at a random value",
+        "use cond(...) or torch.where; replay interpretations can still run it",
+    ),
+]
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Within, what torch cannot trace or run in lanes is a named error with the user's line."""
+    try:
+        yield
+    except RuntimeError as error:
+        for texts, kind, what, hint in _REFUSALS:
+            if any(text in str(error) for text in texts):
+                raise kind(located(what, line=raising_line(error), hint=hint)) from error
+        raise

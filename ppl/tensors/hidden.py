@@ -1,0 +1,27 @@
+"""Whether Python may look at a tensor: not while it is a lane, traced or abstract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch._C import _functorch as functorch
+
+from .abstract_tensor import dependence
+from .capture import is_traced
+
+
+def is_hidden(value: Any) -> bool:
+    """Whether Python cannot look at a tensor: it is one lane of many, or is being traced."""
+    if isinstance(value, Tensor) and is_traced(value):
+        return True
+    while isinstance(value, Tensor) and functorch.is_functorch_wrapped_tensor(value):
+        if functorch.is_batchedtensor(value):
+            return True
+        value = functorch.get_unwrapped(value)  # a constant whose derivative is followed
+    return False
+
+
+def is_known(value: Any) -> bool:
+    """Whether Python may look at a value: it is not hidden, and stands for no random value."""
+    return not is_hidden(value) and not dependence(value)

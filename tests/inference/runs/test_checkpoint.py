@@ -1,0 +1,193 @@
+"""Drivers that are killed go on as if they had not been; islands in other processes; places."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from support import killed
+from support.killed import OBSERVED, QUIET, RUNS, X, line, walk
+
+from pushforward.errors import DataError, ProgramError, ZeroMassError
+from pushforward.inference import MCMC, SMC, Checkpoint, Fit, importance, nuts, particle_filter, smc
+from pushforward.inference.kernels import single_site
+from pushforward.inference.runs.checkpoint import stream
+from pushforward.ppl import condition, factor, program, sample
+from pushforward.ppl.tensors.keys import fingerprint
+from pushforward.semantics import denote
+
+
+def equal(a: Fit, b: Fit) -> bool:
+    """Whether two fits hold the same numbers, bit for bit."""
+    pairs = [(a.draws, b.draws), (a.stats, b.stats), (a.history, b.history), (a.state, b.state)]
+    return all(
+        x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x) for x, y in pairs
+    )
+
+
+# ------------------------------------------------------------------------------------------- killed
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [("nuts", 17), ("nuts", 55), ("traces", 5), ("traces", 21), ("tempered", 9), ("filter", 3)],
+)
+def test_a_killed_run_ends_as_if_it_had_not_been(kind: str, steps: int, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    order = [sys.executable, killed.__file__, kind, str(path), str(steps)]
+    assert subprocess.run(order, check=False).returncode == -signal.SIGKILL
+    assert path.exists(), "something was kept"
+    done: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(killed.Progress, "advance", lambda self, n=1, **figures: done.append(n))
+        resumed = RUNS[kind](path)
+    assert equal(resumed, RUNS[kind](None))
+    assert done[0] > 1, "it began anew"
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_finished_run_is_read(kind: str, tmp_path: Path) -> None:
+    first = RUNS[kind](tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(killed.Progress, "say", lambda *args: None)
+        again = RUNS[kind](str(tmp_path / "run"))
+    assert equal(first, again)
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_other_runs_are_refused(tmp_path: Path) -> None:
+    path, driver = tmp_path / "run", MCMC(nuts(), chains=2, draws=4, warmup=0, **QUIET)
+    driver.run(OBSERVED, X, checkpoint=path)
+    with pytest.raises(DataError, match="of another run: seed 0 is now 1"):
+        driver.run(OBSERVED, X, seed=1, checkpoint=path)
+    with pytest.raises(DataError, match="of another run: program, data or kernel"):
+        driver.run(OBSERVED, X + 1, checkpoint=path)
+    other = condition(line, {"y": torch.zeros(3)})
+    with pytest.raises(DataError, match="of another run: program, data or kernel"):
+        driver.run(other, X, checkpoint=path)
+    with pytest.raises(DataError, match="method NUTS is now"):
+        MCMC(single_site(), chains=2, draws=4, warmup=0, progress=False).run(
+            OBSERVED, X, checkpoint=path
+        )
+
+
+def test_a_broken_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(DataError, match="is no checkpoint"):
+        RUNS["nuts"](path)
+
+
+def test_writing_takes_no_randomness_and_waits(tmp_path: Path) -> None:
+    often, seldom = tmp_path / "often", tmp_path / "seldom"
+    fits = [RUNS["nuts"](Checkpoint(often, 0.0)), RUNS["nuts"](Checkpoint(seldom, 1e9))]
+    assert equal(*fits)
+
+
+def test_fingerprints_last() -> None:
+    code = "from support.killed import OBSERVED\n"
+    code += "from pushforward.ppl.tensors.keys import fingerprint\n"
+    code += "print(fingerprint((OBSERVED, {'a', 'b', 'c'})))"
+    order, where = [sys.executable, "-c", code], Path(__file__).parents[2]
+    there = subprocess.run(order, check=True, cwd=where, capture_output=True, text=True).stdout
+    assert there.strip() == fingerprint((OBSERVED, {"a", "b", "c"}))
+
+
+def test_streams_differ() -> None:
+    assert len({stream(seed, i) for seed in range(50) for i in range(50)}) == 2500
+
+
+# ------------------------------------------------------------------------------------------ islands
+
+
+def test_islands_in_other_processes_are_the_same(tmp_path: Path) -> None:
+    driver = SMC(20, 3, particle_filter, **QUIET)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+        there = driver.run(walk, X, seed=2, executor=executor, checkpoint=tmp_path / "run")
+    assert equal(there, driver.run(walk, X, seed=2))
+    assert equal(there, driver.run(walk, X, seed=2, checkpoint=tmp_path / "run"))
+
+
+def test_islands_in_threads_are_refused() -> None:
+    with ThreadPoolExecutor(2) as executor, pytest.raises(ProgramError, match="threads"):
+        SMC(20, 3, particle_filter, **QUIET).run(walk, X, executor=executor)
+
+
+@pytest.mark.parametrize("algorithm", [importance, particle_filter, smc])
+def test_any_algorithm_gives_draws_and_evidence(algorithm: Any) -> None:
+    """Level 1e-5: the evidence and a mean within 4.5 standard errors of the exact ones."""
+
+    @program
+    def coin() -> torch.Tensor:
+        return walk.fn(X[:2])
+
+    exact = denote(coin, quadrature=32)
+    n = 100 if algorithm is smc else 400
+    fit = SMC(n, 40, algorithm, **QUIET).run(coin, seed=1)
+    assert fit["up"].shape == (40, n, 2)
+    assert fit["rate"].shape == (40, n)
+    assert fit.latents == ("rate", "up")
+    assert fit.log_evidence is not None and fit.log_evidence_error is not None
+    gap = fit.log_evidence - torch.tensor(exact.mass()).log()
+    assert abs(float(gap)) < 4.5 * fit.log_evidence_error + 1e-6
+    mean = exact.expect(lambda x: float(x)) / exact.mass()
+    islands = fit["up"].sum(-1).mean(1)
+    assert abs(float(islands.mean()) - mean) < 4.5 * float(islands.std()) / 40**0.5 + 0.01
+    assert fit.summary().shape[0] == 3
+    assert "SMC" in repr(fit)
+
+
+def test_a_population_that_rests_on_one_particle_is_told() -> None:
+    @program
+    def sharp() -> None:
+        x = sample("x", dist.Normal(0.0, 1.0))
+        factor("f", -1e6 * (x - 3.0) ** 2)
+
+    fit = SMC(50, 2, importance, **QUIET).run(sharp)
+    assert any("effective sample size falls to 1.0" in note for note in fit.warnings())
+    fit = SMC(50, 2, importance, **QUIET).run(OBSERVED, X)
+    assert not any("effective sample size" in note for note in fit.warnings())
+
+
+def test_no_particle_of_positive_weight_is_an_error() -> None:
+    @program
+    def impossible() -> None:
+        x = sample("x", dist.Normal(0.0, 1.0))
+        factor("f", torch.where(x < 9.0, -torch.inf, 0.0))
+
+    with pytest.raises(ZeroMassError, match="no particle has positive weight"):
+        SMC(50, 2, importance, **QUIET).run(impossible)
+
+
+# ------------------------------------------------------------------------------------------- places
+
+
+@program
+def plain(x: torch.Tensor) -> None:
+    a = sample("a", dist.Normal(0.0, 1.0))
+    sample("y", dist.Normal(a * x, 1.0).to_event(1))
+
+
+@pytest.mark.parametrize(
+    "driver",
+    [
+        MCMC(nuts(), chains=1, draws=3, warmup=0, dtype=torch.float64, device="cpu", **QUIET),
+        MCMC(single_site(), chains=1, draws=3, dtype=torch.float64, **QUIET),
+        SMC(4, 1, stages=2, dtype=torch.float64, **QUIET),
+        SMC(4, 1, importance, dtype=torch.float64, **QUIET),
+    ],
+    ids=["nuts", "traces", "tempered", "importance"],
+)
+def test_the_precision_may_be_chosen(driver: Any) -> None:
+    y = torch.tensor([0.2, -0.1, 1.0], dtype=torch.float32)
+    fit = driver.run(condition(plain, {"y": y}), X)
+    assert fit["a"].dtype == torch.float64
+    assert torch.get_default_dtype() == torch.float32
