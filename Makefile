@@ -19,10 +19,10 @@ demo: $(READY)
 	@$(BIN)/python -m pushforward demo
 
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q tests/$(ROOM)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q tests/$(ROOM)
 
 slow: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "slow and not gpu" tests/$(ROOM)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow and not gpu" tests/$(ROOM)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

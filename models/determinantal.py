@@ -15,7 +15,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -26,7 +26,11 @@ ORTHONORMAL = 1e-8
 
 
 class Space(Protocol):
-    """Functions that are orthonormal under a measure, and points of their Christoffel law."""
+    """Functions that are orthonormal under a measure, and points of their Christoffel law.
+
+    A space on an interval, whose measure is uniform, tells its ``ends``: else the process on it has
+    no support that samplers of densities could use.
+    """
 
     @property
     def m(self) -> int:
@@ -51,6 +55,7 @@ class Legendre:
     """Polynomials of degree below m on [-1, 1], under dx / 2."""
 
     m: int
+    ends: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.m < 1:
@@ -83,6 +88,7 @@ class Fourier:
     """1, sqrt(2) cos(2 pi j x), sqrt(2) sin(2 pi j x), j = 1, 2, ... on [0, 1], m of them."""
 
     m: int
+    ends: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.m < 1:
@@ -216,9 +222,9 @@ def _draw_finite(space: Finite, generator: torch.Generator | None) -> Tensor:
 class ProjectionDPP(TorchDistribution):
     """The projection process of a space, as a distribution of m points in their order.
 
-    ``log_prob`` is the density under mu^m, or, of a finite space, the mass of the indices; it is
-    the same for all orders, and minus infinity for a point that comes twice.  A finite space can be
-    enumerated.
+    ``log_prob`` is the density under Lebesgue's measure of the points, or, of a finite space, the
+    mass of the indices; it is the same for all orders, and minus infinity for a point that comes
+    twice or lies outside.  A finite space can be enumerated.
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -236,7 +242,9 @@ class ProjectionDPP(TorchDistribution):
         if isinstance(self.space, Finite):
             last = len(self.space.mass) - 1
             return constraints.independent(constraints.integer_interval(0, last), 1)
-        return constraints.independent(constraints.real, 1)
+        if not hasattr(self.space, "ends"):
+            return constraints.dependent
+        return constraints.independent(constraints.interval(*self.space.ends), 1)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         count = torch.Size(sample_shape).numel()
@@ -249,8 +257,12 @@ class ProjectionDPP(TorchDistribution):
         if isinstance(self.space, Finite):
             result = result + self.space.mass[value].log().sum(-1)
         order = value.sort(-1).values
-        twice = (order[..., 1:] == order[..., :-1]).any(-1)
-        return torch.where(twice, -math.inf, result)
+        never = (order[..., 1:] == order[..., :-1]).any(-1)
+        if hasattr(self.space, "ends"):
+            low, high = self.space.ends
+            result = result - self.space.m * math.log(high - low)
+            never = never | ((value < low) | (value > high)).any(-1)
+        return torch.where(never, -math.inf, result)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         assert isinstance(self.space, Finite)

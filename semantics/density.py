@@ -17,6 +17,7 @@ from torch import Tensor
 from ..ppl import sample
 from ..ppl.errors import InfiniteSupportError
 from ..ppl.tensors.keys import Keys
+from ..ppl.types.supports import support_of
 from .denote import BUDGET, denote
 from .measure import Measure, readable
 from .report import Report, decide
@@ -89,7 +90,7 @@ def _law(
     def program() -> Any:
         return sample("x", distribution)
 
-    if distribution.support.is_discrete:
+    if support_of(distribution).is_discrete:
         try:
             return denote(program, budget=budget), False
         except InfiniteSupportError:

@@ -31,7 +31,15 @@ from ..ppl.errors import (
     located,
 )
 from ..ppl.language.combinators import Lanes, Loop, stack_outputs
-from ..ppl.language.effects import Message, is_draw, is_subsample, scaled_log_prob, stack
+from ..ppl.language.effects import (
+    Message,
+    is_draw,
+    is_subsample,
+    law_of,
+    scaled_log_prob,
+    stack,
+    whole_indices,
+)
 from ..ppl.language.handlers import (
     Conditioning,
     Handler,
@@ -45,6 +53,7 @@ from ..ppl.language.handlers import (
 )
 from ..ppl.language.queries import Ideal
 from ..ppl.language.recursion import Activation
+from ..ppl.types.supports import support_of
 from .measure import EPSILON, logsumexp
 from .paths import CUT, Explorer, Outcome, Store, restore, states_of
 
@@ -109,7 +118,12 @@ class Evaluator(Explorer):
         msg["stop"] = True
 
     def _sample(self, msg: Message) -> None:
-        fn, name = msg["fn"], msg["name"]
+        if is_subsample(msg) and msg["value"] is None:
+            msg["value"] = whole_indices(msg)
+        if is_subsample(msg) and msg["value"] is not None:
+            msg["done"] = True
+            return
+        fn, name = law_of(msg), msg["name"]
         path = self._current[-1]
         if not is_draw(msg) and not is_subsample(msg):
             if name in path.names:
@@ -154,8 +168,8 @@ class Evaluator(Explorer):
 
     def _enumerate(self, msg: Message) -> list[Outcome]:
         """The outcomes of a choice; a latent in a scaled context stands for density ** scale."""
-        fn = msg["fn"]
-        continuous = not (is_subsample(msg) or lists_values(fn) or fn.support.is_discrete)
+        fn = law_of(msg)
+        continuous = not (is_subsample(msg) or lists_values(fn) or support_of(fn).is_discrete)
         if self.quadrature is not None and continuous:
             values, log_probs = quadrature_rule(fn, self.quadrature)
             self.approximate = True

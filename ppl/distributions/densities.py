@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.distributions import Delta
+from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution
 from torch import Tensor
 
 from .repeated import Repeated
@@ -29,6 +29,12 @@ def log_density(distribution: Any, value: Tensor) -> Tensor:
         inner = log_density(distribution.base_dist, value)
         dims = distribution.reinterpreted_batch_ndims
         return inner.sum(tuple(range(-dims, 0))) if dims else inner
+    if isinstance(distribution, MaskedDistribution):
+        inner = log_density(distribution.base_dist, value)
+        return torch.where(torch.as_tensor(distribution._mask), inner, torch.zeros_like(inner))
+    if isinstance(distribution, ExpandedDistribution):
+        inner = log_density(distribution.base_dist, value)
+        return inner.expand(torch.broadcast_shapes(inner.shape, distribution.batch_shape))
     exact = _exact(distribution)
     log_prob = distribution.log_prob(value) if exact is None else exact(distribution, value)
     inside = possible(distribution, value)

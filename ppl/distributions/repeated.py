@@ -8,6 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ..types.supports import support_of
+
 
 class Repeated(dist.TorchDistribution):  # type: ignore[misc]
     """``shape`` independent draws of one distribution, without expanding its parameters."""
@@ -22,7 +24,7 @@ class Repeated(dist.TorchDistribution):  # type: ignore[misc]
 
     @property
     def support(self) -> Any:
-        return self.base.support
+        return support_of(self.base)
 
     @property
     def has_enumerate_support(self) -> bool:  # type: ignore[override]

@@ -19,6 +19,7 @@ from torch.distributions import constraints
 
 from ..errors import StrategyError, located
 from ..tensors.abstract_tensor import marks_of
+from ..types.supports import support_of
 from .pytrees import flatten
 from .support import lists_values
 
@@ -378,7 +379,7 @@ def has_path(law: Any) -> bool:
 
 def has_cdf(law: Any) -> bool:
     """Whether a univariate continuous law tells its distribution function."""
-    if law.event_shape or lists_values(law) or law.support.is_discrete:
+    if law.event_shape or lists_values(law) or support_of(law).is_discrete:
         return False
     if isinstance(law, torch.distributions.MixtureSameFamily):
         return has_cdf(law.component_distribution)
@@ -387,7 +388,7 @@ def has_cdf(law: Any) -> bool:
 
 def support_moves(law: Any) -> bool:
     """Whether a bound of the support depends on a parameter."""
-    support = law.support
+    support = support_of(law)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return any(is_followed(bound) for bound in vars(support).values())

@@ -52,6 +52,12 @@ def finite_support(
     if isinstance(distribution, _Subsample):
         size = distribution.size
         distribution = Subsets(size, min(distribution.subsample_size or size, size), ())
+    if isinstance(distribution, Subsets) and math.perm(distribution.size, distribution.k) > limit:
+        n, k = distribution.size, distribution.k
+        what = f"a plate that draws {k} of {n} indices has {math.perm(n, k)} outcomes, over {limit}"
+        raise BudgetError(
+            located(what, hint="draw fewer, give them as subsample=, or raise budget=")
+        )
     choices = _choices(distribution)
     elements, count = torch.Size(distribution.batch_shape).numel(), len(choices)
     if elements * math.log(max(count, 1)) > math.log(limit) + 1e-9:

@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from ..errors import DataError, ProgramError, SupportError, located
 from ..tensors.hidden import is_hidden, is_known
 from ..types import space_of
+from ..types.supports import support_of
 
 
 def check_data(name: str, distribution: Any, value: Any) -> None:
@@ -92,7 +93,7 @@ def possible(distribution: Any, value: Tensor) -> Tensor | None:
 
 def _support(distribution: Any) -> Any:
     try:
-        return distribution.support
+        return support_of(distribution)
     except (NotImplementedError, AttributeError):
         return None
 

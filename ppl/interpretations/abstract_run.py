@@ -18,6 +18,7 @@ import torch
 from pyro import distributions as pyro_dist
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.distributions import constraints
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from ..distributions.data import as_arguments, value_dtype
@@ -293,7 +294,7 @@ def placeholder(distribution: Any) -> Tensor:
         first: Tensor = concrete(distribution.enumerate_support(expand=False))[0]
         return first.expand(shape).clone()
     support = space_of(distribution).constraint
-    if support.is_discrete:
+    if not isinstance(support, type(constraints.dependent)) and support.is_discrete:
         low = concrete(getattr(support, "lower_bound", 0))
         return torch.as_tensor(low, dtype=dtype).expand(shape).clone()
     transform = bijection(support)

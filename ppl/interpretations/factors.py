@@ -23,10 +23,17 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..distributions.data import as_arguments
-from ..distributions.densities import log_density
 from ..distributions.validate import no_validation
 from ..errors import BudgetError, NoDensityError, ProgramError, located
-from ..language.effects import Message, draw, factor, is_deterministic, is_draw, is_latent
+from ..language.effects import (
+    Message,
+    draw,
+    factor,
+    is_deterministic,
+    is_draw,
+    is_latent,
+    masked_log_prob,
+)
 from ..language.handlers import Handler, Sealed, is_one, plated
 from ..language.program import Callback, Program, answers, derived, program_name, signature
 from ..tensors.abstract_tensor import Abstract, abstract, concrete, marks_of
@@ -352,12 +359,7 @@ class _Scoring(Messenger):  # type: ignore[misc]
         if not is_one(msg["scale"]):
             what = "a site in a subsampled or scaled plate cannot be summed over"
             raise ProgramError(located(what, site=msg["name"], hint="use all the data"))
-        whole = plated(msg)
-        log_prob = log_density(whole["fn"], whole["value"])
-        if whole["mask"] is not None:
-            mask = torch.as_tensor(whole["mask"])
-            log_prob = torch.where(mask, log_prob, torch.zeros_like(log_prob))
-        self.added[msg["name"]] = log_prob
+        self.added[msg["name"]] = masked_log_prob(plated(msg))
 
 
 class _Keeping(Handler):

@@ -12,7 +12,14 @@ from torch import Tensor
 from ..distributions.densities import log_density
 from ..distributions.validate import check_data, check_shape, check_values
 from ..errors import DuplicateNameError, NoDensityError, located
-from ..language.effects import Message, is_deterministic, is_draw, is_subsample, scaled_log_prob
+from ..language.effects import (
+    Message,
+    is_deterministic,
+    is_draw,
+    is_subsample,
+    law_of,
+    scaled_log_prob,
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class Recorder(Messenger):  # type: ignore[misc]
 
     def log_prob(self, msg: Message) -> Tensor:
         """The log densities [*batch] of a site."""
-        return log_density(msg["fn"], msg["value"])
+        return log_density(law_of(msg), msg["value"])
 
     def of(self, kind: str) -> dict[str, Tensor]:
         return {name: self.values[name] for name, k in self.sites.items() if k == kind}

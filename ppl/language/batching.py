@@ -26,7 +26,7 @@ from ..distributions.subsets import Subsets
 from ..distributions.validate import no_validation, spoilt
 from ..errors import ProgramError, implemented, located
 from ..tensors.capture import is_tracing, refusing
-from .effects import Message, is_subsample, stack
+from .effects import Message, is_subsample, stack, whole_indices
 
 _INSIDE = ("vmap", "loop", "call", "cond", "fix", "memo", "normalize")
 
@@ -114,10 +114,13 @@ class Boundary(Messenger):  # type: ignore[misc]
         fn = msg["fn"]
         if msg["value"] is not None:
             return
+        if (whole := whole_indices(msg)) is not None:
+            msg["value"], msg["done"] = whole, True
+            return
         if isinstance(fn, Subsets):
             fn = Subsets(fn.size, fn.k, (self.size, *fn.batch_shape))
         else:
-            fn = Subsets(fn.size, fn.subsample_size or fn.size, (self.size,))
+            fn = Subsets(fn.size, fn.subsample_size, (self.size,))
 
         def rule(in_dims: Any, tensors: Any) -> tuple[Tensor, int]:
             outer = {**msg, "fn": fn, "infer": {}}

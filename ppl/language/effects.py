@@ -20,9 +20,10 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
 from ..distributions.densities import log_density
+from ..distributions.masks import unmasked
 from ..distributions.repeated import Repeated
 from ..distributions.subsets import Subsets
-from ..errors import NoDensityError, ProgramError, located
+from ..errors import DataError, NoDensityError, ProgramError, located
 
 # A message of Pyro's runtime: a mutable mapping, with our own types and entries beside Pyro's.
 Message: TypeAlias = Any
@@ -173,15 +174,51 @@ def is_deterministic(message: Message) -> bool:
     return bool(message["infer"] and message["infer"].get("_deterministic"))
 
 
+def is_masked(message: Message) -> bool:
+    """Whether masks concern a site: they do not count scores, and leave the law of a latent alone.
+
+    A latent whose value is given or recorded stays one.
+    """
+    return bool(message["is_observed"]) and not message["infer"].get("latent")
+
+
+def law_of(message: Message) -> Any:
+    """The law of a site: that of a latent is the whole law, whatever masks it."""
+    return message["fn"] if is_masked(message) else unmasked(message["fn"])
+
+
+def masked_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
+    """The log densities [*batch] of a site, zero where a score is masked or its branch not taken.
+
+    Errors:
+        DataError: the mask is wider than the site, which would count data several times.
+    """
+    if log_prob is None:
+        log_prob = log_density(law_of(message), message["value"])
+    for mask in (message["mask"] if is_masked(message) else None, message["infer"].get("taken")):
+        if mask is None or mask is True:
+            continue
+        mask = torch.as_tensor(mask, device=log_prob.device)
+        if torch.broadcast_shapes(mask.shape, log_prob.shape) != log_prob.shape:
+            what = f"a mask of shape {list(mask.shape)} on a site of batch {list(log_prob.shape)}"
+            hint = "give one truth value for each event (a missing part of an event is a latent)"
+            raise DataError(located(what, site=message["name"], hint=hint))
+        log_prob = torch.where(mask, log_prob, torch.zeros_like(log_prob))
+    return log_prob
+
+
 def scaled_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
     """The log density of a site, masked, scaled by every enclosing plate and scale, and summed."""
-    if log_prob is None:
-        log_prob = log_density(message["fn"], message["value"])
-    mask, scale = message["mask"], message["scale"]
-    if mask is False:
-        return torch.zeros((), dtype=log_prob.dtype, device=log_prob.device)
-    if mask is not None and mask is not True:
-        log_prob = torch.where(mask, log_prob, torch.zeros_like(log_prob))
+    log_prob, scale = masked_log_prob(message, log_prob), message["scale"]
     if not (isinstance(scale, float) and scale == 1.0):
         log_prob = log_prob * scale
     return log_prob.sum()
+
+
+def whole_indices(message: Message) -> Tensor | None:
+    """The indices of a plate that does not subsample: it draws nothing.  None if it does."""
+    fn = message["fn"]
+    taken = fn.k if isinstance(fn, Subsets) else fn.subsample_size
+    if taken is not None and taken < fn.size:
+        return None
+    return torch.arange(fn.size, device=getattr(fn, "device", None))

@@ -49,6 +49,7 @@ class Handler(Messenger):  # type: ignore[misc]
 
     def give(self, msg: Message, value: Tensor) -> None:
         """Replace a choice by a recorded value, which scores nothing."""
+        msg["infer"]["latent"] = is_latent(msg)
         msg["value"], msg["is_observed"], msg["done"] = value, True, True
         msg["type"], msg["infer"]["absorber"] = "absorbed", self
 
@@ -137,7 +138,8 @@ class Taken(Messenger):  # type: ignore[misc]
         if msg["type"] not in ("sample", "absorbed"):
             return
         if msg["is_observed"] or (is_latent(msg) and _mask_latents()):
-            msg["mask"] = self.pred if msg["mask"] is None else self.pred & msg["mask"]
+            inner = msg["infer"].get("taken")
+            msg["infer"]["taken"] = self.pred if inner is None else self.pred & inner
 
 
 def _mask_latents() -> bool:
@@ -172,6 +174,7 @@ class Weighing(Handler):
             check_data(msg["name"], msg["fn"], self.given[msg["name"]])
             self.used |= {msg["name"]}
             msg["value"], msg["is_observed"] = self.given[msg["name"]], True
+            msg["infer"]["latent"] = True
         if msg["is_observed"]:
             msg["type"], msg["infer"]["absorber"] = "absorbed", self
         elif is_latent(msg):

@@ -16,6 +16,7 @@ from torch.distributions.transforms import Transform
 
 from ..errors import BranchError, InfiniteSupportError, UnsupportedDistributionError, located
 from .bijections import bijection, bound_values
+from .supports import support_of
 
 # A number, one number per element, or None where it depends on a random value (printed `?`).
 Parameter = int | float | tuple[float, ...] | None
@@ -219,8 +220,8 @@ def space_of(distribution: Any) -> Space:
     if isinstance(core, _CIRCULAR):  # their stated support is the whole line, not one turn
         return Space("Circle", (), shape, TURN)
     try:
-        support = distribution.support or constraints.dependent
-    except (NotImplementedError, AttributeError, BranchError):
+        support = support_of(distribution)
+    except (NotImplementedError, BranchError):
         support = constraints.dependent
     return space_of_support(support, shape)
 

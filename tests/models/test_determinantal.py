@@ -23,6 +23,7 @@ from pushforward.models.determinantal import (
     gram_of,
     weights_of,
 )
+from pushforward.ppl.types import space_of
 from pushforward.semantics import denote
 
 SIX = torch.tensor([-5.0, -3, -1, 1, 3, 5], dtype=torch.float64)
@@ -49,9 +50,19 @@ def test_legendre_by_hand() -> None:
     torch.testing.assert_close(found, f([2.25, 9, 1.828125]))
     two = ProjectionDPP(Legendre(2)).log_prob(f([-0.5, 0.5])).exp()
     three = ProjectionDPP(space).log_prob(f([[-0.8, 0, 0.8], [0, 0.8, -0.8]])).exp()
-    torch.testing.assert_close(two, f(1.5))
-    torch.testing.assert_close(three, f([5.89824, 5.89824]))
+    torch.testing.assert_close(two, f(1.5) / 2**2)  # 1.5 under (dx / 2)^2
+    torch.testing.assert_close(three, f([5.89824, 5.89824]) / 2**3)
     assert float(ProjectionDPP(space).log_prob(f([0.3, 0.3, 0.1]))) == -math.inf
+
+
+def test_a_process_is_a_law_on_its_interval() -> None:
+    law = ProjectionDPP(Legendre(2))
+    x = torch.linspace(-1, 1, 401, dtype=torch.float64)
+    density = law.log_prob(torch.cartesian_prod(x, x)).exp().reshape(401, 401)
+    total = torch.trapezoid(torch.trapezoid(density, x), x)
+    assert abs(float(total) - 1) < 1e-4  # the rule's error is of order 1 / 400^2
+    assert str(space_of(law)) == "Interval(-1, 1)[2]"
+    assert float(law.log_prob(f([0.5, 1.5]))) == -math.inf
 
 
 @pytest.mark.parametrize("space", [Legendre(6), Fourier(5), Fourier(4)])

@@ -62,7 +62,7 @@ HOUSE: dict[str, Room] = {
     "semantics.reference": Room("the reference, in exact rationals", "ppl.calculus"),
     "semantics": Room(
         "measures, exact and numerical denotation, the checks",
-        "semantics.reference ppl ppl.errors ppl.tensors ppl.distributions ppl.language"
+        "semantics.reference ppl ppl.errors ppl.tensors ppl.types ppl.distributions ppl.language"
         " ppl.interpretations ppl.calculus",
     ),
     "inference.runs": Room(
