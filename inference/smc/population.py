@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from ...ppl import draw, factor
 from ...ppl.errors import ProgramError, located
 from ...ppl.tensors.hidden import is_hidden
+from ...ppl.tensors.logs import logsumexp
 
 
 class Apart(NamedTuple):
@@ -66,7 +67,7 @@ class Population(NamedTuple):
 
     def log_evidence(self) -> Tensor:
         """The log of the total weight; its exponential is an unbiased estimate of the mass."""
-        return torch.logsumexp(self.log_weights, 0)
+        return logsumexp(self.log_weights, 0)
 
     def probabilities(self) -> Tensor:
         """The weights, normalised."""

@@ -19,6 +19,7 @@ from ...ppl.distributions.ancestors import MultinomialAncestors, Strata, Systema
 from ...ppl.errors import ProgramError, located
 from ...ppl.language.program import program_name
 from ...ppl.tensors.hidden import is_hidden
+from ...ppl.tensors.logs import logsumexp
 from .population import Population, uniform_log_weights
 
 Scheme = Callable[[Tensor], Tensor]
@@ -81,7 +82,7 @@ def resample(
             what = "a factor to look ahead by is zero, infinite or NaN"
             raise ProgramError(located(what, hint="what might matter must keep a positive factor"))
         log_weights = log_weights + ahead
-    total = torch.logsumexp(log_weights, 0)
+    total = logsumexp(log_weights, 0)
     log_weights = (log_weights - total).detach()
     if is_hidden(total):  # a dead or wrong population draws too, and stays dead or wrong
         log_weights = torch.where(torch.isfinite(total), log_weights, 0.0)

@@ -53,9 +53,10 @@ def summed_elbo(model: Callback, guide: Callback, *args: Any) -> Tensor:
         model(*args)
     q, p = _structures(model, guide, args, given)
     weights, scores = q.tables(given), p.tables(given)
-    alike = q.alike(weights) and p.alike(scores) and q.shapes == p.shapes
-    factors, _ = q.factors(weights, alike)
-    costs, constant = p.factors(scores, alike)
+    ours, theirs = q.looks(), p.looks()
+    alike = q.alike(weights, ours) and p.alike(scores, theirs) and q.shapes == p.shapes
+    factors, _ = q.factors(weights, ours, alike)
+    costs, constant = p.factors(scores, theirs, alike)
     own = [Factor(factor.variables, -factor.table) for factor in factors]
     mean = expected(factors, [*costs, *own], order_of([*factors, *costs])).sum()
     return mean + constant + prior.log_density - others.log_density

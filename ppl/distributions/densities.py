@@ -11,6 +11,7 @@ import torch
 from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution
 from torch import Tensor
 
+from ..tensors.logs import log_of, log_rest
 from .repeated import Repeated
 from .validate import possible
 
@@ -80,14 +81,12 @@ def _bernoulli(distribution: Any, value: Tensor) -> Tensor:
         logits = distribution.logits
         return torch.nn.functional.logsigmoid(torch.where(value == 1, logits, -logits))
     p = distribution.probs
-    chance: Tensor = torch.where(value == 1, p, 1 - p)
-    return chance.log()
+    return log_of(torch.where(value == 1, p, 1 - p))
 
 
 def _categorical(distribution: Any, value: Tensor) -> Tensor:
     index, p = torch.broadcast_tensors(value.long()[..., None], distribution.probs)
-    chosen: Tensor = p.gather(-1, index[..., :1])[..., 0]
-    return chosen.log()
+    return log_of(p.gather(-1, index[..., :1])[..., 0])
 
 
 def _one_hot(distribution: Any, value: Tensor) -> Tensor:
@@ -97,7 +96,7 @@ def _one_hot(distribution: Any, value: Tensor) -> Tensor:
 def _multinomial(distribution: Any, value: Tensor) -> Tensor:
     """The log density of counts, without the indexing by a mask that lanes do not allow."""
     inner = distribution._categorical
-    logs = inner.probs.log() if _by_probs(inner) else inner.logits
+    logs = log_of(inner.probs) if _by_probs(inner) else inner.logits
     terms = _times(value, logs) - torch.lgamma(value + 1)
     total: Tensor = torch.lgamma(value.sum(-1) + 1) + terms.sum(-1)
     return total
@@ -106,19 +105,25 @@ def _multinomial(distribution: Any, value: Tensor) -> Tensor:
 def _binomial(distribution: Any, value: Tensor) -> Tensor:
     n, p = distribution.total_count, distribution.probs
     orders = torch.lgamma(n + 1) - torch.lgamma(value + 1) - torch.lgamma(n - value + 1)
-    return orders + _times(value, p.log()) + _times(n - value, torch.log1p(-p))
+    return orders + _times(value, log_of(p)) + _times(n - value, log_rest(p))
 
 
 def _geometric(distribution: Any, value: Tensor) -> Tensor:
     p = distribution.probs
-    log_prob: Tensor = _times(value, torch.log1p(-p)) + p.log()
-    return log_prob
+    return _times(value, log_rest(p)) + log_of(p)
 
 
 def _negative_binomial(distribution: Any, value: Tensor) -> Tensor:
     n, p = distribution.total_count, distribution.probs
     orders = torch.lgamma(n + value) - torch.lgamma(value + 1) - torch.lgamma(n)
-    return orders + _times(value, p.log()) + _times(n, torch.log1p(-p))
+    return orders + _times(value, log_of(p)) + _times(n, log_rest(p))
+
+
+def _poisson(distribution: Any, value: Tensor) -> Tensor:
+    """A rate of zero has the mass 1 at zero, of slope -1, and none elsewhere."""
+    rate = distribution.rate
+    log_prob: Tensor = _times(value, log_of(rate)) - rate - torch.lgamma(value + 1)
+    return log_prob
 
 
 def _times(count: Tensor, log: Tensor) -> Tensor:
@@ -130,6 +135,7 @@ def _times(count: Tensor, log: Tensor) -> Tensor:
 _ALWAYS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     torch.distributions.Bernoulli: _bernoulli,
     torch.distributions.Multinomial: _multinomial,
+    torch.distributions.Poisson: _poisson,
     Delta: _delta,
 }
 _GIVEN_PROBS: dict[type, Callable[[Any, Tensor], Tensor]] = {

@@ -129,7 +129,8 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         data = msg["value"] if msg["is_observed"] else None
         check_alike(name, fn, data)
         check_parameters(name, fn)
-        marks = marks_on(fn) | _hidden(msg).depends | marks_of((data, msg["mask"]))
+        context = data, msg["mask"], msg["infer"].get("taken")
+        marks = marks_on(fn) | _hidden(msg).depends | marks_of(context)
         self.jumps.update((name, mark) for mark in sorted(marks) if mark.jump)
         self.parents[name] = choices_of(marks)
         if msg["is_observed"]:
@@ -221,7 +222,8 @@ class Inside(Messenger):  # type: ignore[misc]
         if msg["type"] == "sample" and not is_subsample(msg):
             hidden = msg["infer"].setdefault("hidden", Hidden())  # of the lanes within, if any
             data = msg["value"] if msg["is_observed"] else None
-            hidden.depends |= marks_on(msg["fn"]) | marks_of((data, msg["mask"]))
+            taken = msg["infer"].pop("taken", None)  # only what is scored asks for it
+            hidden.depends |= marks_on(msg["fn"]) | marks_of((data, msg["mask"], taken))
             leaves, spec = flatten(msg["fn"])
             msg["fn"] = rebuild(spec, concrete(leaves))
             msg["value"], msg["mask"] = concrete(msg["value"]), concrete(msg["mask"])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BudgetError, located
+from ..tensors.logs import logsumexp
 
 Variable = Hashable
 LIMIT = 10_000_000  # numbers in a table
@@ -131,10 +132,3 @@ def expected(
     for _, cost in left[1:]:
         found = found + cost.table
     return found
-
-
-def logsumexp(table: Tensor) -> Tensor:
-    """Over the first axis; where all is impossible, minus infinity with derivative zero."""
-    dead = torch.isneginf(table).all(0)
-    safe = torch.where(dead, torch.zeros_like(table), table)
-    return torch.where(dead, -math.inf, torch.logsumexp(safe, 0))

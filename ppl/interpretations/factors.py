@@ -37,15 +37,15 @@ from ..language.effects import (
 from ..language.handlers import Handler, Sealed, is_one, plated
 from ..language.program import Callback, Program, answers, derived, program_name, signature
 from ..tensors.abstract_tensor import Abstract, abstract, concrete, marks_of
-from ..tensors.hidden import is_hidden
+from ..tensors.capture import Unread
 from ..tensors.keys import Unkeyed
+from ..tensors.origins import SEVERAL, Origins, plain
 from .abstract_run import abstract_run
 from .elimination import Bucket, Factor, Variable, eliminated, order_of
 
 Tables = dict[str, tuple[Tensor, torch.Size]]  # of each site, and its batch shape
 
 LANES = 100_000
-TRIALS = 5
 
 
 class FiniteLatents:
@@ -97,37 +97,45 @@ class FiniteLatents:
         }  # [k, *event]
         self.shapes = {name: torch.Size(site.space.batch_shape) for name, site in finite.items()}
         scored = [n for n in run.parents if n in finite or n not in (*latents, *run.derived)]
+        self.lines = {**run.scores, **{name: site.line for name, site in run.sites.items()}}
         self.families = {
             name: [v for v in finite if v in run.parents[name] or v == name] for name in scored
         }
         self.colours = self._coloured()
-        if not any(isinstance(x, Abstract) or is_hidden(x) for x in tree_leaves(args)):
-            self._require_elementwise({name: concrete(run.values[name]) for name in self.given})
+        self._stand_ins = {name: concrete(run.values[name]) for name in self.given}
 
-    def _require_elementwise(self, given: dict[str, Tensor]) -> None:
-        """Raise unless the factors add up to the density at some joint values.
+    def looks(self) -> dict[str, dict[str, Tensor]]:
+        """Of each scored site and each latent of its family: at which element each entry looks.
 
-        They would not where a site looks at several elements of a latent in its plate.  The values
-        are tried in lanes, where all branches run, at some values of the latents that are given.
+        The elements of a latent are numbered from 1 on; 0 is none.  It is told by what operations
+        do to places, not by numbers.  All branches of the program count.
+
+        Errors:
+            ProgramError: an entry looks at several elements of a latent, or may.
         """
-        with torch.random.fork_rng(), torch.no_grad(), Sealed():
-            torch.manual_seed(0)
-            sizes = zip(self.shapes.items(), self.sizes, strict=True)
-            index = {name: torch.randint(n, (TRIALS, *shape)) for (name, shape), n in sizes}
-            solved = self.solved(given)
+        found: dict[str, dict[str, Tensor]] = {}
 
-            def density(at: dict[str, Tensor]) -> Tensor:
-                added = self.added({**given, **self.choices_at(at)}).values()
-                return sum((x.sum() for x in added), torch.zeros(()))
+        def lane(first: dict[str, Tensor]) -> Tensor:
+            for name, log_prob in self.added({**self._stand_ins, **first}).items():
+                maps = origins.of(log_prob)
+                none = plain(torch.zeros(log_prob.shape, dtype=torch.int64))
+                found[name] = {v: maps.get(v, none) for v in self._family(name)}
+            return torch.zeros(())
 
-            totals = torch.func.vmap(density)(index)
-        for i, total in enumerate(totals):
-            found = solved.log_density_at({name: at[i] for name, at in index.items()})
-            if not torch.allclose(total, found, rtol=1e-3, atol=1e-3, equal_nan=True):
-                what = f"a site of {program_name(self.program)} looks at several elements"
-                raise ProgramError(
-                    located(f"{what} of a finite latent", hint="sample the elements one by one")
-                )
+        with torch.no_grad(), Origins() as origins, Unread():
+            first = {}
+            for name, values in self.values.items():
+                batch = self.shapes[name]
+                one = values[:1].expand(1, *batch, *values.shape[1:])
+                first[name] = origins.follow(name, one, batch.numel())
+            torch.func.vmap(lane)(first)
+        for name, maps in found.items():
+            for v, told in maps.items():
+                if bool((told >= SEVERAL).any()):
+                    what = f"the site looks at several elements of the finite latent '{v}'"
+                    hint = "sample the elements one by one, or index them by data"
+                    raise ProgramError(located(what, site=name, line=self.lines[name], hint=hint))
+        return found
 
     def _coloured(self) -> dict[str, int]:
         """A colour for each latent, such that the members of a family differ."""
@@ -164,28 +172,33 @@ class FiniteLatents:
             BudgetError: a family has too many joint values, or an elimination a large table.
             ProgramError: a latent is in a scaled plate, or a site looks at several elements of one.
         """
-        tables = self.tables(given)
-        alike = self.alike(tables)
-        factors, constant = self.factors(tables, alike)
+        tables, looks = self.tables(given), self.looks()
+        alike = self.alike(tables, looks)
+        factors, constant = self.factors(tables, looks, alike)
         total, buckets = eliminated(factors, order_of(factors))
         return Solved(self, total.sum() + constant, buckets, alike, factors, constant)
 
-    def alike(self, tables: Tables) -> bool:
-        """Whether all latents and sites are of one shape, so that elements are copies."""
+    def alike(self, tables: Tables, looks: dict[str, dict[str, Tensor]]) -> bool:
+        """Whether elements are copies: of one shape, and each site looks at those in its place."""
         shapes = {*self.shapes.values(), *(x[1] for n, x in tables.items() if self.families[n])}
-        return len(shapes) == 1
+        places = torch.arange(1, next(iter(shapes)).numel() + 1)
+        told = (each.reshape(-1) for maps in looks.values() for each in maps.values())
+        return len(shapes) == 1 and all(torch.equal(each, places) for each in told)
 
-    def factors(self, tables: Tables, alike: bool) -> tuple[list[Factor], Tensor]:
+    def factors(
+        self, tables: Tables, looks: dict[str, dict[str, Tensor]], alike: bool
+    ) -> tuple[list[Factor], Tensor]:
         """The factors over latents, or over their elements unless they are alike; and the rest."""
         factors, constant = list[Factor](), torch.zeros(())
-        for name, (table, batch) in tables.items():
-            if not self.families[name]:
+        for name, (table, _) in tables.items():
+            family = tuple(self._family(name))
+            flat = table.reshape(*table.shape[: len(family)], -1)
+            if not family:
                 constant = constant + table.sum()
             elif alike:
-                family = tuple(self._family(name))
-                factors.append(Factor(family, table.reshape(*table.shape[: len(family)], -1)))
+                factors.append(Factor(family, flat))
             else:
-                factors += self._by_element(name, table, batch)
+                factors += by_element(family, flat, looks[name])
         return factors, constant
 
     def _family(self, name: str) -> list[str]:
@@ -237,20 +250,26 @@ class FiniteLatents:
             self.program(*self.args)
         return scoring.added
 
-    def _by_element(self, name: str, table: Tensor, batch: torch.Size) -> Iterator[Factor]:
-        for element in itertools.product(*map(range, batch)):
-            variables = tuple((v, self._aligned(name, v, element)) for v in self._family(name))
-            index: tuple[Any, ...] = (..., *element)
-            yield Factor(variables, table[index].unsqueeze(-1))
 
-    def _aligned(self, name: str, parent: str, element: tuple[int, ...]) -> tuple[int, ...]:
-        """The element of a latent that stands in the plates of an element of a site."""
-        shape = self.shapes[parent]
-        if len(shape) > len(element):
-            what = f"the site looks at several elements of '{parent}'"
-            raise ProgramError(located(what, site=name, hint="sample them one by one"))
-        last = element[len(element) - len(shape) :]
-        return tuple(0 if n == 1 else i for n, i in zip(shape, last, strict=True))
+def by_element(
+    family: tuple[str, ...], table: Tensor, looks: dict[str, Tensor]
+) -> Iterator[Factor]:
+    """The factors [*sizes, 1] of a site over elements; entries that look at the same ones add up.
+
+    Args:
+        table: [*sizes of the family, entries of the site].
+        looks: at which element of each latent an entry looks, 0 for none.
+    """
+    codes = torch.stack([looks[v].reshape(-1) for v in family], 1)  # [entries, family]
+    groups, group = torch.unique(codes, dim=0, return_inverse=True)
+    summed = table.new_zeros(*table.shape[:-1], len(groups)).index_add(-1, group, table)
+    for i, elements in enumerate(groups.tolist()):
+        own = summed[..., i]
+        for axis in reversed(range(len(family))):
+            if elements[axis] == 0:
+                own = own.select(axis, 0)
+        variables = tuple((v, e - 1) for v, e in zip(family, elements, strict=True) if e)
+        yield Factor(variables, own.unsqueeze(-1))
 
 
 @dataclass(frozen=True)
@@ -303,22 +322,10 @@ class Solved:
             }
         return {
             name: torch.stack(
-                [by_value[name, element][0] for element in _elements(self.model.shapes[name])]
+                [by_value[name, e][0] for e in range(self.model.shapes[name].numel())]
             ).reshape(*self.model.shapes[name], -1)
             for name in self.model.values
         }
-
-    def log_density_at(self, index: dict[str, Tensor]) -> Tensor:
-        """The log density of the program where the elements have these numbers [*batch]."""
-        total = self.constant
-        for each in self.factors:
-            if self.alike:
-                at = tuple(index[str(v)].reshape(-1) for v in each.variables)
-                total = total + each.table[(*at, torch.arange(each.table.shape[-1]))].sum()
-            else:
-                pairs: Any = each.variables
-                total = total + each.table[tuple(index[v][e] for v, e in pairs)].sum()
-        return total
 
     def _by_latent(self, index: dict[Variable, Tensor], lead: tuple[int, ...]) -> dict[str, Tensor]:
         """Numbers [*lead, *batch] of the elements of each latent."""
@@ -326,7 +333,7 @@ class Solved:
         if self.alike:
             return {name: index[name].reshape(*lead, *shape) for name, shape in shapes.items()}
         return {
-            name: torch.stack([index[name, e][..., 0] for e in _elements(shape)], -1).reshape(
+            name: torch.stack([index[name, e][..., 0] for e in range(shape.numel())], -1).reshape(
                 *lead, *shape
             )
             for name, shape in shapes.items()
@@ -335,10 +342,6 @@ class Solved:
 
 def _forgotten(*args: Any) -> Any:
     raise AssertionError("the latents stand alone: on(args, program) gives them a program")
-
-
-def _elements(shape: torch.Size) -> Iterator[tuple[int, ...]]:
-    return itertools.product(*map(range, shape))
 
 
 class _Scoring(Messenger):  # type: ignore[misc]

@@ -133,7 +133,8 @@ class Boundary(Messenger):  # type: ignore[misc]
         rank = max(len(msg["fn"].batch_shape), len(_DIM_ALLOCATOR._stack))
         lane_fn = _padded(msg["fn"], rank)
         leaves, spec = flatten(lane_fn)
-        crossing = {"value": msg["value"], "scale": msg["scale"], "mask": msg["mask"]}
+        crossing = {key: msg[key] for key in ("value", "scale", "mask")}
+        crossing["taken"] = msg["infer"].get("taken")
         extra = [key for key, item in crossing.items() if isinstance(item, Tensor)]
         outer: dict[str, Any] = {}
 
@@ -148,7 +149,8 @@ class Boundary(Messenger):  # type: ignore[misc]
                 extra, tensors[len(leaves) :], in_dims[len(leaves) :], strict=True
             ):
                 width = rank + (len(lane_fn.event_shape) if key == "value" else 0)
-                outer[key] = _lead(item, dim, width, self.size)
+                holder = outer["infer"] if key == "taken" else outer
+                holder[key] = _lead(item, dim, width, self.size)
             if "scale" not in extra:
                 outer["scale"] = msg["scale"]
             frame = CondIndepStackFrame(f"lanes{rank}", -rank - 1, self.size, 0)

@@ -137,7 +137,9 @@ class Taken(Messenger):  # type: ignore[misc]
     def _process_message(self, msg: Message) -> None:
         if msg["type"] not in ("sample", "absorbed"):
             return
-        if msg["is_observed"] or (is_latent(msg) and _mask_latents()):
+        if msg["is_observed"]:
+            msg["mask"] = self.pred if msg["mask"] is None else self.pred & msg["mask"]
+        elif is_latent(msg) and _mask_latents():
             inner = msg["infer"].get("taken")
             msg["infer"]["taken"] = self.pred if inner is None else self.pred & inner
 

@@ -463,7 +463,7 @@ def many_switches() -> None:
 
 REFUSED: list[tuple[Callable[[], None], type[Exception], str]] = [
     (neighbours, ProgramError, "looks at several elements"),
-    (whole, ProgramError, "looks at several elements of 'z'"),
+    (whole, ProgramError, "looks at several elements of the finite latent 'z'"),
     (crowded, BudgetError, "lanes"),
     (counting, ProgramError, "neither finite nor real"),
     (positive, ProgramError, "neither finite nor real"),

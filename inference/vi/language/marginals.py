@@ -23,6 +23,7 @@ from ....ppl.distributions.strategies import is_followed, reinforce
 from ....ppl.errors import ObjectiveError, ZeroMassError, located
 from ....ppl.language.program import Callback, program_name
 from ....ppl.tensors.hidden import is_known
+from ....ppl.tensors.logs import logsumexp
 from ..gradients.estimators import choose
 from ..gradients.replay import current
 from .traces import Sampled, log_density, sample_trace, score
@@ -37,7 +38,7 @@ def log_mean_exp(terms: Tensor | Sequence[Tensor]) -> Tensor:
     if len(terms) == 0:
         raise ObjectiveError(located("an objective needs at least one particle"))
     stacked = terms if isinstance(terms, Tensor) else torch.stack(list(terms))
-    return torch.logsumexp(stacked, 0) - math.log(len(terms))
+    return logsumexp(stacked, 0) - math.log(len(terms))
 
 
 class Marginal:

@@ -119,7 +119,10 @@ def points(size: int) -> Tensor:
 
 
 def by_pyro(case: Example, density: LogDensity, u: Tensor) -> Tensor:
-    """Pyro's own log density at the values that torch's own bijections give, with Jacobian."""
+    """Pyro's own log density at the values that torch's own bijections give, with Jacobian.
+
+    Where a mask hides a latent, its whole density is put in: masks concern scores only.
+    """
     values, log_det = dict(case.discrete), u.new_zeros(())
     for block in density.layout.blocks:
         transform = biject_to(block.constraint)
@@ -129,6 +132,11 @@ def by_pyro(case: Example, density: LogDensity, u: Tensor) -> Tensor:
     with pyro.get_param_store().scope():
         trace = poutine.trace(poutine.condition(case.model, values)).get_trace(*case.args)
         log_density: Tensor = trace.log_prob_sum() + log_det
+    for name in values:
+        node = trace.nodes[name]
+        if node["mask"] is not None:
+            whole = (node["fn"].log_prob(node["value"]) * node["scale"]).sum()
+            log_density = log_density - node["log_prob_sum"] + whole
     return log_density
 
 

@@ -1,0 +1,27 @@
+"""Logs of probabilities, which may be zero: minus infinity there, with derivative zero."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def log_of(p: Tensor) -> Tensor:
+    """log p."""
+    none = p == 0
+    return torch.where(none, -math.inf, torch.where(none, 1.0, p).log())
+
+
+def log_rest(p: Tensor) -> Tensor:
+    """log(1 - p)."""
+    none = p == 1
+    return torch.where(none, -math.inf, torch.log1p(-torch.where(none, 0.0, p)))
+
+
+def logsumexp(logs: Tensor, dim: int = 0) -> Tensor:
+    """The log of a sum along a dimension; where all is impossible, -inf with derivative zero."""
+    dead = torch.isneginf(logs).all(dim, keepdim=True)
+    safe = torch.where(dead, torch.zeros_like(logs), logs)
+    return torch.where(dead.squeeze(dim), -math.inf, torch.logsumexp(safe, dim))

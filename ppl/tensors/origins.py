@@ -1,0 +1,259 @@
+"""Which entry of an input each entry of a result looks at, by what every operation does to places.
+
+A tensor has a map for each input that it depends on: whole numbers of its own shape, 0 where an
+entry looks at none of the input, 1 + i where it looks at entry i only, ``SEVERAL`` where at more.
+Operations that move entries move their maps; elementwise ones, reductions and products merge them;
+whatever is not known merges everything.  So a map never says less than there is.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _functorch as functorch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .capture import is_traced
+
+SEVERAL = 2**40
+Look = Callable[[Tensor], Tensor | None]  # the map of a tensor for one input
+Maps = dict[str, Tensor]  # of one tensor, by input
+
+
+# Operations that move entries: on maps they do what they do on values (zero is "none").
+_MOVES = {
+    *("view", "_unsafe_view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze"),
+    *("expand", "slice", "select", "alias", "detach", "clone", "diagonal", "flip", "roll"),
+    *("repeat", "unfold", "split", "split_with_sizes", "chunk", "unbind", "narrow", "movedim"),
+    *("cat", "stack", "diag_embed", "tril", "triu", "unsafe_split", "expand_copy", "view_copy"),
+    *("index_select", "gather", "index", "take", "constant_pad_nd", "select_scatter"),
+    *("slice_scatter", "as_strided", "_reshape_alias", "lift_fresh", "lift", "contiguous"),
+}
+_REDUCES = {
+    *("sum", "mean", "amax", "amin", "prod", "logsumexp", "any", "all", "var", "std", "max", "min"),
+    *("argmax", "argmin", "norm", "linalg_vector_norm"),
+}
+_ALONG = {"_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "cummax"}
+_PRODUCTS = {"mm", "bmm", "mv", "dot", "addmm", "baddbmm"}
+
+
+class Origins(TorchDispatchMode):
+    """Follows some inputs, tensors of whole entries, through all that is computed within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._maps: dict[int, Maps] = {}
+        self._alive: list[Tensor] = []  # an address names one tensor as long as that is alive
+        self._written: dict[int, Maps] = {}  # by storage: what was written there in place
+
+    def follow(self, name: str, value: Tensor, entries: int) -> Tensor:
+        """An input whose first dimensions, of so many entries, are told apart."""
+        value = value.clone()
+        width = value.numel() // max(entries, 1)
+        places = torch.arange(1, entries + 1).repeat_interleave(width).reshape(value.shape)
+        self._note(plain(value), {name: plain(places)})
+        return value
+
+    def of(self, value: Tensor) -> Maps:
+        """The maps of a result; those of lanes are merged."""
+        while functorch.is_functorch_wrapped_tensor(value):
+            inner = functorch.get_unwrapped(value)
+            if functorch.is_batchedtensor(value):
+                dim = functorch.maybe_get_bdim(value)
+                of_all = self.of(inner).items()
+                return {n: plain(_merged(told, [dim], False)) for n, told in of_all}
+            value = inner
+        found = self._maps.get(id(value), {})
+        for name, told in self._written.get(_storage(value), {}).items():
+            spread = told.expand(value.shape) if value.ndim else told.reshape(())
+            found = {**found, name: _merge(found.get(name, spread), spread)}
+        return found
+
+    def _look(self, name: str) -> Look:
+        return lambda x: self.of(x).get(name)
+
+    def _note(self, value: Any, maps: Maps) -> None:
+        if isinstance(value, Tensor) and maps:
+            self._alive.append(value)
+            self._maps[id(value)] = maps
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        names = sorted({name for x in inputs for name in self.of(x)})
+        if not names:
+            return result
+        if func._schema.is_mutable:
+            self._write(func, args[0], inputs, names)
+            return result
+        rule = _rule(func)
+        outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        maps: list[Maps] = [{} for _ in outputs]
+        for name in names:
+            told = rule(func, args, kwargs, self._look(name), outputs)
+            for each, place in zip(maps, told, strict=True):
+                if bool(place.any()):
+                    each[name] = place
+        for output, each in zip(outputs, maps, strict=True):
+            self._note(output, each)
+        return result
+
+    def _write(self, func: Any, target: Tensor, inputs: list[Tensor], names: list[str]) -> None:
+        """What is written in place is known of the whole of the storage, and not more closely."""
+        kept = self._written.setdefault(_storage(target), {})
+        for name in names:
+            told = [self.of(x)[name] for x in inputs if name in self.of(x)]
+            both = [*(_all(m) for m in told), *([kept[name]] if name in kept else [])]
+            kept[name] = functools.reduce(_merge, both)
+        self._alive.append(target)
+
+
+def plain(x: Tensor) -> Tensor:
+    """A tensor of whole numbers without what functions around it wrap it in; lanes stay lanes."""
+    while functorch.is_gradtrackingtensor(x):
+        x = functorch.get_unwrapped(x)
+    return x
+
+
+Rule = Callable[[Any, tuple[Any, ...], dict[str, Any], Look, list[Tensor]], Sequence[Tensor]]
+
+
+def _rule(func: Any) -> Rule:
+    """What an operation does to maps."""
+    name = func.overloadpacket.__name__
+    if name in _MOVES:
+        return _moved
+    if torch.Tag.pointwise in func.tags or name in ("_to_copy", "copy", "where"):
+        return _elementwise
+    if name in _REDUCES:
+        return _reduced
+    if name in _ALONG:
+        return _along
+    if name in _PRODUCTS:
+        return _multiplied
+    return _unknown
+
+
+def _moved(func: Any, args: Any, kwargs: Any, look: Look, outputs: list[Tensor]) -> list[Tensor]:
+    """The same move of the map; places that are not known merge all that they may take from."""
+    sources, places = (args[:1], args[1:])
+    asked = [x for x in tree_leaves(places) if isinstance(x, Tensor)]
+    values = func.overloadpacket.__name__ in ("select_scatter", "slice_scatter")
+    chosen = [] if values else [look(x) for x in asked]
+    maps = tree_map(lambda x: _map_of(x, look), sources)
+    if any(m is not None for m in chosen) or any(is_traced(x) for x in asked if not values):
+        whole = functools.reduce(_merge, (_all(m) for m in tree_leaves(maps)))
+        told = [whole, *(_broadcast(m, outputs[0].shape) for m in chosen if m is not None)]
+        joined = functools.reduce(_merge, told)
+        return [joined.expand(output.shape).clone() for output in outputs]
+    if values:
+        places = (_map_of(places[0], look), *places[1:])
+    if func.overloadpacket.__name__ == "constant_pad_nd":
+        return [func(*maps, *places[:1], 0)]
+    moved = func(*maps, *places, **{k: v for k, v in kwargs.items() if k != "memory_format"})
+    return [x for x in tree_leaves(moved) if isinstance(x, Tensor)]
+
+
+def _broadcast(told: Tensor, shape: Sequence[int]) -> Tensor:
+    """The map of places by which a result was picked, which may have further dimensions."""
+    for extra in range(len(shape) - told.ndim + 1):
+        padded = told.reshape(*told.shape, *(1,) * extra)
+        if all(a in (1, b) for a, b in zip(reversed(padded.shape), reversed(shape), strict=False)):
+            return padded
+    return _all(told)
+
+
+def _map_of(x: Any, look: Look) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    told = look(x)
+    return torch.zeros(x.shape, dtype=torch.int64) if told is None else told
+
+
+def _elementwise(
+    func: Any, args: Any, kwargs: Any, look: Look, outputs: list[Tensor]
+) -> list[Tensor]:
+    told = [look(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    merged = functools.reduce(_merge, [m for m in told if m is not None])
+    return [merged.expand(output.shape).clone() for output in outputs]
+
+
+def _dims(args: Any, kwargs: Any, rank: int) -> tuple[list[int], bool]:
+    """The dimensions of a reduction, and whether they are kept."""
+    dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    keep = kwargs.get("keepdim", args[2] if len(args) > 2 and isinstance(args[2], bool) else False)
+    listed = [dims] if isinstance(dims, int) else list(dims or range(rank))
+    return [d % max(rank, 1) for d in listed], bool(keep)
+
+
+def _reduced(func: Any, args: Any, kwargs: Any, look: Look, outputs: list[Tensor]) -> list[Tensor]:
+    source = args[0]
+    if any(look(x) is not None for x in tree_leaves(args[1:]) if isinstance(x, Tensor)):
+        return _unknown(func, args, kwargs, look, outputs)
+    if not all(isinstance(a, int | bool | list | tuple | type(None)) for a in args[1:]):
+        return _unknown(func, args, kwargs, look, outputs)
+    dims, keep = _dims(args, kwargs, source.ndim)
+    told = _merged(_map_of(source, look), dims, keep)
+    if any(told.shape != output.shape for output in outputs):
+        return _unknown(func, args, kwargs, look, outputs)
+    return [told.clone() for _ in outputs]
+
+
+def _along(func: Any, args: Any, kwargs: Any, look: Look, outputs: list[Tensor]) -> list[Tensor]:
+    source, dim = args[0], kwargs.get("dim", args[1] if len(args) > 1 else -1)
+    told = _merged(_map_of(source, look), [dim % max(source.ndim, 1)], True)
+    return [told.expand(output.shape).clone() for output in outputs]
+
+
+def _multiplied(
+    func: Any, args: Any, kwargs: Any, look: Look, outputs: list[Tensor]
+) -> list[Tensor]:
+    *added, left, right = (_map_of(x, look) for x in args if isinstance(x, Tensor))
+    rows = _merged(left, [left.ndim - 1], right.ndim > 1)
+    inner = right.ndim - (2 if right.ndim > 1 else 1)
+    columns = _merged(right, [inner], left.ndim > 1 and right.ndim > 1)
+    told = functools.reduce(_merge, [rows, columns, *added])
+    return [told.expand(output.shape).clone() for output in outputs]
+
+
+def _unknown(func: Any, args: Any, kwargs: Any, look: Look, outputs: list[Tensor]) -> list[Tensor]:
+    told = [look(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    merged = functools.reduce(_merge, [_all(m) for m in told if m is not None])
+    return [merged.expand(output.shape).clone() for output in outputs]
+
+
+def _merge(a: Tensor, b: Tensor) -> Tensor:
+    """What looks at both: at one entry if it is the same, or if one of them is none."""
+    several = torch.full((), SEVERAL)
+    return torch.where(a == 0, b, torch.where((b == 0) | (a == b), a, several))
+
+
+def _merged(told: Tensor, dims: Sequence[int], keep: bool) -> Tensor:
+    """What looks at all entries along some dimensions."""
+    if told.ndim == 0 or not dims:
+        return told
+    if not told.numel():
+        shape = [1 if i in dims else n for i, n in enumerate(told.shape) if keep or i not in dims]
+        return torch.zeros(shape, dtype=torch.int64)
+    most = told.amax(list(dims), keepdim=keep)
+    least = torch.where(told == 0, SEVERAL, told).amin(list(dims), keepdim=keep)
+    return torch.where((most == 0) | (most == least), most, SEVERAL)
+
+
+def _all(told: Tensor) -> Tensor:
+    return _merged(told, list(range(told.ndim)), False)
+
+
+def _storage(value: Tensor) -> int:
+    try:
+        return int(value.untyped_storage().data_ptr())
+    except (RuntimeError, NotImplementedError):
+        return 0
