@@ -2,6 +2,8 @@
 
 A surrogate V + sum_s cancelled(log q_s) (V - b_s) weighs by each score the whole value V.  Where V
 is a sum, the parts that do not depend on choice s have a mean of zero there: they are subtracted.
+That holds only if the objective's derivative by the surrogate does not depend on choice s either:
+one that is multiplied by weights that do (a choice that is enumerated below s) keeps all its parts.
 In a plate, where each element of a choice has a score of its own, so are for each element the parts
 that depend on other elements only.  Dependence is that of the graph; where an operation is not
 known to keep elements apart, they are taken to mix.
@@ -79,7 +81,8 @@ def rao_blackwellised(
         parts = list(_parts(weighing.value, lambda x: x))
         for choice, elements in weighing.scores:
             kept = _alignments(graph, choice, len(_shape(elements)))
-            _subtract(graph, weighing, elements, parts, kept)
+            if _is_steady(graph, weighing.result, kept):
+                _subtract(graph, weighing, elements, parts, kept)
     graph.graph.lint()
     graph.recompile()
     return graph
@@ -211,6 +214,75 @@ _REDUCTIONS = (
     *(aten._softmax.default, aten._log_softmax.default, aten.prod.dim_int, aten.select.int),
     *(aten.slice.Tensor, aten.cumsum.default),
 )
+
+
+# ------------------------------------------------------------------------------- what comes after
+
+_LINEAR = (
+    *(aten.add.Tensor, aten.sub.Tensor, aten.neg.default, aten.sum.default, aten.sum.dim_IntList),
+    *(aten.mean.default, aten.mean.dim, aten.view.default, aten.squeeze.dim, aten.expand.default),
+    *(aten.unsqueeze.default, aten.select.int, aten.slice.Tensor, aten.stack.default),
+    *(aten.cat.default, aten.clone.default, aten.alias.default, aten._to_copy.default),
+    *(aten.permute.default, aten.transpose.int, aten.view_as_real.default),
+)
+
+
+def _is_steady(graph: GraphModule, result: Node, kept: Kept) -> bool:
+    """Whether the derivative of what is returned by a result does not depend on a choice.
+
+    So it is if all that leads there is linear, with coefficients that do not depend on it.
+    """
+    led = {result}
+    for node in graph.graph.nodes:
+        sources = [x for x in node.all_input_nodes if x in led]
+        if not sources or node.op != "call_function" or not _is_followed(node):
+            continue
+        if not _is_linear(node, led, kept):
+            return False
+        led.add(node)
+    return True
+
+
+def _is_followed(node: Node) -> bool:
+    """Whether a derivative may go through a node."""
+    meta = node.meta.get("tensor_meta")
+    real = meta is None or not hasattr(meta, "dtype") or meta.dtype.is_floating_point
+    return real and node.target is not aten.detach.default
+
+
+def _is_linear(node: Node, led: set[Node], kept: Kept) -> bool:
+    """Whether a node is linear in those that led there, its coefficients apart from a choice."""
+    if node.target in _LINEAR:
+        return True
+    args: Any = node.args
+    if node.target is aten.mul.Tensor:
+        others = [x for x in args if x not in led]
+        return len(others) == 1 and _is_coefficient(others[0], kept)
+    if node.target is aten.div.Tensor:
+        return args[1] not in led and _is_coefficient(args[1], kept)
+    if node.target is aten.where.self:
+        return args[0] not in kept or bool(args[0].meta.get("of infinity"))
+    return False
+
+
+def _is_coefficient(x: Any, kept: Kept) -> bool:
+    """Whether a value does not depend on a choice; a factor of a score is one, and zero is zero."""
+    if not isinstance(x, Node) or x not in kept:
+        return True
+    inner: Any = x.args[0] if x.target is aten.exp.default else x
+    same = inner.target is aten.sub.Tensor and isinstance(inner.args[1], Node)
+    return (
+        same
+        and inner.args[1].target is aten.detach.default
+        and (inner.args[1].args[0] is inner.args[0])
+    )
+
+
+def mark_of_infinity(condition: Tensor) -> Tensor:
+    """Note that a condition only asks whether a value is infinite: it moves no finite one."""
+    if (node := node_of(condition)) is not None:
+        node.meta["of infinity"] = True
+    return condition
 
 
 # --------------------------------------------------------------------------------------- correction

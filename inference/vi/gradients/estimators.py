@@ -20,6 +20,7 @@ from ....ppl.distributions.strategies import inner_law, plain, strategy_of
 from ....ppl.distributions.support import finite_support
 from ....ppl.errors import StrategyError, located
 from .baselines import as_baseline
+from .dependence import mark_of_infinity
 from .paths import Path, by_cdf, detached, path
 from .replay import ESTIMATORS, Continuation, Estimator, Fork, Outcome, Run, Score, Site, cancelled
 
@@ -103,7 +104,7 @@ def _enumerated(run: Run, site: Site) -> Outcome:
 
 def _times(p: Tensor, cost: Tensor) -> Tensor:
     """p K, zero where p is zero and K is infinite."""
-    never = (p == 0) & ~cost.isfinite()
+    never = mark_of_infinity((p == 0) & ~cost.isfinite())
     return p * torch.where(never, torch.zeros_like(cost), cost)
 
 
