@@ -67,7 +67,7 @@ class AbstractRun(Run):
         with self:
             return as_real(self.objective())
 
-    def nested(self, objective: Callable[[], Any]) -> Run:
+    def nested(self, objective: Callable[[], Any], notes: Notes | None = None) -> Run:
         inner = AbstractRun(objective, self.settings)
         inner.spaces, inner.kept, inner.followed = self.spaces, self.kept, self.followed
         inner.met_sites = self.met_sites
@@ -94,14 +94,12 @@ class AbstractRun(Run):
         for mark in sorted(marks):
             if mark.jump and mark.choice in self.followed:
                 name = self.followed[mark.choice]
-                raise SmoothnessError(
-                    located(
-                        f"{what} jumps as '{name}' moves, by {mark.jump}, and a derivative along "
-                        "its path does not see that",
-                        site=name,
-                        hint="choose it by reinforce or mvd, whose values may be compared",
-                    )
-                )
+                cut = mark.jump.startswith("detach")
+                how = f"moves with '{name}'" if cut else f"jumps as '{name}' moves"
+                what = f"{what} {how}, by {mark.jump}, and a derivative along its path does not"
+                hint = "choose it by reinforce or mvd, whose values may be "
+                hint += "detached; or leave out detach()" if cut else "compared"
+                raise SmoothnessError(located(f"{what} see that", site=name, hint=hint))
 
 
 def _site(law: Any) -> Site:

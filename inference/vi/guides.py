@@ -8,7 +8,7 @@ differ in how u is made.  Finite latents get independent tables of logits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -41,7 +41,7 @@ class Guide(nn.Module):
 
     Errors:
         UnsupportedDistributionError: a latent is neither continuous nor finite.
-        GuideError: a latent is in a plate that draws a subsample.
+        GuideError: a latent is in a plate that takes a part of its data, or is scaled.
         BranchError, ProgramError: the model has no type.
     """
 
@@ -51,9 +51,13 @@ class Guide(nn.Module):
         run = typed(model, args)
         latents = {n: s for n, s in run.sites.items() if not s.observed}
         for name, site in latents.items():
-            if drawn := set(site.plates) & run.subsampled.keys():
-                what = f"the latent is in the plate '{min(drawn)}', which draws a part of its data"
+            if part := set(site.plates) & (run.subsampled.keys() | run.given_parts.keys()):
+                what = f"the latent is in the plate '{min(part)}', which takes a part of its data"
                 hint = "each datum needs parameters of its own: use Amortised for the plate"
+                raise GuideError(located(what, site=name, line=site.line, hint=hint))
+            if name in run.scaled:
+                what = "the latent is scaled, which its guide would have to be too"
+                hint = "scale the observations only, or write the guide under the same scale"
                 raise GuideError(located(what, site=name, line=site.line, hint=hint))
         smooth = {n: s for n, s in latents.items() if s.space.smooth and n not in run.points}
         self.layout = Layout(
@@ -268,10 +272,14 @@ class Amortised(nn.Module):
             locations, and what softplus makes scales of.
         plate: the name of the plate; its subsample is that of the model.
         inputs: a function of the arguments of the model to one row for each datum.
-        rest: a guide for all other latents, called first.
+        rest: a guide for all other latents, called first; what it returns by name is returned too.
+
+    Where the model gives the plate the indices of a batch (``subsample=``), ``inputs`` gives the
+    rows of that batch.
 
     Errors:
-        GuideError: the model has no such plate, or latents outside it and no ``rest``.
+        GuideError: the model has no such plate, or latents outside it and no ``rest``; or the rows
+            are not those of the batch.
     """
 
     def __init__(
@@ -297,14 +305,21 @@ class Amortised(nn.Module):
         self.size = run.sizes[plate][0]
         part = next(iter(local.values())).space.shape[0]
         self.part = part if plate in run.subsampled else None
+        self.given = plate in run.given_parts
         self.layout = Layout(
             {n: (s.space.constraint, s.space.shape[1:], run.dtypes[n]) for n, s in local.items()}
         )
 
     def forward(self, *args: Any) -> dict[str, Tensor]:
-        found = dict(self.rest(*args)) if self.rest is not None else {}
+        proposed = self.rest(*args) if self.rest is not None else {}
+        found = dict(proposed) if isinstance(proposed, Mapping) else {}
         rows = self.inputs(*args)
-        with pyro.plate(self.plate, self.size, subsample_size=self.part) as index:
+        if self.given and len(rows) == self.size:
+            what = f"inputs gives all {self.size} rows of '{self.plate}', whose indices are given"
+            hint = "give the rows of the batch: inputs=lambda ...: x[i]"
+            raise GuideError(located(what, hint=hint))
+        batch = torch.arange(len(rows)) if self.given else None
+        with pyro.plate(self.plate, self.size, self.part, subsample=batch) as index:
             loc, raw = self.network(rows[index] if len(rows) == self.size else rows).chunk(2, -1)
             scale = nn.functional.softplus(raw)
             standard = dist.Normal(torch.zeros_like(loc), 1.0).to_event(1)

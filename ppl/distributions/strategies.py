@@ -19,6 +19,7 @@ from torch.distributions import constraints
 
 from ..errors import StrategyError, located
 from ..tensors.abstract_tensor import marks_of
+from ..types import included, space_of
 from ..types.supports import support_of
 from .pytrees import flatten
 from .support import lists_values
@@ -320,6 +321,8 @@ def faults(distribution: Any, strategy: Strategy) -> Iterator[str]:
         yield f"{kind} has no distribution function to differentiate"
     if isinstance(strategy, Reinforce | LeaveOneOut | Importance) and support_moves(law):
         yield "its support moves with a parameter, so that the score leaves out what moves"
+    if isinstance(strategy, Importance) and not _covers(strategy.proposal, distribution):
+        yield "its proposal does not reach all of its values, which the estimate would leave out"
     if isinstance(strategy, Enum) and not lists_values(law):
         yield f"{kind} has no finite support to enumerate"
     if isinstance(strategy, Mvd) and kind not in (*FINITE, "Poisson", "Normal"):
@@ -329,6 +332,13 @@ def faults(distribution: Any, strategy: Strategy) -> Iterator[str]:
     one_hot = kind in ("OneHotCategorical", "Bernoulli")
     if isinstance(strategy, StraightThrough | GumbelSoftmax) and not one_hot:
         yield f"{kind} has no values with a mean between them (use OneHotCategorical)"
+
+
+def _covers(proposal: Any, distribution: Any) -> bool:
+    """Whether a proposal may give all values of a law, as far as that is known."""
+    if proposal is None:
+        return True
+    return included(space_of(distribution), space_of(proposal)) is not False
 
 
 def require_legal(name: str, distribution: Any, strategy: Strategy) -> None:

@@ -46,7 +46,7 @@ from ..errors import (
 from ..language.batching import run_batched
 from ..language.combinators import Conditioned, Lanes, untraced, weighted
 from ..language.effects import Message, is_deterministic, is_draw, is_subsample
-from ..language.handlers import Sealed
+from ..language.handlers import Sealed, is_one
 from ..language.program import Callback, Program, answers, program_name
 from ..tensors.abstract_tensor import (
     ARGUMENTS,
@@ -85,6 +85,8 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         self.dtypes: dict[str, torch.dtype] = {}
         self.values: dict[str, Tensor] = {}  # the placeholders of the latents
         self.subsampled: dict[str, tuple[str, str]] = {}
+        self.given_parts: dict[str, int] = {}  # plates that are given some of their indices
+        self.scaled: set[str] = set()  # latents that stand for a power of their density
         self.parameters: Any = {"params": {}, "constraints": {}}
         self.points: set[str] = set()  # latents whose law is carried by single values
         self.scores: dict[str, str] = {}  # observations and factors, and their lines
@@ -142,6 +144,8 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         else:
             msg["value"] = _chosen(msg)
             self.dtypes[name] = msg["value"].dtype
+            if not is_one(msg["scale"]):
+                self.scaled.add(name)
             self.values[name] = msg["value"]
             if lists_values(fn):
                 self.points.add(name)
@@ -166,6 +170,8 @@ class AbstractRun(Messenger):  # type: ignore[misc]
             what += f" here and {known} at {line}" if known != fn.size else ", which is no size"
             hint = "give the plates different names, or one size"
             raise ProgramError(located(what, site=msg["name"], hint=hint))
+        if msg["value"] is not None and len(msg["value"]) < fn.size:
+            self.given_parts[msg["name"]] = len(msg["value"])
         size = getattr(fn, "subsample_size", getattr(fn, "k", None))
         if msg["value"] is None and size is not None and size < fn.size:
             self.subsampled[msg["name"]] = f"{size} of {fn.size} indices", user_line()

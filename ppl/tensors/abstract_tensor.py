@@ -28,8 +28,9 @@ _LOOKS = {
 } | {torch.equal, torch.allclose, Tensor.equal, Tensor.allclose}
 # Operations whose results have as many entries as the values of their arguments say.
 _COUNTS = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount"}
-# Operations to real numbers that are constant, or that jump, in between.
-_STEPS = {"floor", "ceil", "round", "trunc", "fix", "frac", "sign", "sgn", "heaviside"} | {
+# Operations to real numbers that are constant, or that jump, in between; or hide a derivative.
+_STEPS = {"floor", "ceil", "round", "trunc", "fix", "frac", "sign", "sgn", "heaviside", "detach"}
+_STEPS |= {
     name
     for op in ("floordiv", "floor_divide", "remainder", "fmod", "mod")
     for name in (op, f"r{op}")
@@ -40,7 +41,7 @@ class Mark(NamedTuple):
     """That a value comes from a choice.
 
     ``smooth``: the choice is of real numbers.  ``jump``: the operation and the line by which the
-    value stopped to be a continuous function of it; empty as long as it is one.
+    value stopped to be a function of it whose derivative is followed; empty as long as it is one.
     """
 
     choice: str

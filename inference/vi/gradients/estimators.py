@@ -16,13 +16,24 @@ from torch import Tensor
 from ....ppl.distributions import strategies as named
 from ....ppl.distributions.densities import log_density
 from ....ppl.distributions.pytrees import flatten
-from ....ppl.distributions.strategies import inner_law, plain, strategy_of
+from ....ppl.distributions.strategies import inner_law
 from ....ppl.distributions.support import finite_support
 from ....ppl.errors import StrategyError, located
 from .baselines import as_baseline
 from .dependence import mark_of_infinity
 from .paths import Path, by_cdf, detached, path
-from .replay import ESTIMATORS, Continuation, Estimator, Fork, Outcome, Run, Score, Site, cancelled
+from .replay import (
+    ESTIMATORS,
+    Continuation,
+    Estimator,
+    Fork,
+    Outcome,
+    Run,
+    Score,
+    Site,
+    cancelled,
+    site_of,
+)
 
 
 def choose(run: Run, name: str, distribution: Any) -> Any:
@@ -31,7 +42,7 @@ def choose(run: Run, name: str, distribution: Any) -> Any:
     Errors:
         StrategyError: its strategy is missing, illegal for its law, biased or of too low an order.
     """
-    return run.choose(Site(name, plain(distribution), strategy_of(distribution)))
+    return run.choose(site_of(name, distribution))
 
 
 def _drawn(run: Run, site: Site) -> Tensor:

@@ -23,10 +23,16 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from ....ppl.distributions.strategies import inner_law, require_legal, require_strategy
+from ....ppl.distributions.strategies import (
+    inner_law,
+    plain,
+    require_legal,
+    require_strategy,
+    strategy_of,
+)
 from ....ppl.errors import BudgetError, ObjectiveError, StrategyError, located
 from ....ppl.interpretations.recorder import Recorder
-from ....ppl.language.effects import draw, outside, stack
+from ....ppl.language.effects import Message, draw, is_draw, outside, stack
 from ....ppl.types import Direction
 from .baselines import Baseline
 
@@ -60,6 +66,11 @@ class Site:
     name: str
     law: Any
     strategy: Any
+
+
+def site_of(name: str, distribution: Any) -> Site:
+    """The choice of a value of a distribution."""
+    return Site(name, plain(distribution), strategy_of(distribution))
 
 
 def cancelled(x: Tensor) -> Tensor:
@@ -104,6 +115,46 @@ class Notes:
     costs: list[tuple[str, Baseline, Any]] = field(default_factory=list)
 
 
+class Ambient:
+    """Notices random numbers that are drawn from torch between two draws of runs."""
+
+    def __init__(self) -> None:
+        self.before, self.drawing = b"", False
+
+    @contextmanager
+    def within(self) -> Iterator[None]:
+        """Within, a run draws: no run around it takes that for a choice of its own."""
+        self.note()
+        before, self.drawing = self.drawing, True
+        try:
+            yield
+        finally:
+            self.drawing = before
+            self.seen()
+
+    def seen(self) -> None:
+        """From here on, what is drawn is drawn outside of runs."""
+        self.before = _random_state()
+
+    def note(self) -> None:
+        """Tell all runs in progress if there was any since the last draw."""
+        if _random_state() != self.before:
+            for handler in stack():
+                if isinstance(handler, Run):
+                    handler.ambient = True
+        self.seen()
+
+
+def _random_state() -> bytes:
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():
+        states += torch.cuda.get_rng_state_all()
+    return b"".join(state.numpy().tobytes() for state in states)
+
+
+AMBIENT = Ambient()
+
+
 class Fork(BaseException):
     """Ends a run at a choice that combines the continuations of several outcomes."""
 
@@ -137,7 +188,14 @@ class Run(Messenger):  # type: ignore[misc]
         self.outcomes, self.met = list(outcomes), 0
         self.noise, self.forward = {} if noise is None else noise, forward
         self.scores: list[Score] = []
+        self.ambient = False  # whether random numbers were drawn outside the effects
         self.subsamples: dict[str, Tensor] = {}
+
+    def _process_message(self, msg: Message) -> None:
+        """An anonymous draw of the objective is a choice, which replays do not make anew."""
+        if msg["type"] == "sample" and is_draw(msg) and not AMBIENT.drawing:
+            msg["value"] = self.choose(site_of(msg["name"], msg["fn"]))
+            msg["done"] = msg["stop"] = True
 
     def choose(self, site: Site) -> Any:
         """The value of a choice, fixed or new."""
@@ -167,7 +225,7 @@ class Run(Messenger):  # type: ignore[misc]
 
     def draw(self, law: Any, label: str) -> Tensor:
         """A draw of a law that no parameter moves."""
-        with outside(self), torch.no_grad():
+        with AMBIENT.within(), outside(self), torch.no_grad():
             return draw(law, label=label)
 
     def shared(self, name: str, law: Any, part: int = 0) -> Any:
@@ -177,9 +235,9 @@ class Run(Messenger):  # type: ignore[misc]
             self.noise[key] = self.draw(law, name)
         return self.noise[key]
 
-    def nested(self, objective: Objective) -> Run:
+    def nested(self, objective: Objective, notes: Notes | None = None) -> Run:
         """A run of another objective, with the same settings and noise of its own."""
-        return Run(objective, self.settings, self.notes, forward=self.forward)
+        return Run(objective, self.settings, notes or self.notes, forward=self.forward)
 
     def recorder(self, given: dict[str, Tensor], density: bool) -> Recorder:
         """What records a run of a program, with some of its choices given."""
@@ -201,6 +259,21 @@ class Run(Messenger):  # type: ignore[misc]
         finally:
             self.forward = before
 
+    def _ended(self) -> Tensor:
+        """The value of the program; a choice that forks ends it before."""
+        try:
+            return as_real(self.objective())
+        except Fork:
+            AMBIENT.note()
+            raise
+
+    def _require_repeatable(self, name: str) -> None:
+        """Raise if the runs of the outcomes of a choice would see other random numbers before."""
+        if self.ambient:
+            what = "random numbers are drawn outside the effects before a choice whose outcomes"
+            hint = "draw them by draw(...), put layers such as dropout in eval mode, or reinforce"
+            raise ObjectiveError(located(f"{what} are run one by one", site=name, hint=hint))
+
     def surrogate(self) -> Tensor:
         """The surrogate of the program from where the fixed outcomes end; see the module.
 
@@ -214,10 +287,13 @@ class Run(Messenger):  # type: ignore[misc]
             what = f"the objective takes more than {self.settings.budget} runs (choices: {names})"
             hint = "enumerate fewer choices: mvd and reinforce take the others"
             raise BudgetError(located(what, hint=hint))
+        if not any(isinstance(handler, Run) for handler in stack()):
+            AMBIENT.seen()
         try:
             with self:
-                value = as_real(self.objective())
+                value = self._ended()
         except Fork as fork:
+            self._require_repeatable(fork.name)
             return fork.combine(Continuation(self, fork.name))
         if self.forward:
             return value

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ....ppl.errors import ObjectiveError, located
 from ....ppl.language.batching import run_batched
-from ..gradients.replay import current
+from ..gradients.baselines import Baseline
+from ..gradients.replay import Notes, current
 
 
 class Estimate:
@@ -123,7 +124,7 @@ def over(program: Callable[..., Any], *rows: Tensor, size: int | None = None) ->
         size: of the whole data set; n unless said.
 
     Errors:
-        ObjectiveError: there are no rows, or not as many of each tensor.
+        ObjectiveError: there are no rows, not as many of each tensor, or more than ``size``.
     """
     outer = current()
     lengths = {len(row) for row in rows}
@@ -132,13 +133,24 @@ def over(program: Callable[..., Any], *rows: Tensor, size: int | None = None) ->
         what = f"over needs rows, as many of each tensor; it got {found}"
         raise ObjectiveError(located(what, hint="leave out empty batches"))
     n = lengths.pop()
+    if size is not None and size < n:
+        what = f"over is given {n} rows of a data set of {size}"
+        raise ObjectiveError(located(what, hint="size= is that of the whole data set"))
 
-    def lane(*row: Tensor) -> Tensor:
-        return outer.nested(lambda: program(*row)).surrogate()
+    met: list[tuple[str, Baseline]] = []
+
+    def lane(*row: Tensor) -> tuple[Tensor, ...]:
+        notes = Notes(runs=outer.notes.runs)
+        value = outer.nested(lambda: program(*row), notes).surrogate()
+        outer.notes.runs = notes.runs
+        met[:] = [(site, baseline) for site, baseline, _ in notes.costs]
+        return (value, *(cost for _, _, cost in notes.costs))  # costs leave the lanes as results
 
     def make() -> Tensor:
-        each: Tensor = run_batched(lane, rows, (True,) * len(rows), n)
-        return each.sum() * ((size or n) / n)
+        each, *costs = run_batched(lane, rows, (True,) * len(rows), n)
+        outer.notes.costs += [(*about, cost) for about, cost in zip(met, costs, strict=True)]
+        total: Tensor = each.sum() * ((size or n) / n)
+        return total
 
     return Estimate(outer.decide("over", make), frozenset([object()]))
 

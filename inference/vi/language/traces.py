@@ -16,7 +16,7 @@ from ....ppl.distributions.strategies import is_followed, strategy_of
 from ....ppl.distributions.subsets import Subsets
 from ....ppl.errors import DataError, ObjectiveError, checked, implemented, located
 from ....ppl.interpretations.recorder import Trace
-from ....ppl.language.effects import Message, draw, is_draw, is_latent, is_subsample, outside
+from ....ppl.language.effects import Message, is_draw, is_latent, is_subsample
 from ....ppl.language.handlers import Handler, Sealed
 from ....ppl.language.program import Callback, Program, derived, program_name
 from ....ppl.types import Direction
@@ -49,6 +49,8 @@ class Choosing(Handler):
         self.run, self.auxiliary = run, set[str]()
 
     def _process_message(self, msg: Message) -> None:
+        if msg["type"] == "sample" and is_draw(msg):
+            msg["value"], msg["done"] = choose(self.run, msg["name"], msg["fn"]), True
         if msg["type"] != "sample" or is_draw(msg) or not is_latent(msg):
             return
         if msg["infer"].get("is_auxiliary"):
@@ -76,8 +78,7 @@ class Subsampling(Handler):
 
 
 def _indices(run: Run, fn: Any) -> Tensor:
-    with outside(run):
-        return draw(Subsets(fn.size, fn.subsample_size, ()), label="indices")
+    return run.draw(Subsets(fn.size, fn.subsample_size, ()), "indices")
 
 
 def sample_trace(program: Any, *args: Any) -> Sampled:

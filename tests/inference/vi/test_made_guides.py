@@ -128,7 +128,7 @@ def test_models_that_no_guide_is_made_for() -> None:
             z = sample("z", dist.Normal(0.0, 1.0))
             observe("y", dist.Normal(z, 1.0), y[index])
 
-    with pytest.raises(GuideError, match="draws a part of its data"):
+    with pytest.raises(GuideError, match="takes a part of its data"):
         MeanField(part, Y)
     with pytest.raises(GuideError, match="two coordinates"):
         Flow(lambda: sample("x", dist.Normal(0.0, 1.0)))
