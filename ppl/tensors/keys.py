@@ -1,8 +1,8 @@
 """Canonical keys: two values with equal keys are the same state of a program.
 
-Finite spaces are keyed by their exact bits.  Floating values are rounded to ``DIGITS`` decimals
-before they are compared, so that sums taken in another order still merge; reports of exact
-evaluations state this quantum.  Functions are keyed by their code and what they close over, since a
+Finite spaces are keyed by their exact bits.  Floating values are rounded to ``BITS`` digits of
+their own, whatever their scale, before they are compared, so that sums in another order still
+merge.  Functions are keyed by their code and what they close over, since a
 step function that is defined anew on each run of a program is still the same step.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import types
 from array import array
 from collections.abc import Hashable, Iterator
@@ -23,8 +24,7 @@ from torch.distributions.utils import lazy_property
 
 _BY_IDENTITY = (torch.nn.Module, types.ModuleType, types.BuiltinFunctionType)
 
-DIGITS = 13
-QUANTUM = 10.0**-DIGITS
+BITS = 43  # about 13 decimal digits
 
 _ATOMS = (bool, int, str, bytes, type(None), torch.dtype, torch.device, torch.Size, type)
 
@@ -46,7 +46,7 @@ class Keys:
         if kind in _ATOMS or isinstance(value, _ATOMS):
             return (kind, value)
         if isinstance(value, float):
-            return round(value, DIGITS) + 0.0
+            return _rounded(value)
         if isinstance(value, np.ndarray):
             return _tensor_key(torch.as_tensor(value))
         if id(value) in self._open:  # a function may close over itself
@@ -193,9 +193,19 @@ _FEW = 16  # so many numbers are quicker to round by Python
 def _tensor_key(value: Tensor) -> Hashable:
     if value.dtype in (torch.float64, torch.float32) and value.numel() <= _FEW:
         numbers = value.detach().flatten().tolist()
-        rounded = array("d", [round(x, DIGITS) + 0.0 for x in numbers])
+        rounded = array("d", map(_rounded, numbers))
         return (value.shape, value.dtype, rounded.tobytes())
     found = value.numpy(force=True)
     if found.dtype.kind in "fc":
-        found = np.round(found, DIGITS) + 0.0
+        parts = found.view(found.real.dtype) if found.dtype.kind == "c" else found
+        fraction, exponent = np.frexp(parts)
+        found = np.ldexp(np.round(np.ldexp(fraction, BITS)), exponent - BITS) + 0.0
     return (value.shape, value.dtype, found.tobytes())
+
+
+def _rounded(x: float) -> float:
+    """The nearest number of so many digits; -0.0 is 0.0."""
+    if not math.isfinite(x):
+        return x
+    fraction, exponent = math.frexp(x)
+    return math.ldexp(round(math.ldexp(fraction, BITS)), exponent - BITS) + 0.0

@@ -127,9 +127,9 @@ FAULTS = [
     ),
     Fault(
         "masks are ignored",
-        "ppl.language.effects:scaled_log_prob",
-        "if mask is not None and mask is not True:",
-        "if mask is not None and mask is None:",
+        "ppl.language.effects:masked_log_prob",
+        "if mask is None or mask is True:",
+        "if True:",
     ),
     Fault(
         "scales are ignored",
