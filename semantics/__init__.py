@@ -2,7 +2,7 @@
 
 from . import check
 from .denote import denote
-from .exact import ideal
+from .ideal import ideal
 from .measure import Measure
 from .report import CheckFailed, Report
 

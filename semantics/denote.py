@@ -26,6 +26,7 @@ from ..ppl.errors import (
 )
 from ..ppl.interpretations.log_density import LogDensity
 from ..ppl.interpretations.recorder import Recorder
+from ..ppl.language.handlers import Sealed
 from .exact import Evaluator
 from .measure import Measure, logsumexp
 from .paths import CUT
@@ -69,17 +70,39 @@ def denote(
     """
     if of not in ("value", "trace"):
         raise ValueError(f"denote: of must be 'value' or 'trace', not {of!r}")
-    args = as_arguments(args)
-    target = p if of == "value" else _choices_of(p)
+    settings = {"budget": budget, "merge": merge, "terms": depth}
+    settings["depth"] = DEPTH if depth is None else depth
+    return _denoted(p, as_arguments(args), of, quadrature, settings, bound)
+
+
+def solved(query: Callable[..., Any], args: tuple[Any, ...], outer: Evaluator) -> Measure:
+    """The measure of a query that an evaluation meets, with its error.
+
+    Errors:
+        ConvergenceError, InfiniteMassError: it is not known well enough to be normalised.
+    """
+    left = {"budget": outer.budget - outer.paths, "merge": outer.merge, "terms": outer.terms}
+    with Sealed():
+        settings = {**left, "depth": outer.depth}
+        measure = _denoted(query, args, "value", outer.quadrature, settings, None)
+    if measure.rest:
+        what = "normalize: a recursion was cut, so the constant is not known"
+        raise ConvergenceError(located(what))
+    return measure
+
+
+def _denoted(
+    p: Callable[..., Any],
+    args: tuple[Any, ...],
+    of: str,
+    quadrature: int | None,
+    settings: dict[str, Any],
+    bound: float | None,
+) -> Measure:
+    target, budget = p if of == "value" else _choices_of(p), settings["budget"]
 
     def evaluate(nodes: int | None) -> tuple[Measure, bool]:
-        evaluator = Evaluator(
-            budget=budget,
-            quadrature=nodes,
-            merge=merge,
-            depth=DEPTH if depth is None else depth,
-            terms=depth,
-        )
+        evaluator = Evaluator(quadrature=nodes, solve=solved, **settings)
         return _evaluate(target, args, evaluator, bound)
 
     if quadrature is None:
@@ -103,7 +126,7 @@ def denote(
 
 def _converged(measure: Measure, coarse: Measure) -> Measure:
     """The measure with its error, by one of half the nodes, if that is a small part of it."""
-    measure = replace(measure, error=abs(measure.mass() - coarse.mass()))
+    measure = replace(measure, error=measure.error + abs(measure.mass() - coarse.mass()))
     fine, half = measure.log_mass(), coarse.log_mass()
     if fine == half or abs(math.expm1(half - fine)) <= CONVERGED:
         return measure
@@ -134,7 +157,9 @@ def _evaluate(
     cut = [o.log_weight for o in outcomes if o.value is CUT]
     measure = Measure.of(whole, notes=evaluator.notes)
     rest = math.exp(logsumexp(cut)) * (math.inf if bound is None else bound) if cut else 0.0
-    return replace(measure, resolution=evaluator.resolution, rest=rest), evaluator.approximate
+    error = evaluator.query_error * measure.mass()
+    measure = replace(measure, resolution=evaluator.resolution, rest=rest, error=error)
+    return measure, evaluator.approximate
 
 
 def _static_density(p: Callable[..., Any], args: tuple[Any, ...]) -> LogDensity | None:

@@ -54,7 +54,7 @@ from ..ppl.language.handlers import (
 from ..ppl.language.queries import Ideal
 from ..ppl.language.recursion import Activation
 from ..ppl.types.supports import support_of
-from .measure import EPSILON, logsumexp
+from .measure import EPSILON, Measure, logsumexp
 from .paths import CUT, Explorer, Outcome, Store, restore, states_of
 
 _PURE = (
@@ -69,6 +69,9 @@ _PURE = (
 _TRANSPARENT = (Lane, Step, Scoping, Untracing, Store)
 
 
+Solve = Callable[[Callable[..., Any], tuple[Any, ...], "Evaluator"], Measure]
+
+
 class Evaluator(Explorer):
     """The outermost handler of an exact evaluation.
 
@@ -78,6 +81,7 @@ class Evaluator(Explorer):
         merge: False enumerates every path of the whole program (the test oracle).
         depth: nested calls of a recursive program; the next one is cut.
         terms: how many values of an infinite support are listed, or None to refuse them.
+        solve: the measure of a query with continuous choices, with its error.
     """
 
     def __init__(
@@ -88,10 +92,12 @@ class Evaluator(Explorer):
         merge: bool,
         depth: int,
         terms: int | None = None,
+        solve: Solve | None = None,
     ) -> None:
         super().__init__(budget)
         self.quadrature, self.merge, self.depth, self.terms = quadrature, merge, depth, terms
         self.approximate, self.resolution = False, EPSILON
+        self.solve, self.query_error = solve, 0.0  # the largest relative error of a query's mass
         self.notes: dict[str, None] = {}
         self._memo: dict[Hashable, list[Outcome]] = {}
         self._queries: dict[Hashable, Ideal] = {}
@@ -292,10 +298,16 @@ class Evaluator(Explorer):
         query, args = msg["infer"]["query"], msg["args"]
         key = self._key((query, args, self.store.state()))
         if key not in self._queries:
-            self._queries[key] = self._normalized(query, args)
+            self._queries[key] = self.normalized(query, args)
         msg["value"], msg["done"] = self._queries[key], True
 
-    def _normalized(self, query: Callable[..., Any], args: tuple[Any, ...]) -> Ideal:
+    def normalized(self, query: Callable[..., Any], args: tuple[Any, ...]) -> Ideal:
+        """The normalised measure of a query."""
+        if self.quadrature is not None and self.solve is not None:
+            measure = self.solve(lambda *inner: _apart(query, inner), args, self)
+            if error := measure.error / measure.mass():
+                self.approximate, self.query_error = True, max(self.query_error, error)
+            return normalized(measure.atoms)
         inner = Evaluator(
             budget=self.budget - self.paths,
             quadrature=self.quadrature,
@@ -468,23 +480,3 @@ def normalized(weighted: Iterable[tuple[Any, float]]) -> Ideal:
         )
     probs = torch.tensor([lw - log_mass for _, lw in atoms], dtype=torch.float64).exp()
     return Ideal(tuple(value for value, _ in atoms), probs / probs.sum())
-
-
-class ideal(Messenger):  # type: ignore[misc]
-    """Within ``with ideal():``, ``normalize`` has its exact meaning in every interpretation.
-
-    Sampling, assessing and capture then meet the normalised measure as a finite law, computed by an
-    exact evaluation of the query.
-    """
-
-    def __init__(self, budget: int = 200_000, quadrature: int | None = None) -> None:
-        super().__init__()
-        self.budget, self.quadrature = budget, quadrature
-
-    def _process_message(self, msg: Message) -> None:
-        if msg["type"] == "normalize" and msg["value"] is None:
-            evaluator = Evaluator(
-                budget=self.budget, quadrature=self.quadrature, merge=True, depth=100
-            )
-            msg["value"] = evaluator._normalized(msg["infer"]["query"], msg["args"])
-            msg["done"] = True

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...ppl.errors import ProgramError, located
+from ...ppl.language.effects import Message, is_latent
 from ...ppl.language.handlers import Proposing, Untracing, Weighing
 from ...ppl.language.program import Callback, program_name
 from ...ppl.types import space_of
@@ -41,7 +42,7 @@ def involutive(
     name = program_name(involution)
 
     def step(run: Traced, p: Callback, *args: Any) -> Moved:
-        with Untracing(), Proposing() as there:
+        with Untracing(), _Auxiliary() as there:
             auxiliary(run.choices, *args)
         choices, others = involution(dict(run.choices), dict(there.choices))
         _require_return(name, involution(dict(choices), dict(others)), (run.choices, there.choices))
@@ -62,7 +63,7 @@ def involutive(
             - run.log_density
             + torch.as_tensor(back.log_weight)
             - torch.as_tensor(there.log_density)
-            + _log_volume(name, involution, run, there.choices)
+            + _log_volume(name, involution, run, there)
         )
         return decide(run, proposed, ratio, accept, name)
 
@@ -88,17 +89,36 @@ def _is_bound(law: Any) -> bool:
     return space.smooth and space.constraint.event_dim > 0
 
 
-def _log_volume(name: str, involution: Involution, run: Traced, others: Choices) -> Tensor:
+class _Auxiliary(Proposing):
+    """Auxiliary choices, and which of them are real coordinates, free or bound."""
+
+    def __enter__(self) -> Any:
+        self.real, self.bound = frozenset[str](), frozenset[str]()
+        return super().__enter__()
+
+    def state(self) -> Any:
+        return super().state(), sorted(self.real), sorted(self.bound)
+
+    def restore(self, state: Any) -> None:
+        super().restore(state[0])
+        self.real, self.bound = frozenset(state[1]), frozenset(state[2])
+
+    def _process_message(self, msg: Message) -> None:
+        super()._process_message(msg)
+        if msg["type"] == "sample" and is_latent(msg):
+            self.real |= {msg["name"]} if space_of(msg["fn"]).smooth else set()
+            self.bound |= {msg["name"]} if _is_bound(msg["fn"]) else set()
+
+
+def _log_volume(name: str, involution: Involution, run: Traced, there: _Auxiliary) -> Tensor:
     """log |det| of the derivative of the real coordinates, there, in the real ones, here."""
-    bound = [n for n, law in run.laws.items() if _is_bound(law)]
+    others = there.choices
+    bound = [n for n, law in run.laws.items() if _is_bound(law)] + sorted(there.bound)
     if bound:
         what = f"{name} moves {bound}, whose coordinates are not free"
         raise ProgramError(located(what, hint="use sites of Real, Positive or intervals"))
-    whole = {n for n, law in run.laws.items() if not space_of(law).smooth}
-    discrete = whole | {n for n, v in others.items() if not v.is_floating_point()}
-    inputs = [
-        (part, n) for part, c in enumerate((run.choices, others)) for n in c if n not in discrete
-    ]
+    free = {n for n, law in run.laws.items() if space_of(law).smooth}, there.real
+    inputs = [(part, n) for part, names in enumerate(free) for n in sorted(names)]
     if not inputs:
         return torch.zeros(())
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...ppl import draw
 from ...ppl.errors import ConvergenceError, ProgramError, located
 from ...ppl.language.program import Callback
+from ...ppl.types import space_of
 from .kernel import Moved, TraceKernel, replaced
 from .traces import Traced
 
@@ -40,7 +41,7 @@ def slice_site(name: str, width: float = 1.0, steps: int = 10) -> TraceKernel:
         if name not in run.choices:
             return Moved(run, {name: []})
         x = run.choices[name]
-        if x.numel() != 1 or not x.is_floating_point():
+        if x.numel() != 1 or not space_of(run.laws[name]).smooth:
             what = f"'{name}' is no real number"
             raise ProgramError(located(what, hint="use block(...) or elliptical_slice(...)"))
         level = run.log_density + _uniform().log()
