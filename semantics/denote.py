@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,8 +76,10 @@ def denote(
     return _denoted(p, as_arguments(args), of, quadrature, settings, bound)
 
 
-def solved(query: Callable[..., Any], args: tuple[Any, ...], outer: Evaluator) -> Measure:
-    """The measure of a query that an evaluation meets, with its error.
+def solved(
+    query: Callable[..., Any], args: tuple[Any, ...], outer: Evaluator, nodes: int | None = None
+) -> Measure:
+    """The measure of a query that an evaluation meets, by so many nodes, with its error.
 
     Errors:
         ConvergenceError, InfiniteMassError: it is not known well enough to be normalised.
@@ -84,7 +87,7 @@ def solved(query: Callable[..., Any], args: tuple[Any, ...], outer: Evaluator) -
     left = {"budget": outer.budget - outer.paths, "merge": outer.merge, "terms": outer.terms}
     with Sealed():
         settings = {**left, "depth": outer.depth}
-        measure = _denoted(query, args, "value", outer.quadrature, settings, None)
+        measure = _denoted(query, args, "value", nodes or outer.quadrature, settings, None)
     if measure.rest:
         what = "normalize: a recursion was cut, so the constant is not known"
         raise ConvergenceError(located(what))
@@ -102,7 +105,8 @@ def _denoted(
     target, budget = p if of == "value" else _choices_of(p), settings["budget"]
 
     def evaluate(nodes: int | None) -> tuple[Measure, bool]:
-        evaluator = Evaluator(quadrature=nodes, solve=solved, **settings)
+        whole = functools.partial(solved, nodes=quadrature)  # queries have an error of their own
+        evaluator = Evaluator(quadrature=nodes, solve=whole, **settings)
         return _evaluate(target, args, evaluator, bound)
 
     if quadrature is None:

@@ -1,8 +1,10 @@
 """The particle filter: any program with a ``scan``, run with resampling between its steps.
 
-A particle suspended at the scan is (choices before it, carry).  To advance it, the program is run
-again from the start with those choices given, up to the scan, of which one step is run; so a step
-may use anything that was chosen before, and resampling moves all of it together.
+A particle suspended at the scan is (choices and anonymous draws before it, carry).  To advance it,
+the program is run again from the start with those given, up to the scan, of which one step is run;
+so a step may use anything that was chosen before, and resampling moves all of it together.
+Whatever else a program remembers across its scan (weights that it turns into values, answers of
+random functions) is no part of a particle, and such a program is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.mask_messenger import MaskMessenger
+from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -21,8 +26,23 @@ from ...ppl import cond, scan, vmap
 from ...ppl.errors import ProgramError, located
 from ...ppl.interpretations.abstract_run import check_program
 from ...ppl.language.combinators import Loop
-from ...ppl.language.effects import Message, is_latent
-from ...ppl.language.handlers import Handler, Proposing, Untracing, Weighing
+from ...ppl.language.effects import (
+    Message,
+    is_draw,
+    is_latent,
+    is_subsample,
+    stack,
+    whole_indices,
+)
+from ...ppl.language.handlers import (
+    Conditioning,
+    Handler,
+    Intervening,
+    Proposing,
+    Scoping,
+    Untracing,
+    Weighing,
+)
 from ...ppl.language.program import Callback, Program, program_name, signature
 from ...ppl.tensors.hidden import is_hidden
 from ...ppl.tensors.keys import Bookkeeping
@@ -34,32 +54,95 @@ class _Suspended(BaseException):
     """Leaves the program at its scan."""
 
 
-class _AtScan(Handler):
-    """Handles the first loop of the program by ``on_loop``, which may suspend the program."""
+Before = tuple[dict[str, Tensor], tuple[Tensor, ...]]  # the choices and draws before the scan
 
-    def __init__(self, replayed: dict[str, Tensor] | None = None) -> None:
+
+class _AtScan(Handler):
+    """Handles the first loop of the program by ``on_loop``, which may suspend the program.
+
+    ``replayed``: what was chosen and drawn before it, on an earlier run.
+    """
+
+    def __init__(self, replayed: Before | None = None) -> None:
         super().__init__()
         self.replayed, self.met = replayed, False
+        self.draws: tuple[Tensor, ...] = ()
+        self.passed: list[str] = []  # effects that may hide a scan
+        self.open: list[str] = []  # those of them that are running
 
     def _process_message(self, msg: Message) -> None:
         if self.met:
             return
-        if msg["type"] == "loop" and msg["infer"]["loop"].has_outputs:
+        kind = msg["type"]
+        if kind == "loop" and msg["infer"]["loop"].has_outputs:
             self.met = True
+            self._require_held()
             self.on_loop(msg, msg["infer"]["loop"])
-        elif msg["type"] in ("call", "loop"):
+        elif kind in ("call", "loop"):
             # the scan may lie inside, and leaving an effect that is denoted on its own would be
             # seen by the first of its paths only: so it is run in place
             msg["stop"] = True
-        elif self.replayed is not None and msg["type"] == "sample":
+        elif kind in ("cond", "vmap", "fix", "normalize", "memo"):
+            self.passed.append(kind)
+            self.open.append(kind)
+            self.mark(msg, "open")
+        elif kind == "sample" and (is_draw(msg) or self._is_subsample(msg)):
+            self.mark(msg, "draw")
+            if self.replayed is not None:
+                msg["value"], msg["done"] = self.replayed[1][len(self.draws)], True
+                msg["stop"] = True
+        elif self.replayed is not None and kind == "sample":
             # before the scan everything happened already, and was scored when it did
             if is_latent(msg):
-                msg["value"], msg["is_observed"] = self.replayed[msg["name"]], True
+                msg["value"], msg["is_observed"] = self.replayed[0][msg["name"]], True
             if msg["is_observed"]:
                 msg["type"], msg["infer"]["absorber"], msg["done"] = "absorbed", self, True
 
+    def _postprocess_message(self, msg: Message) -> None:
+        if self.marked(msg) == "draw":
+            self.draws = (*self.draws, msg["value"])
+        elif self.marked(msg) == "open":
+            self.open.pop()
+
+    def _is_subsample(self, msg: Message) -> bool:
+        return is_subsample(msg) and msg["value"] is None and whole_indices(msg) is None
+
+    def inner(self) -> list[Any]:
+        """The handlers between the program and here."""
+        handlers = stack()
+        return handlers[handlers.index(self) + 1 :]
+
+    def _require_held(self) -> None:
+        """Raise unless a particle holds all that the program remembers across its scan."""
+        for handler in self.inner():
+            if not isinstance(handler, _HELD):
+                what = f"the scan lies inside {_WITHIN.get(type(handler).__name__, 'a handler')}"
+                raise self._refused(f"{what} ({type(handler).__name__})")
+        if self.open:
+            raise self._refused(f"the scan lies inside {self.open[-1]}")
+        if "memo" in self.passed:
+            raise self._refused("a random function (memo) is made before the scan")
+
+    def _refused(self, what: str) -> ProgramError:
+        more = "whose state is no part of a particle, so that it would be lost from step to step"
+        hint = "move it out of the way of the scan, or use smc(...), which suspends whole runs"
+        return ProgramError(located(f"{what}, {more}", hint=hint))
+
     def on_loop(self, msg: Message, loop: Loop) -> None:
         raise NotImplementedError
+
+
+# Handlers that remember nothing across a scan, and what the others stand for.
+_HELD = (
+    *(Conditioning, Intervening, Scoping, Untracing),
+    *(IndepMessenger, ScaleMessenger, MaskMessenger),
+)
+_WITHIN = {
+    "Weighing": "weighted(...)",
+    "Taken": "a branch of cond(...)",
+    "Lane": "vmap(...)",
+    "Step": "a step of another loop",
+}
 
 
 class _Stop(_AtScan):
@@ -73,7 +156,7 @@ class _Stop(_AtScan):
 class _Advance(_AtScan):
     """Runs step t of the scan from a carry, and suspends again."""
 
-    def __init__(self, replayed: dict[str, Tensor], carry: Any, t: int | Tensor) -> None:
+    def __init__(self, replayed: Before, carry: Any, t: int | Tensor) -> None:
         super().__init__(replayed)
         self.carry, self.t = carry, t
 
@@ -85,12 +168,17 @@ class _Advance(_AtScan):
 class _Finish(_AtScan):
     """Gives the scan its result and lets the program run on."""
 
-    def __init__(self, replayed: dict[str, Tensor], carry: Any, outputs: Any) -> None:
+    def __init__(self, replayed: Before, carry: Any, outputs: Any) -> None:
         super().__init__(replayed)
         self.result = (carry, outputs)
 
     def on_loop(self, msg: Message, loop: Loop) -> None:
         msg["value"], msg["done"], msg["stop"] = self.result, True, True
+        for handler in self.inner():  # the sites of the steps were met when they ran
+            if isinstance(handler, Untracing):
+                handler.met = handler.keep
+            elif isinstance(handler, Intervening):
+                handler.used = frozenset(handler.values)
 
 
 @dataclass(frozen=True)
@@ -155,26 +243,25 @@ class Filtering:
             try:
                 self.model(*args)
             except _Suspended:
-                particle = before.choices, at.carry
+                particle = (before.choices, at.draws), at.carry
                 log_weight = torch.as_tensor(weight.log_weight, dtype=_precision(particle))
                 return particle, at.length, log_weight
-        raise ProgramError(
-            located(
-                f"{program_name(self.model)} has no scan(...) to resample between",
-                hint="use importance(...), or write its loop over time with scan",
-            )
-        )
+        what = f"{program_name(self.model)} has no scan(...) to resample between"
+        if hiding := [kind for kind in dict.fromkeys(at.passed) if kind != "memo"]:
+            what += f", or has it inside {' or '.join(hiding)}"
+        hint = "use importance(...) or smc(...), or write its loop over time with scan"
+        raise ProgramError(located(what, hint=hint))
 
     def _advance(self, particle: Any, t: int | Tensor, *args: Any) -> tuple[Any, Any, Tensor]:
-        choices, carry = particle
-        advancing = _Advance(choices, carry, t)
+        before, carry = particle
+        advancing = _Advance(before, carry, t)
         with suppress(_Suspended), Untracing(), Weighing() as weight, advancing as at:
             self.model(*args)
-        return (choices, at.carry), at.output, torch.as_tensor(weight.log_weight)
+        return (before, at.carry), at.output, torch.as_tensor(weight.log_weight)
 
     def _finish(self, particle: Any, outputs: Any, *args: Any) -> tuple[Any, Tensor]:
-        choices, carry = particle
-        with Untracing(), Weighing() as weight, _Finish(choices, carry, outputs):
+        before, carry = particle
+        with Untracing(), Weighing() as weight, _Finish(before, carry, outputs):
             value = self.model(*args)
         return value, torch.as_tensor(weight.log_weight)
 
