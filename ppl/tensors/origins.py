@@ -39,6 +39,9 @@ _REDUCES = {
     *("argmax", "argmin", "norm", "linalg_vector_norm"),
 }
 _ALONG = {"_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "cummax"}
+# Operations that take from a tensor its shape only.
+_MAKES = {f"{kind}_like" for kind in ("zeros", "ones", "full", "empty", "rand", "randn")}
+_MAKES |= {f"new_{kind}" for kind in ("zeros", "ones", "full", "empty", "empty_strided")}
 _PRODUCTS = {"mm", "bmm", "mv", "dot", "addmm", "baddbmm"}
 
 
@@ -131,6 +134,8 @@ def _rule(func: Any) -> Rule:
     name = func.overloadpacket.__name__
     if name in _MOVES:
         return _moved
+    if name in _MAKES:
+        return _made
     if torch.Tag.pointwise in func.tags or name in ("_to_copy", "copy", "where"):
         return _elementwise
     if name in _REDUCES:
@@ -176,6 +181,10 @@ def _map_of(x: Any, look: Look) -> Any:
         return x
     told = look(x)
     return torch.zeros(x.shape, dtype=torch.int64) if told is None else told
+
+
+def _made(func: Any, args: Any, kwargs: Any, look: Look, outputs: list[Tensor]) -> list[Tensor]:
+    return [torch.zeros(output.shape, dtype=torch.int64) for output in outputs]
 
 
 def _elementwise(
