@@ -34,6 +34,7 @@ _MOVES = {
     *("index_select", "gather", "index", "take", "constant_pad_nd", "select_scatter"),
     *("slice_scatter", "as_strided", "_reshape_alias", "lift_fresh", "lift", "contiguous"),
 }
+_SHAPED = {"squeeze_", "unsqueeze_", "t_", "transpose_"}
 _REDUCES = {
     *("sum", "mean", "amax", "amin", "prod", "logsumexp", "any", "all", "var", "std", "max", "min"),
     *("argmax", "argmin", "norm", "linalg_vector_norm"),
@@ -93,6 +94,10 @@ class Origins(TorchDispatchMode):
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         names = sorted({name for x in inputs for name in self.of(x)})
         if not names:
+            return result
+        if (shaped := func.overloadpacket.__name__) in _SHAPED:  # in place, but nothing is written
+            before = self.of(args[0]).items()
+            self._note(args[0], {n: getattr(m.clone(), shaped)(*args[1:]) for n, m in before})
             return result
         if func._schema.is_mutable:
             self._write(func, args[0], inputs, names)

@@ -7,6 +7,7 @@ chance is exactly 0 or 1.  Members mix them (see ``support.plated``).
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -16,7 +17,7 @@ from support.plated import Plated, plated
 from support.square import captured
 from torch import Tensor
 
-from pushforward import assess, marginal, program, simulate
+from pushforward import assess, condition, marginal, program, simulate, vmap, weighted
 from pushforward.inference import Exact, importance, smc
 from pushforward.ppl.errors import BudgetError, ZeroMassError
 from pushforward.ppl.language import batching, effects
@@ -45,6 +46,7 @@ def agree(member: Plated) -> None:
         if member.number % 4 == 0:
             require(member, "captured", by_capture(member, p), known)
         require_lanes(member, p)
+        require_batched(member, p)
     require_elimination(member, p, known)
     algorithms = (importance(p, 1), smc(p, 1)) if member.number % 8 == 0 else ()
     for algorithm in algorithms:
@@ -104,6 +106,27 @@ def require_lanes(member: Plated, p: Any) -> None:
         assert abs(weight - likelihood) < TOLERANCE, f"a lane of {member} weighs {weight}"
 
 
+def require_batched(member: Plated, p: Any) -> None:
+    """The density of all joint values at once, in lanes; masks would hide what is given as data."""
+    if any(site.mask != "none" for site in member.latents()):
+        return
+    every = list(itertools.islice(member.assignments(), 64))
+    rows = [member.values(given) for given in every]
+    if not rows[0]:
+        return
+    stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def lane(*values: Tensor) -> Tensor:
+        given = condition(p, dict(zip(stacked, values, strict=True)))
+        return weighted(given)()[1]
+
+    found = simulate(vmap(lane), *stacked.values()).value
+    for given, log_weight in zip(every, found.tolist(), strict=True):
+        prior, likelihood = member.weights(given)
+        gap = abs(math.exp(log_weight) - prior * likelihood)
+        assert gap < TOLERANCE, f"a lane of {member} at {given} is off by {gap}"
+
+
 def require_elimination(member: Plated, p: Any, known: dict[Any, float]) -> None:
     if member.part is None or all("c" not in site.plates for site in member.sites):
         mass = sum(known.values())
@@ -142,7 +165,8 @@ def test_the_members_have_what_they_are_for() -> None:
 
 def test_a_plate_that_draws_its_indices_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: lanes in which a full plate is shuffled."""
-    monkeypatch.setattr(batching, "whole_indices", lambda msg: None)
+    backwards = lambda msg: torch.arange(msg["fn"].size).flip(0)  # noqa: E731
+    monkeypatch.setattr(batching, "whole_indices", backwards)
     with pytest.raises(AssertionError):
         agree_on(range(40))
 

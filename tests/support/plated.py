@@ -253,7 +253,10 @@ def _site(
 ) -> Site:
     indices = list(itertools.product(*(range(sizes[n]) for n in plates)))
     latents = [site for site in before if site.data is None]
-    looks = [look for site in latents for look in _looks(draw, site, plates, sizes)]
+    wide = [site for site in latents if site.plates and draw.random() < 0.8]
+    for candidates in (wide, latents):
+        if looks := [look for site in candidates for look in _looks(draw, site, plates, sizes)]:
+            break
     look = draw.choice(looks) if looks and draw.random() < 0.85 else None
     masks = ["none", "none", "handler", "law", "all", *(["obs"] if observed and plates else [])]
     return Site(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pushforward import dist, draw, factor, observe, program, sample, vmap
 from pushforward.errors import InitializationError, ProgramError
+from pushforward.inference import MCMC
 from pushforward.inference.kernels import (
     TraceKernel,
     barker,
@@ -28,6 +29,7 @@ from pushforward.inference.kernels import (
     mixture,
     repeat,
     single_site,
+    slice_site,
 )
 from pushforward.inference.kernels.kernel import Moved, decide, log_ratio, metropolis
 from pushforward.inference.kernels.traces import Point, Traced, at, points_of, traced
@@ -423,3 +425,44 @@ def test_gibbs_on_a_block_whose_laws_exclude_values() -> None:
     kernel = gibbs(["car", "door"]).on(doors)
     check.invariant(kernel, points_of(doors)).require()
     check.reversible(kernel, points_of(doors)).require()
+
+
+# --------------------------------------------------------------- auxiliary choices of whole numbers
+
+SWAP = torch.tensor([0.0, 2.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "law", [dist.Binomial(2, torch.tensor(0.3)), dist.Categorical(torch.tensor([0.5, 0.3, 0.2]))]
+)
+@pytest.mark.parametrize("write", ["table", "division"])
+def test_whole_numbers_have_no_jacobian_whatever_their_dtype(law: Any, write: str) -> None:
+    """u -> (0, 2, 1)[u] with x -> 1 - x: a permutation, written by a table or as 2 / u."""
+
+    def model() -> Tensor:
+        x = sample("x", dist.Bernoulli(torch.tensor(0.3)))
+        factor("w", torch.where(x == 1, 2.0, 0.5).log())
+        return x
+
+    def auxiliary(choices: Any) -> None:
+        sample("u", law)
+
+    def swap(choices: Any, others: Any) -> Any:
+        u = others["u"]
+        moved = SWAP[u.long()]
+        if write == "division":
+            real = u.double()
+            moved = torch.where(real == 0, -real, 2 / torch.where(real == 0, 1.0, real))
+        return {"x": 1 - choices["x"]}, {"u": moved.to(u.dtype)}
+
+    kernel = involutive(auxiliary, swap).on(model)
+    assert check.invariant(kernel, points_of(model)).verdict == "pass"
+    assert check.reversible(kernel, points_of(model)).verdict == "pass"
+
+
+def test_a_slice_is_for_real_numbers() -> None:
+    def model() -> Tensor:
+        return sample("n", dist.Poisson(torch.tensor(2.0)))
+
+    with pytest.raises(ProgramError, match="no real number"):
+        MCMC(slice_site("n"), chains=1, draws=2, warmup=0, progress=False).run(model)
