@@ -132,7 +132,7 @@ def _converged(measure: Measure, coarse: Measure) -> Measure:
     """The measure with its error, by one of half the nodes, if that is a small part of it."""
     measure = replace(measure, error=measure.error + abs(measure.mass() - coarse.mass()))
     fine, half = measure.log_mass(), coarse.log_mass()
-    if fine == half or abs(half - fine) < 1.0 and abs(math.expm1(half - fine)) <= CONVERGED:
+    if fine == half or (abs(half - fine) < 1.0 and abs(math.expm1(half - fine)) <= CONVERGED):
         return measure
     raise ConvergenceError(
         located(

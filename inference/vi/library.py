@@ -33,13 +33,21 @@ def elbo(model: Callback, guide: Any, *args: Any) -> Tensor:
     return _weighted(model, guide, args)[1]
 
 
+def _count(particles: Any) -> int:
+    """How many particles, which an argument of the model must not be taken for."""
+    if isinstance(particles, bool) or not isinstance(particles, int) or particles < 1:
+        what = f"the number of particles is {type(particles).__name__} {particles!r:.40}"
+        raise ObjectiveError(located(what, hint="give it after model and guide: iwelbo(p, q, 5)"))
+    return particles
+
+
 @objective
 def iwelbo(model: Callback, guide: Any, particles: int, *args: Any) -> Tensor:
     """E[lme_k log w_k], the importance weighted bound of ``particles`` draws of the guide.
 
     Source: Burda, Grosse, Salakhutdinov (arXiv 1509.00519).
     """
-    return log_mean_exp([_weighted(model, guide, args)[1] for _ in range(particles)])
+    return log_mean_exp([_weighted(model, guide, args)[1] for _ in range(_count(particles))])
 
 
 @objective
@@ -135,7 +143,7 @@ def reweighted_wake_sleep(model: Callback, guide: Callback, particles: int, *arg
 
     Source: Bornschein, Bengio (arXiv 1406.2751); Le et al. (arXiv 1805.10469).
     """
-    traces = [sample_trace(frozen(guide), *args) for _ in range(particles)]
+    traces = [sample_trace(frozen(guide), *args) for _ in range(_count(particles))]
     log_p = torch.stack([log_density(model, trace.choices, *args) for trace in traces])
     log_q = torch.stack([log_density(guide, trace.choices, *args) for trace in traces])
     weights = (log_p - log_q).detach().softmax(0)
@@ -151,7 +159,7 @@ def vimco(model: Callback, guide: Any, particles: int, *args: Any) -> Tensor:
     """
     if particles < 2:
         raise ObjectiveError(located("vimco needs at least two particles"))
-    pairs = [_weighted(model, guide, args) for _ in range(particles)]
+    pairs = [_weighted(model, guide, args) for _ in range(_count(particles))]
     log_weights = [log_w for _, log_w in pairs]
     for k, (trace, _) in enumerate(pairs):
         others = [log_w for j, log_w in enumerate(log_weights) if j != k]
@@ -165,7 +173,7 @@ def renyi(model: Callback, guide: Any, alpha: float, particles: int, *args: Any)
 
     Source: Li, Turner (arXiv 1602.02311).
     """
-    log_weights = [_weighted(model, guide, args)[1] for _ in range(particles)]
+    log_weights = [_weighted(model, guide, args)[1] for _ in range(_count(particles))]
     if alpha == 1.0:
         return torch.stack(log_weights).mean()
     return log_mean_exp([(1 - alpha) * log_w for log_w in log_weights]) / (1 - alpha)

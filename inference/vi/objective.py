@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -134,7 +135,13 @@ class Objective:
         return self._evaluated(args)
 
     def _evaluated(self, args: tuple[Any, ...]) -> Any:
-        return self.fn(*self.bound, *args, **dict(self.named))
+        named = dict(self.named)
+        try:
+            inspect.signature(self.fn).bind(*self.bound, *args, **named)
+        except TypeError as error:
+            hint = "calling an objective binds its first arguments, and a run supplies the rest"
+            raise ObjectiveError(located(f"{self!r}: {error}", hint=hint)) from error
+        return self.fn(*self.bound, *args, **named)
 
     def __repr__(self) -> str:
         shown = [program_name(x) if callable(x) else repr(x) for x in self.bound]

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils._pytree import tree_leaves
 
 from ...ppl.distributions.data import as_arguments
@@ -213,7 +215,9 @@ class _Run:
 
         settings.optimizer.step(loss)
         if settings.schedule is not None:
-            settings.schedule.step()
+            value = float(met[0][0].values.mean())
+            plateau = isinstance(settings.schedule, ReduceLROnPlateau)
+            settings.schedule.step(*([-value] if plateau else []))  # it waits for less of a loss
         gradient, found = met[0]
         for site, baseline, cost in gradient.costs:
             self.baselines[site] = baseline
@@ -243,8 +247,25 @@ class _Run:
         if key not in self.known:
             with suppress(*UNTYPED):
                 self.settings.objective.check(*args)
+            self._tell_of_strangers(args)
             self.known[key] = self._made(args, progress)
         return self.known[key]
+
+    def _tell_of_strangers(self, args: tuple[Any, ...]) -> None:
+        """Warn of parameters that the objective moves with, and the optimiser does not hold."""
+        held = {id(p) for p in self.parameters}
+        with seeded(0), suppress(*UNTYPED):
+            met = _leaves(self.settings.objective.surrogate(*args))
+            strangers = [p for p in met if id(p) not in held]
+            if not strangers:
+                return
+            names = _names(self.settings.objective)
+            store = pyro.get_param_store()
+            names |= {id(x): f"pyro.param {n!r}" for n, x in store._params.items()}
+            shown = ", ".join(names.get(id(p), f"one of shape {list(p.shape)}") for p in strangers)
+            what = f"the objective moves with parameters that the optimiser does not hold: {shown}"
+            hint = "give it their module's parameters(), or requires_grad_(False)"
+            warnings.warn(f"{what}; {hint}", RuntimeWarning, stacklevel=2)
 
     def _made(self, args: tuple[Any, ...], progress: Progress) -> Step:
         objective, n = self.settings.objective, self.settings.samples
@@ -363,3 +384,18 @@ def _names(objective: Objective) -> dict[int, str]:
         for module in modules
         for name, p in module.named_parameters()
     }
+
+
+def _leaves(surrogate: Tensor) -> list[Tensor]:
+    """The parameters that a number was computed from, of each computation graph once."""
+    found: dict[int, Tensor] = {}
+    pending, seen = [surrogate.grad_fn], set[Any]()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found[id(leaf)] = leaf
+        pending += [before for before, _ in node.next_functions]
+    return list(found.values())

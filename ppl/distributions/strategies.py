@@ -24,6 +24,8 @@ from ..types.supports import support_of
 from .pytrees import flatten
 from .support import lists_values
 
+LAW = torch.distributions.Distribution
+
 
 @dataclass(frozen=True)
 class Strategy:
@@ -125,6 +127,15 @@ class GumbelSoftmax(Strategy):
 # ----------------------------------------------------------------------------------------- wrapping
 
 
+def _given(distribution: Any, strategy: Strategy) -> Any:
+    """The law with a strategy, which is its only one."""
+    before = strategy_of(distribution) if isinstance(distribution, LAW) else None
+    if before is not None:
+        what = f"a law that goes by {before.name} is given the strategy {strategy.name}"
+        raise StrategyError(located(what, hint="give a choice one strategy"))
+    return annotated(distribution, strategy)
+
+
 def reparam(distribution: Any) -> Any:
     """Differentiate along the path: the value is a smooth function of noise.  Lowest variance.
 
@@ -133,7 +144,7 @@ def reparam(distribution: Any) -> Any:
 
     Source: Kingma, Welling (arXiv 1312.6114); Figurnov, Mohamed, Mnih (arXiv 1805.08498).
     """
-    return annotated(distribution, Reparam())
+    return _given(distribution, Reparam())
 
 
 def implicit(distribution: Any) -> Any:
@@ -144,13 +155,13 @@ def implicit(distribution: Any) -> Any:
 
     Source: Figurnov, Mohamed, Mnih (arXiv 1805.08498).
     """
-    return annotated(distribution, Implicit())
+    return _given(distribution, Implicit())
 
 
 def reinforce(
     distribution: Any,
-    *,
     baseline: Any = None,
+    *,
     control: tuple[Callable[[Tensor], Tensor], Tensor] | None = None,
 ) -> Any:
     """Differentiate by the score: for any law whose support stays where it is, to all orders.
@@ -163,12 +174,12 @@ def reinforce(
 
     Source: Williams (1992); Foerster et al. (arXiv 1802.05098) for all orders.
     """
-    return annotated(distribution, Reinforce(baseline, control))
+    return _given(distribution, Reinforce(baseline, control))
 
 
 def enum(distribution: Any) -> Any:
     """Differentiate the sum over all values: exact, to all orders, for finite laws."""
-    return annotated(distribution, Enum())
+    return _given(distribution, Enum())
 
 
 def mvd(distribution: Any) -> Any:
@@ -178,7 +189,7 @@ def mvd(distribution: Any) -> Any:
 
     Source: Heidergott, Vazquez-Abad (2008); Mohamed et al. (arXiv 1906.10652), section 6.
     """
-    return annotated(distribution, Mvd())
+    return _given(distribution, Mvd())
 
 
 def leave_one_out(distribution: Any, copies: int) -> Any:
@@ -188,7 +199,7 @@ def leave_one_out(distribution: Any, copies: int) -> Any:
     """
     if copies < 2:
         raise StrategyError(located(f"leave_one_out needs at least two copies, not {copies}"))
-    return annotated(distribution, LeaveOneOut(copies))
+    return _given(distribution, LeaveOneOut(copies))
 
 
 def importance(distribution: Any, proposal: Any) -> Any:
@@ -196,7 +207,7 @@ def importance(distribution: Any, proposal: Any) -> Any:
 
     The proposal must cover the law, and have its shape.  All orders.
     """
-    return annotated(distribution, Importance(proposal))
+    return _given(distribution, Importance(proposal))
 
 
 def rejection(distribution: Any) -> Any:
@@ -204,7 +215,7 @@ def rejection(distribution: Any) -> Any:
 
     Source: Naesseth, Ruiz, Linderman, Blei (arXiv 1610.05683).
     """
-    return annotated(distribution, Rejection())
+    return _given(distribution, Rejection())
 
 
 def straight_through(distribution: Any) -> Any:
@@ -212,7 +223,7 @@ def straight_through(distribution: Any) -> Any:
 
     Source: Bengio, Leonard, Courville (arXiv 1308.3432).
     """
-    return annotated(distribution, StraightThrough())
+    return _given(distribution, StraightThrough())
 
 
 def gumbel_softmax(distribution: Any, temperature: float | Tensor = 1.0) -> Any:
@@ -220,7 +231,7 @@ def gumbel_softmax(distribution: Any, temperature: float | Tensor = 1.0) -> Any:
 
     Source: Jang, Gu, Poole (arXiv 1611.01144), the straight-through form.
     """
-    return annotated(distribution, GumbelSoftmax(temperature))
+    return _given(distribution, GumbelSoftmax(temperature))
 
 
 class Strategic:
@@ -236,7 +247,7 @@ class Strategic:
 
 
 def annotated(distribution: Any, strategy: Strategy) -> Any:
-    """The same law with a strategy; one that it has already is replaced."""
+    """The same law with a strategy, in place of any that it has."""
     if not isinstance(distribution, torch.distributions.Distribution):
         raise StrategyError(
             located(f"{strategy.name} goes on a distribution, not a {type(distribution).__name__}")

@@ -19,6 +19,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
+from ..distributions.data import as_data, fitted, has_dtype
 from ..distributions.densities import log_density
 from ..distributions.masks import unmasked
 from ..distributions.repeated import Repeated
@@ -84,6 +85,11 @@ def outside(handler: Messenger) -> Iterator[None]:
 
 def _require_law(distribution: Any, name: str) -> None:
     """Those of ``torch.distributions`` lack what Pyro's add, and fail later without a word."""
+    if not hasattr(distribution, "log_prob"):
+        kind = getattr(distribution, "__name__", type(distribution).__name__)
+        what = f"{kind} is no distribution"
+        hint = "give a law, such as dist.Normal(0.0, 1.0)"
+        raise ProgramError(located(what, site=name, hint=hint))
     if not callable(distribution):
         kind = type(distribution)
         raise ProgramError(
@@ -106,6 +112,8 @@ def sample(name: str, distribution: Any, *, obs: Any = None, infer: Any = None) 
 def observe(name: str, distribution: Any, value: Any) -> Tensor:
     """Score ``value`` by the density of ``distribution``, and return it."""
     _require_law(distribution, name)
+    if not isinstance(value, Tensor):
+        value = fitted(as_data(name, value), distribution, exact=has_dtype(value))
     if not stack():
         return cast(Tensor, value)
     return pyro.sample(name, distribution, obs=value)

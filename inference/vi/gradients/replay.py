@@ -383,7 +383,11 @@ def as_real(value: Any) -> Tensor:
     Errors:
         ObjectiveError: it returns anything else.
     """
-    number = torch.as_tensor(getattr(value, "surrogate", value))
+    found = getattr(value, "surrogate", value)
+    if not isinstance(found, Tensor | bool | int | float):
+        what = f"an objective returns one number, not a {type(found).__name__}"
+        raise ObjectiveError(located(what, hint="return what is to be maximised"))
+    number = torch.as_tensor(found)
     if number.numel() != 1:
         what = f"an objective returns one number, not a tensor of shape {list(number.shape)}"
         raise ObjectiveError(located(what, hint="sum it, or take its mean"))

@@ -102,9 +102,11 @@ def test_a_strategy_survives(change: Callable[[Any], Any]) -> None:
     assert inner.batch_shape == changed.batch_shape
 
 
-def test_the_last_strategy_counts() -> None:
-    law = enum(reinforce(dist.Bernoulli(f(0.3))))
-    assert strategy_of(law) == enum(dist.Bernoulli(f(0.3))).strategy
+def test_a_choice_has_one_strategy() -> None:
+    for wrap in (enum, reparam, reinforce):
+        with pytest.raises(StrategyError, match="goes by reinforce is given the strategy"):
+            wrap(reinforce(dist.Bernoulli(f(0.3))).expand([2]))
+    assert strategy_of(reinforce(dist.Bernoulli(f(0.3)), 0.5)).baseline == 0.5
     with pytest.raises(StrategyError, match="goes on a distribution, not a float"):
         reparam(0.3)
 
