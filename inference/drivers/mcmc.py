@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import DataError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.program import Callback
+from ...ppl.tensors.decompositions import NO_DECOMPOSITION, OF_BATCHES
 from ...ppl.tensors.keys import fingerprint
 from ...ppl.tensors.seeds import seeded
 from ..kernels import TraceKernel
@@ -121,17 +123,19 @@ class MCMC:
                 progress.advance(done - shown, phase=phase, step=step_size)
                 shown = done
 
-            samples = sample(
-                kernel,
-                potential,
-                u0,
-                warmup,
-                self.draws,
-                parameters=parameters,
-                target=self.target,
-                progress=report,
-                store=store,
-            )
+            with OF_BATCHES.collected() as failed:
+                samples = sample(
+                    kernel,
+                    potential,
+                    u0,
+                    warmup,
+                    self.draws,
+                    parameters=parameters,
+                    target=self.target,
+                    progress=report,
+                    store=store,
+                    besides=partial(_counted, failed),
+                )
             fit = fit_from_vectors(
                 density,
                 samples.draws,
@@ -178,6 +182,15 @@ class MCMC:
             )
         position = by_columns(state["position"])
         return position, Parameters(state["step_size"], state["inverse_mass"])
+
+
+def _counted(failed: list[Tensor]) -> dict[str, Tensor]:
+    """How often each chain met a matrix without decomposition since this was last asked."""
+    if not failed:
+        return {}
+    count = torch.stack(failed).sum(0).long()
+    failed.clear()
+    return {NO_DECOMPOSITION: count}
 
 
 def _state(samples: Samples) -> dict[str, Tensor]:

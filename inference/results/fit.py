@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from ...ppl.errors import DataError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.handlers import split_name
+from ...ppl.tensors.decompositions import NO_DECOMPOSITION
 
 if TYPE_CHECKING:
     import arviz
@@ -76,6 +77,12 @@ class Fit:
     def divergences(self) -> int | None:
         """How many draws ended in a divergent trajectory; None for methods without trajectories."""
         return int(self.stats["diverging"].sum()) if "diverging" in self.stats else None
+
+    @property
+    def _without_decomposition(self) -> int:
+        """At how many points that were tried a matrix had no decomposition."""
+        of_chains, of_islands = (x.get(NO_DECOMPOSITION) for x in (self.stats, self.history))
+        return sum(int(x.sum()) for x in (of_chains, of_islands) if x is not None)
 
     def __getitem__(self, name: str) -> Tensor:
         """The draws of one site, [chains, draws, *shape]."""
@@ -138,6 +145,11 @@ class Fit:
             found.append(
                 f"{self.divergences} of {self.chains * self.size} draws diverged: raise the target "
                 "acceptance, or reparameterise"
+            )
+        if met := self._without_decomposition:
+            found.append(
+                f"at {met} points that were tried a matrix had no Cholesky factor, inverse or "
+                "spectrum, and the density counts as zero: add to its diagonal, or use float64"
             )
         of_chains = {"diverging", "lp"} & self.stats.keys()  # and not of populations
         if self.chains > 1 and self.size > 3 and of_chains:

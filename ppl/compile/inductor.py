@@ -19,6 +19,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from ..tensors.capture import TO_BE_FILLED, capture
+from ..tensors.decompositions import OF_BATCHES
 
 Notify = Callable[[str], None]
 Call = Callable[..., Any]
@@ -30,7 +31,8 @@ class Potential:
     """A log density with its gradient: ``u [chains, d], *rest -> ([chains], [chains, d])``.
 
     It is compiled for the shapes and dtypes of the example.  Chains are kept contiguous in memory
-    (each coordinate a vector over chains), so that the machine's vectors run over chains.
+    (each coordinate a vector over chains), so that the machine's vectors run over chains.  Where a
+    matrix had no decomposition, it tells ``OF_BATCHES``.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Potential:
     def __call__(self, u: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
         if u.stride() != self._strides:
             u = by_columns(u)
-        value, gradient = self._call(u, *rest)
+        value, gradient, *failed = self._call(u, *rest)
+        for each in failed:
+            OF_BATCHES.tell(each)
         return value, gradient
 
 

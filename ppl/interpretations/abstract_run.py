@@ -60,6 +60,7 @@ from ..tensors.abstract_tensor import (
     marks_of,
     storage,
 )
+from ..tensors.decompositions import Decomposing
 from ..types import ProgramType, Site, TraceType, space_of, space_of_value
 from ..types.bijections import bijection
 from .declarations import Found, Look, declaration, held, unconditioned
@@ -354,7 +355,8 @@ def abstract_run(p: Callback, *args: Any, **kwargs: Any) -> tuple[AbstractRun, A
     devices = range(torch.cuda.device_count())
     parameters = store.scope(store.get_state())
     random = torch.random.fork_rng(devices)
-    with no_validation(), checked(), implemented(), random, parameters as state, run:
+    decomposing = Decomposing(abstract=True)
+    with no_validation(), checked(), implemented(), random, parameters as state, decomposing, run:
         try:
             value = entry(*args, **kwargs)
         except RecursionError as error:

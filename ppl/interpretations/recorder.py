@@ -41,7 +41,8 @@ class Trace:
 class Recorder(Messenger):  # type: ignore[misc]
     """Runs a program with some of its latents given, and records it.
 
-    ``log_density`` sums every scored site, ``log_weight`` those that were given or observed.
+    ``log_density`` sums every scored site, ``log_weight`` those that were given or observed;
+    ``decomposes``: whether the run needs decompositions of matrices.
     """
 
     def __init__(self, given: dict[str, Tensor], *, density: bool, validate: bool = True) -> None:
@@ -56,6 +57,7 @@ class Recorder(Messenger):  # type: ignore[misc]
         self.log_density: Tensor | float = 0.0
         self.log_weight: Tensor | float = 0.0
         self.log_latents: Tensor | float = 0.0
+        self.decomposes = False
         super().__enter__()
         return self
 

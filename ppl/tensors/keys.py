@@ -29,6 +29,22 @@ QUANTUM = 10.0**-DIGITS
 _ATOMS = (bool, int, str, bytes, type(None), torch.dtype, torch.device, torch.Size, type)
 
 
+class Unassigned:
+    """Stands for a variable that a function closes over and that has no value yet."""
+
+
+def closed_over(fn: types.FunctionType) -> tuple[Any, ...]:
+    """What a function closes over, in the order of its code's free variables."""
+    return tuple(map(_contents, fn.__closure__ or ()))
+
+
+def _contents(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return Unassigned
+
+
 class Keys:
     """Builds keys, and keeps alive every object that could only be keyed by identity."""
 
@@ -70,10 +86,9 @@ class Keys:
         if isinstance(value, dict):
             return (dict, *((key, self(item)) for key, item in value.items()))
         if isinstance(value, types.FunctionType):
-            cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
             return (
                 value.__code__,
-                self(cells),
+                self(closed_over(value)),
                 self(value.__defaults__),
                 self(value.__kwdefaults__),
             )
@@ -131,8 +146,7 @@ class Lasting(Contents):
 
     def _structure(self, value: Any) -> Hashable:
         if isinstance(value, types.FunctionType):
-            cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
-            inner = self((cells, value.__defaults__, value.__kwdefaults__))
+            inner = self((closed_over(value), value.__defaults__, value.__kwdefaults__))
             return (_lasting_code(value.__code__), inner, *self._globals(value))
         if isinstance(value, torch.nn.Module):
             return (type(value).__qualname__, value.training, self(dict(value.state_dict())))

@@ -114,9 +114,9 @@ def _read(fn: Any, name: str, program: str, line: str) -> Value | None:
     """The type that one annotation declares; None if it names no space."""
     written = fn.__annotations__[name]
     holder = types.SimpleNamespace(__annotations__={name: written})
-    cells = zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=False)
+    cells = zip(fn.__code__.co_freevars, closed_over(fn), strict=False)
+    local = {free: value for free, value in cells if value is not Unassigned}
     try:
-        local = {free: cell.cell_contents for free, cell in cells}
         hints = typing.get_type_hints(holder, fn.__globals__, local, include_extras=True)
         value = _parsed(hints[name])
         return value if _names_a_space(value) else None
