@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, Union
 from torch import Tensor
 
 from ..errors import AnnotationError, located
+from ..tensors.keys import Unassigned, closed_over
 from . import Either, Function, Kind, ListOf, Pattern, Product, Record, Space, Sum, Value
 from .values import M as _M
 from .values import P as _P
