@@ -44,6 +44,7 @@ class Fit:
         [*shape, values].
     moments: of real latents, where they are known: posterior mean and sd, [2, *shape].
     state: what a run needs to go on.
+    origin: fingerprints of the program, data and arguments that it must go on with.
     """
 
     method: str
@@ -59,6 +60,7 @@ class Fit:
     marginals: dict[str, Tensor] = field(default_factory=dict)
     moments: dict[str, Tensor] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
     seed: int = 0
     seconds: float = 0.0
     interrupted: bool = False

@@ -312,8 +312,36 @@ def test_a_loaded_fit_goes_on(fit: Fit, tmp_path: Path) -> None:
     def other() -> None:
         sample("q", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(DataError, match="not of this program"):
+    with pytest.raises(DataError, match="the program, or what it reads"):
         method.run(other, resume=fit)
+
+
+def test_only_the_same_posterior_is_gone_on_with(fit: Fit, tmp_path: Path) -> None:
+    method = MCMC(nuts(), chains=4, draws=5, **QUIET)
+    with pytest.raises(DataError, match="another posterior: the data of 'y' changed.*run anew"):
+        method.run(condition(line, {"y": Y + 0.2}), X, resume=fit)
+    with pytest.raises(DataError, match="another posterior: argument 0 changed"):
+        method.run(MODEL, X + 0.2, resume=fit)
+    fit.save(tmp_path / "fit.pt")
+    with pytest.raises(DataError, match="the data of 'y' changed"):
+        method.run(condition(line, {"y": Y + 0.2}), X, resume=Fit.load(tmp_path / "fit.pt"))
+    assert method.run(condition(line, {"y": Y.clone()}), X.clone(), resume=fit).size == 255
+    reached = SMC(10, 1, stages=2, compiled=False, progress=False).run(MODEL, X)
+    with pytest.raises(DataError, match="not by MCMC"):
+        method.run(MODEL, X, resume=reached)
+
+
+def test_a_fit_that_goes_on_again_and_again_draws_anew_each_time(fit: Fit) -> None:
+    method = MCMC(nuts(), chains=4, draws=50, **QUIET)
+    more = fit
+    for _ in range(3):
+        more = method.run(MODEL, X, resume=more)
+    stretches = more["a"][:, 250:].unflatten(1, (3, 50))
+    same = (stretches[:, 1:] - stretches[:, :-1]).abs() < 1e-6
+    assert same.double().mean() < 0.05
+    again = method.run(MODEL, X, resume=fit)
+    assert torch.equal(again["a"], more["a"][:, :300])  # and yet the same each time it is done
+    assert_close_to_exact(more, ess=400)
 
 
 def test_warnings_name_what_is_wrong() -> None:
