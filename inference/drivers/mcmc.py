@@ -24,10 +24,10 @@ from ..kernels.chains import run_chains
 from ..mcmc import Kernel, Parameters, Samples, nuts, sample
 from ..results.fit import Fit, fit_from_vectors
 from ..runs.checkpoint import Checkpoint, Store
-from .origin import continued_seed, origin_of, require_same
 from ..runs.placing import Device, moved, placed, with_data_there
 from ..runs.progress import Progress
 from ..runs.start import starting_points
+from .origin import continued_seed, origin_of, require_same
 
 
 @dataclass(frozen=True)

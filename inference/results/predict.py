@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from ...ppl import vmap
 from ...ppl.distributions.data import as_arguments
+from ...ppl.distributions.masks import is_image
 from ...ppl.distributions.validate import no_validation
 from ...ppl.errors import (
     BranchError,
@@ -59,7 +60,7 @@ class _Unobserved(Recorder):
     def _process_message(self, msg: Message) -> None:
         if msg["type"] == "sample" and msg["is_observed"]:
             auxiliary = msg["infer"].get("is_auxiliary") or is_deterministic(msg)
-            if not auxiliary and not is_draw(msg):
+            if not (auxiliary or is_draw(msg) or is_image(msg["fn"], msg["value"])):
                 msg["is_observed"], msg["value"] = False, None
         super()._process_message(msg)
 

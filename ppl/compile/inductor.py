@@ -46,7 +46,7 @@ class Potential:
         u = by_columns(u)
         self._strides = u.stride()
         with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]):
-            self.graph = fold(capture(density, u, *rest))
+            self.graph = fold(capture(density, u, *rest, failures=True))
         self._call = compile_graph(self.graph, u, *rest, notify=notify) if compiled else self.graph
 
     def __call__(self, u: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:

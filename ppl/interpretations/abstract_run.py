@@ -22,6 +22,7 @@ from torch.distributions import constraints
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from ..distributions.data import as_arguments, value_dtype
+from ..distributions.masks import is_image
 from ..distributions.pytrees import flatten, rebuild
 from ..distributions.support import lists_values
 from ..distributions.validate import (
@@ -136,6 +137,9 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         self.parents[name] = choices_of(marks)
         if msg["is_observed"]:
             self.scores[name] = user_line()
+            if is_image(fn, msg["value"]):
+                self.derived[name] = user_line()
+                return
             if msg["infer"].get("is_auxiliary"):
                 return
             check_shape(name, fn, msg["value"])

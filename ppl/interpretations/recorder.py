@@ -10,6 +10,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ..distributions.densities import log_density
+from ..distributions.masks import is_image
 from ..distributions.validate import check_data, check_shape, check_values
 from ..errors import DuplicateNameError, NoDensityError, located
 from ..language.effects import (
@@ -84,7 +85,7 @@ class Recorder(Messenger):  # type: ignore[misc]
                     "the name is used twice on one path", site=name, hint="rename one of the sites"
                 )
             )
-        if is_deterministic(msg):
+        if is_deterministic(msg) or (msg["is_observed"] and is_image(msg["fn"], msg["value"])):
             self.sites[name] = "derived"
         elif msg["is_observed"]:
             self.sites[name] = "auxiliary" if msg["infer"].get("is_auxiliary") else "observed"
@@ -105,7 +106,7 @@ class Recorder(Messenger):  # type: ignore[misc]
             return
         self.values[name] = msg["value"]
         self.dims[name] = dimensions(msg)
-        if self.sites[name] == "derived":
+        if self.sites[name] == "derived" and is_deterministic(msg):
             return
         log_prob = self.log_prob(msg)
         self.log_probs[name] = log_prob

@@ -20,7 +20,7 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
 from ..distributions.densities import log_density
-from ..distributions.masks import unmasked
+from ..distributions.masks import is_unscored_point, unmasked
 from ..distributions.repeated import Repeated
 from ..distributions.subsets import Subsets
 from ..errors import DataError, NoDensityError, ProgramError, located
@@ -171,7 +171,8 @@ def is_subsample(message: Message) -> bool:
 
 def is_deterministic(message: Message) -> bool:
     """Whether a message records a derived value."""
-    return bool(message["infer"] and message["infer"].get("_deterministic"))
+    noted = bool(message["infer"] and message["infer"].get("_deterministic"))
+    return noted or (message["is_observed"] and is_unscored_point(message["fn"]))
 
 
 def is_masked(message: Message) -> bool:

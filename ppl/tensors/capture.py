@@ -35,13 +35,15 @@ from ..errors import (
 from .decompositions import IN_LANES
 
 
-def capture(density: Callable[..., Tensor], *example: Tensor) -> GraphModule:
+def capture(
+    density: Callable[..., Tensor], *example: Tensor, failures: bool = False
+) -> GraphModule:
     """Trace ``u [chains, d], *rest -> (log density [chains], gradient [chains, d])`` into a graph.
 
     ``density`` maps one vector [d], and further tensors that all chains share, to a scalar.  What
-    it computes from other tensors alone becomes a constant of the graph.  If it decomposes
-    matrices, a third result [chains] is 1 where one had no decomposition, and the gradient is zero
-    there.
+    it computes from other tensors alone becomes a constant of the graph.  Where a matrix has no
+    decomposition the gradient is zero.  With ``failures``, of a density that decomposes matrices, a
+    third result [chains] is 1 there, and else 0.
 
     Errors:
         BranchError: ``density`` looks at its argument in Python.
@@ -61,7 +63,8 @@ def capture(density: Callable[..., Tensor], *example: Tensor) -> GraphModule:
             if not failed:
                 return value, gradient
             dead = torch.stack(failed).any(0)
-            return value, gradient.masked_fill(dead[:, None], 0.0), dead.to(value.dtype)
+            gradient = gradient.masked_fill(dead[:, None], 0.0)
+            return (value, gradient, *([dead.to(value.dtype)] if failures else []))
 
     with refusing():
         graph: GraphModule = make_fx(batched)(*example)

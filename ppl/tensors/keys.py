@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from pyro.distributions.distribution import Distribution
 from torch import Tensor
+from torch.distributions.transforms import Transform
 from torch.distributions.utils import lazy_property
 
 _BY_IDENTITY = (torch.nn.Module, types.ModuleType, types.BuiltinFunctionType)
@@ -100,6 +101,8 @@ class Keys:
             return (type(value), self(_fields(value)))
         if hasattr(value, "__dict__") and not isinstance(value, _BY_IDENTITY):
             fields = {k: v for k, v in vars(value).items() if not k.startswith("__")}
+            if isinstance(value, Transform):
+                fields.pop("_cached_x_y", None)  # what it was last used for
             return (type(value), self(fields))
         return self._identity(value)
 

@@ -318,7 +318,7 @@ def test_a_loaded_fit_goes_on(fit: Fit, tmp_path: Path) -> None:
 
 def test_only_the_same_posterior_is_gone_on_with(fit: Fit, tmp_path: Path) -> None:
     method = MCMC(nuts(), chains=4, draws=5, **QUIET)
-    with pytest.raises(DataError, match="another posterior: the data of 'y' changed.*run anew"):
+    with pytest.raises(DataError, match=r"another posterior: the data of 'y' changed.*run anew"):
         method.run(condition(line, {"y": Y + 0.2}), X, resume=fit)
     with pytest.raises(DataError, match="another posterior: argument 0 changed"):
         method.run(MODEL, X + 0.2, resume=fit)
