@@ -8,10 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution
+from pyro.distributions import (
+    Delta,
+    ExpandedDistribution,
+    MaskedDistribution,
+    NanMaskedMultivariateNormal,
+    NanMaskedNormal,
+)
 from torch import Tensor
 
 from ..tensors.logs import log_of, log_rest
+from .masks import filled
 from .repeated import Repeated
 from .validate import possible
 
@@ -31,6 +38,7 @@ def log_density(distribution: Any, value: Tensor) -> Tensor:
         dims = distribution.reinterpreted_batch_ndims
         return inner.sum(tuple(range(-dims, 0))) if dims else inner
     if isinstance(distribution, MaskedDistribution):
+        value = filled(value, distribution._mask, len(distribution.event_shape))
         inner = log_density(distribution.base_dist, value)
         return torch.where(torch.as_tensor(distribution._mask), inner, torch.zeros_like(inner))
     if isinstance(distribution, ExpandedDistribution):
@@ -131,12 +139,37 @@ def _times(count: Tensor, log: Tensor) -> Tensor:
     return torch.where(count == 0, 0.0, count * torch.where(count == 0, 0.0, log))
 
 
-# What torch clamps: in every case, and only where the probabilities are given.
+def _nan_normal(distribution: Any, value: Tensor) -> Tensor:
+    """Entries that are not finite are not there."""
+    there = value.isfinite()
+    known = torch.where(there, value, 0.0)
+    z = (known - distribution.loc) / distribution.scale
+    log_prob = -0.5 * (z * z) - distribution.scale.log() - 0.5 * math.log(2 * math.pi)
+    return torch.where(there, log_prob, 0.0)
+
+
+def _nan_multivariate_normal(distribution: Any, value: Tensor) -> Tensor:
+    """The law of the finite entries of each event: the others get an identity of their own."""
+    there = value.isfinite()
+    z = torch.where(there, torch.where(there, value, 0.0) - distribution.loc, 0.0)
+    both = there[..., :, None] & there[..., None, :]
+    identity = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+    factor = torch.linalg.cholesky(torch.where(both, distribution.covariance_matrix, identity))
+    white = torch.linalg.solve_triangular(factor, z[..., None], upper=False)[..., 0]
+    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    constant = 0.5 * math.log(2 * math.pi) * there.sum(-1)
+    log_prob: Tensor = -0.5 * (white * white).sum(-1) - log_det - constant
+    return log_prob
+
+
+# What torch clamps, in every case and only where the probabilities are given, or cannot do in lanes.
 _ALWAYS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     torch.distributions.Bernoulli: _bernoulli,
     torch.distributions.Multinomial: _multinomial,
     torch.distributions.Poisson: _poisson,
     Delta: _delta,
+    NanMaskedNormal: _nan_normal,
+    NanMaskedMultivariateNormal: _nan_multivariate_normal,
 }
 _GIVEN_PROBS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     torch.distributions.Binomial: _binomial,

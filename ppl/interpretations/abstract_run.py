@@ -143,7 +143,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
             if msg["infer"].get("is_auxiliary"):
                 return
             check_shape(name, fn, msg["value"])
-            check_values(name, fn, concrete(msg["value"]), fixed=True)
+            check_values(name, fn, concrete(msg["value"]), fixed=True, mask=msg["mask"])
         else:
             msg["value"] = _chosen(msg)
             self.dtypes[name] = msg["value"].dtype

@@ -19,7 +19,9 @@ from ..language.effects import (
     is_draw,
     is_subsample,
     law_of,
+    masked_log_prob,
     scaled_log_prob,
+    scored_value,
 )
 
 
@@ -91,7 +93,7 @@ class Recorder(Messenger):  # type: ignore[misc]
             self.sites[name] = "auxiliary" if msg["infer"].get("is_auxiliary") else "observed"
             if self.validate and self.sites[name] == "observed":
                 check_shape(name, msg["fn"], msg["value"])
-                check_values(name, msg["fn"], msg["value"])
+                check_values(name, msg["fn"], msg["value"], mask=msg["mask"])
         else:
             self.sites[name] = "latent"
             if name in self.given:
@@ -109,7 +111,7 @@ class Recorder(Messenger):  # type: ignore[misc]
         if self.sites[name] == "derived" and is_deterministic(msg):
             return
         log_prob = self.log_prob(msg)
-        self.log_probs[name] = log_prob
+        self.log_probs[name] = masked_log_prob(msg, log_prob)
         total = scaled_log_prob(msg, log_prob)
         self.log_density = self.log_density + total
         if self.sites[name] == "latent":
@@ -119,7 +121,7 @@ class Recorder(Messenger):  # type: ignore[misc]
 
     def log_prob(self, msg: Message) -> Tensor:
         """The log densities [*batch] of a site."""
-        return log_density(law_of(msg), msg["value"])
+        return log_density(law_of(msg), scored_value(msg))
 
     def of(self, kind: str) -> dict[str, Tensor]:
         return {name: self.values[name] for name, k in self.sites.items() if k == kind}
