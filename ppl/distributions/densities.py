@@ -162,7 +162,7 @@ def _nan_multivariate_normal(distribution: Any, value: Tensor) -> Tensor:
     return log_prob
 
 
-# What torch clamps, in every case and only where the probabilities are given, or cannot do in lanes.
+# What torch clamps, always and only where probabilities are given; and what it cannot do in lanes.
 _ALWAYS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     torch.distributions.Bernoulli: _bernoulli,
     torch.distributions.Multinomial: _multinomial,

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from ..distributions.data import as_arguments, value_dtype
+from ..distributions.data import as_arguments, one_precision, value_dtype
 from ..distributions.masks import is_image
 from ..distributions.pytrees import flatten, rebuild
 from ..distributions.support import lists_values
@@ -362,7 +362,8 @@ def abstract_run(p: Callback, *args: Any, **kwargs: Any) -> tuple[AbstractRun, A
     decomposing = Decomposing(abstract=True)
     with no_validation(), checked(), implemented(), random, parameters as state, decomposing, run:
         try:
-            value = entry(*args, **kwargs)
+            with one_precision(args):
+                value = entry(*args, **kwargs)
         except RecursionError as error:
             raise BranchError(
                 located(f"{program_name(p)} recurses without end on abstract choices")
