@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from ...ppl.errors import DataError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.handlers import split_name
 from ...ppl.tensors.decompositions import NO_DECOMPOSITION
+from .labels import as_they_are, labelled, named_dimensions, portable
 
 if TYPE_CHECKING:
     import arviz
@@ -101,18 +102,40 @@ class Fit:
     ) -> arviz.InferenceData:
         """An InferenceData with posterior, sample statistics, log likelihood and data.
 
+        A ``/`` in a name, as ``scope`` makes, stands there as ``.``: files could not hold it.
+
         Args:
             coords: labels of dimensions, such as ``{"school": names}``; plates name dimensions.
             dims: names for the dimensions of sites, in place of those of their plates.
+
+        Errors:
+            DataError: coords or dims are of no dimension or site, or not as long as it.
         """
-        named = {**self.dims, **{name: list(names) for name, names in (dims or {}).items()}}
+        return self._to_arviz(dict(coords or {}), dict(dims or {}), portable)
+
+    def _to_arviz(
+        self,
+        coords: dict[str, Sequence[Any]],
+        dims: dict[str, Sequence[str]],
+        shown: Callable[[Collection[str]], dict[str, str]],
+    ) -> arviz.InferenceData:
+        shapes = {name: x.shape[2:] for name, x in self.log_likelihood.items()}
+        shapes |= {name: x.shape for name, x in self.observed.items()}
+        shapes |= {name: x.shape[2:] for name, x in self.draws.items()}
+        named = named_dimensions(shapes, self.dims, dims)
+        labels = labelled(coords, shapes, named)
+        names = shown({*shapes, *(dim for each in named.values() for dim in each), *labels})
+
+        def group(tensors: dict[str, Tensor]) -> dict[str, Any]:
+            return {names[name]: x for name, x in _arrays(tensors).items()}
+
         inference_data: arviz.InferenceData = import_arviz().from_dict(
-            posterior=_arrays(self.draws),
+            posterior=group(self.draws),
             sample_stats=_arrays(self.stats),
-            log_likelihood=_arrays(self.log_likelihood) or None,
-            observed_data=_arrays(self.observed) or None,
-            coords=dict(coords or {}),
-            dims={name: names for name, names in named.items() if all(names)},
+            log_likelihood=group(self.log_likelihood) or None,
+            observed_data=group(self.observed) or None,
+            coords={names[dim]: each for dim, each in labels.items()},
+            dims={names[name]: [names[dim] for dim in each] for name, each in named.items()},
             attrs={"inference_library": "pushforward", "method": self.method, "seed": self.seed},
         )
         return inference_data
@@ -129,7 +152,7 @@ class Fit:
         with warnings.catch_warnings():  # NaN stands for what a constant or too short chain lacks
             warnings.simplefilter("ignore", RuntimeWarning)
             table: pandas.DataFrame = arviz.summary(
-                _halved(self).to_arviz(),
+                _halved(self)._to_arviz({}, {}, as_they_are),
                 var_names=list(sites) if sites else None,
                 hdi_prob=0.9,
                 stat_funcs=quantiles,

@@ -30,6 +30,7 @@ from ...ppl.language.handlers import Sealed, Untracing
 from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.seeds import seeded
 from .fit import CHUNK, Fit, import_arviz
+from .labels import portable
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Prediction:
 
     def to_arviz(self, group: str = "posterior_predictive") -> Any:
         """An InferenceData with one group of predictions; ``fit.to_arviz().extend`` takes it."""
-        arrays = {name: x.detach().cpu().numpy() for name, x in self.sites.items()}
+        names = portable(self.sites)
+        arrays = {names[name]: x.detach().cpu().numpy() for name, x in self.sites.items()}
         return import_arviz().from_dict(**{group: arrays})
 
     def __repr__(self) -> str:

@@ -20,8 +20,9 @@ from pushforward.errors import (
 )
 from pushforward.inference import ADVI, MCMC, SMC, Fit, hmc, log_likelihood, nuts, predict
 from pushforward.inference.results.fit import import_arviz
+from pushforward.inference.results.labels import portable
 from pushforward.inference.runs.progress import Progress
-from pushforward.ppl import condition, deterministic, observe, plate, program, sample
+from pushforward.ppl import condition, deterministic, observe, plate, program, sample, scope
 
 X = torch.tensor([-1.5, -0.5, 0.0, 0.5, 1.0, 2.0], dtype=torch.float64)
 Y = torch.tensor([-1.2, 0.1, 0.4, 1.3, 1.6, 3.1], dtype=torch.float64)
@@ -265,6 +266,70 @@ def test_arviz_gets_groups_dims_and_coords(fit: Fit) -> None:
     assert data.sample_stats["diverging"].shape == (4, 250)
     renamed = fit.to_arviz(dims={"mean": ["where"]})
     assert renamed.posterior["mean"].dims == ("chain", "draw", "where")
+
+
+def test_names_of_scopes_and_plates_reach_a_file(tmp_path: Path) -> None:
+    @program
+    def part() -> Tensor:
+        x = sample("x", dist.Normal(0.0, 1.0))
+        with plate("day", 2):
+            observe("y", dist.Normal(x, 1.0), torch.zeros(2))
+        return x
+
+    @program
+    def days() -> None:
+        with scope("monday"):
+            part()
+        with scope("tuesday"):
+            part()
+
+    fit = MCMC(nuts(2), 2, 5, 5, **QUIET).run(days)
+    fit.to_arviz(dims={"monday/y": ["day/night"]}).to_netcdf(str(tmp_path / "fit.nc"))
+    read = import_arviz().from_netcdf(str(tmp_path / "fit.nc"))
+    for name in ("monday", "tuesday"):
+        assert torch.equal(torch.tensor(read.posterior[f"{name}.x"].values), fit[f"{name}/x"])
+        written = torch.tensor(read.log_likelihood[f"{name}.y"].values)
+        assert torch.equal(written, fit.log_likelihood[f"{name}/y"])
+    assert read.log_likelihood["monday.y"].dims[2:] == ("day.night",)
+    assert list(fit.summary().index) == ["monday/x", "tuesday/x"]
+    assert list(predict(fit, days).to_arviz().posterior_predictive) == ["monday.y", "tuesday.y"]
+    assert portable({"a/b", "a.b"}) == {"a/b": "a:b", "a.b": "a.b"}
+
+
+def test_plates_keep_their_labels_beside_event_dimensions() -> None:
+    @program
+    def model() -> None:
+        with plate("group", 3):
+            slopes = sample("slopes", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            observe("y", dist.Normal(slopes, 1.0).to_event(1), torch.zeros(3, 2))
+
+    fit = MCMC(nuts(2), 2, 5, 5, **QUIET).run(model)
+    data = fit.to_arviz(coords={"group": ["a", "b", "c"]})
+    assert data.posterior["slopes"].dims == ("chain", "draw", "group", "slopes_dim_1")
+    assert list(data.posterior["group"].values) == ["a", "b", "c"]
+    assert data.observed_data["y"].dims == ("group", "y_dim_1")
+    assert data.log_likelihood["y"].dims == ("chain", "draw", "group")
+    both = {"coords": {"term": ["const", "x"]}, "dims": {"slopes": ["group", "term"]}}
+    assert list(fit.to_arviz(**both).posterior["term"].values) == ["const", "x"]
+    with pytest.raises(DataError, match=r"no site .* 'groups'.*group, y_dim_1, slopes_dim_1"):
+        fit.to_arviz(coords={"groups": ["a", "b", "c"]})
+    with pytest.raises(DataError, match="2 labels for 'group', which has 3"):
+        fit.to_arviz(coords={"group": ["a", "b"]})
+    with pytest.raises(DataError, match="no site 'slope'"):
+        fit.to_arviz(dims={"slope": ["group", "term"]})
+    with pytest.raises(DataError, match="1 names for the 2 dimensions of 'slopes'"):
+        fit.to_arviz(dims={"slopes": ["group"]})
+
+
+def test_a_plate_may_be_called_like_a_site() -> None:
+    @program
+    def model() -> None:
+        with plate("y", 3):
+            observe("y", dist.Normal(sample("a", dist.Normal(0.0, 1.0)), 1.0), torch.zeros(3))
+
+    data = MCMC(nuts(2), 2, 5, 5, **QUIET).run(model).to_arviz(coords={"y": ["p", "q", "r"]})
+    assert list(data.posterior["y_dim"].values) == ["p", "q", "r"]
+    assert data.observed_data["y"].dims == ("y_dim",)
 
 
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto:UserWarning")
