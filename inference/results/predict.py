@@ -20,6 +20,7 @@ from ...ppl.errors import (
     DataError,
     ProgramError,
     UnsupportedDistributionError,
+    implemented,
     located,
 )
 from ...ppl.interpretations.abstract_run import abstract_run
@@ -102,7 +103,7 @@ def predict(
 
     flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in draws.items()}
     total = lead[0] * lead[1]
-    with seeded(seed), torch.no_grad():
+    with seeded(seed), torch.no_grad(), implemented():
         try:
             parts = [
                 vmap(one, size=min(CHUNK, total - i))(

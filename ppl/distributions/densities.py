@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from pyro.distributions import (
     Delta,
+    DiscreteHMM,
     ExpandedDistribution,
     MaskedDistribution,
     NanMaskedMultivariateNormal,
@@ -17,7 +18,7 @@ from pyro.distributions import (
 )
 from torch import Tensor
 
-from ..tensors.logs import log_of, log_rest
+from ..tensors.logs import log_of, log_rest, logsumexp
 from .masks import filled
 from .repeated import Repeated
 from .validate import possible
@@ -162,12 +163,27 @@ def _nan_multivariate_normal(distribution: Any, value: Tensor) -> Tensor:
     return log_prob
 
 
+def _discrete_hmm(distribution: Any, value: Tensor) -> Tensor:
+    """The forward algorithm: the product of all steps, adjacent ones joined until one is left."""
+    observed = distribution.observation_dist
+    scores = log_density(observed, value.unsqueeze(-1 - len(observed.event_shape)))
+    steps = distribution.transition_logits + scores.unsqueeze(-2)
+    while (n := steps.shape[-3]) > 1:
+        pairs = n // 2
+        left, right = steps[..., 0 : 2 * pairs : 2, :, :], steps[..., 1 : 2 * pairs : 2, :, :]
+        joined = logsumexp(left[..., :, :, None] + right[..., None, :, :], -2)
+        steps = torch.cat((joined, steps[..., 2 * pairs :, :, :]), -3)
+    first = distribution.initial_logits[..., :, None] + steps[..., 0, :, :]
+    return logsumexp(first.flatten(-2), -1)
+
+
 # What torch clamps, always and only where probabilities are given; and what it cannot do in lanes.
 _ALWAYS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     torch.distributions.Bernoulli: _bernoulli,
     torch.distributions.Multinomial: _multinomial,
     torch.distributions.Poisson: _poisson,
     Delta: _delta,
+    DiscreteHMM: _discrete_hmm,
     NanMaskedNormal: _nan_normal,
     NanMaskedMultivariateNormal: _nan_multivariate_normal,
 }

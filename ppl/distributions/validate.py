@@ -16,7 +16,7 @@ from ..errors import DataError, ProgramError, SupportError, located
 from ..tensors.hidden import is_hidden, is_known
 from ..types import space_of
 from ..types.supports import support_of
-from .masks import counted, over_events
+from .masks import core, counted, over_events
 
 
 def check_data(name: str, distribution: Any, value: Any, mask: Any = None) -> None:
@@ -35,7 +35,7 @@ def check_shape(name: str, distribution: Any, value: Any) -> None:
         fits = torch.broadcast_shapes(value.shape, shape)
     except RuntimeError:
         fits = None
-    event = tuple(distribution.event_shape)
+    event = _event_of(distribution, value)
     both = fits not in (None, shape, value.shape)  # [3] with [8, 1] would be scored 24 times
     if (
         fits is None
@@ -49,6 +49,18 @@ def check_shape(name: str, distribution: Any, value: Any) -> None:
                 hint="transpose or index the data, or put the site in a plate",
             )
         )
+
+
+def _event_of(distribution: Any, value: Tensor) -> tuple[int, ...]:
+    """The shape of an event; of a law of series of any length, as they are in the data.
+
+    Such are Pyro's hidden Markov models whose steps are all alike, if no ``duration`` is given.
+    """
+    event = tuple(distribution.event_shape)
+    any_length = event[:1] == (1,) and getattr(core(distribution), "duration", 1) is None
+    if not any_length or value.ndim < len(event):
+        return event
+    return (value.shape[value.ndim - len(event)], *event[1:])
 
 
 def check_values(

@@ -491,6 +491,16 @@ def test_prediction_names_what_does_not_fit(fit: Fit) -> None:
         predict(fit, line, X)["z"]
 
 
+def test_what_cannot_be_sampled_is_named() -> None:
+    def flat() -> None:
+        m = sample("m", dist.ImproperUniform(dist.constraints.positive, (), (2,)))
+        observe("y", dist.Normal(m.sum(), 1.0), torch.tensor(1.0))
+
+    for given in (10, MCMC(nuts(2), 2, 5, 5, **QUIET).run(flat)):
+        with pytest.raises(UnsupportedDistributionError, match=r"test_fits.*improper prior"):
+            predict(given, flat, given=None if given == 10 else [])
+
+
 def test_predictions_join_arviz(fit: Fit) -> None:
     data = fit.to_arviz()
     data.extend(predict(fit, line, X).to_arviz())
