@@ -69,6 +69,7 @@ def fold(graph: GraphModule) -> GraphModule:
     Inductor writes literals into the code, and passes every other constant at each call.
     """
     known = _constants(graph)
+    _name_places(graph, known)
     for i, (node, value) in enumerate(known.items()):
         if all(user in known for user in node.users):
             continue
@@ -82,6 +83,33 @@ def fold(graph: GraphModule) -> GraphModule:
         delattr(graph, name)
     graph.recompile()
     return graph
+
+
+_INDEXING = (
+    torch.ops.aten.index.Tensor,
+    torch.ops.aten.index_put.default,
+    torch.ops.aten.index_put_.default,
+)
+
+
+def _name_places(graph: GraphModule, known: dict[Node, Tensor]) -> None:
+    """Index by numbers in place of masks that are known, whose entries Inductor cannot count.
+
+    Triangular matrices are made from vectors so, and data select what is observed.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target not in _INDEXING:
+            continue
+        indices: list[Any] = []
+        for i, index in enumerate(node.args[1]):
+            mask = known.get(index)
+            if mask is None or mask.dtype != torch.bool:
+                indices.append(index)
+                continue
+            with graph.graph.inserting_before(node):
+                for k, places in enumerate(mask.nonzero(as_tuple=True)):
+                    indices.append(_buffer(graph, f"_places_{node.name}_{i}_{k}", places))
+        node.update_arg(1, indices)
 
 
 def _constants(graph: GraphModule) -> dict[Node, Tensor]:
