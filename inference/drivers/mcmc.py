@@ -117,7 +117,7 @@ class MCMC:
             _require_resumable(resume, origin)
         own = continued_seed(seed, earlier) if resume else seed
         with seeded(own), Progress(warmup + self.draws, "MCMC", self.progress) as progress:
-            density = LogDensity(p, *args)
+            density = LogDensity(p, *args, turning=True)
             u0, parameters = self._start(density, resume)
             potential = Potential(density, u0, compiled=self.compiled, notify=progress.say)
 

@@ -47,6 +47,8 @@ class LogDensity:
     (``subsample=``) the density is that of this minibatch, scaled up as Pyro does; with all of them
     (no ``subsample_size``) it is exact.
 
+    With ``turning`` the coordinates of angles have no cut: see ``PlaneToCircle``.
+
     The density is zero where it needs a Cholesky factor, an inverse or a spectrum of a matrix that
     has none.
 
@@ -58,7 +60,12 @@ class LogDensity:
     """
 
     def __init__(
-        self, p: Callback, *args: Any, discrete: dict[str, Tensor] | None = None, **kwargs: Any
+        self,
+        p: Callback,
+        *args: Any,
+        discrete: dict[str, Tensor] | None = None,
+        turning: bool = False,
+        **kwargs: Any,
     ) -> None:
         args = as_arguments(args)
         run, _ = abstract_run(p, *args, **kwargs)
@@ -117,7 +124,8 @@ class LogDensity:
                     )
                 )
         self.layout = Layout(
-            {n: (s.space.constraint, s.space.shape, run.dtypes[n]) for n, s in continuous.items()}
+            {n: (s.space.constraint, s.space.shape, run.dtypes[n]) for n, s in continuous.items()},
+            [name for name, site in continuous.items() if turning and site.space.kind == "Circle"],
         )
 
     def require_smooth(self, method: str) -> None:
