@@ -158,7 +158,7 @@ def _nan_multivariate_normal(distribution: Any, value: Tensor) -> Tensor:
     factor = torch.linalg.cholesky(torch.where(both, distribution.covariance_matrix, identity))
     white = torch.linalg.solve_triangular(factor, z[..., None], upper=False)[..., 0]
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    constant = 0.5 * math.log(2 * math.pi) * there.sum(-1)
+    constant = 0.5 * math.log(2 * math.pi) * there.to(z.dtype).sum(-1)
     log_prob: Tensor = -0.5 * (white * white).sum(-1) - log_det - constant
     return log_prob
 

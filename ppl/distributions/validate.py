@@ -90,7 +90,8 @@ def check_values(
     inside = _inside(support, value)
     if inside is None:
         return
-    inside = inside | nan.reshape(*nan.shape[: inside.ndim], -1).any(-1)  # those do not count
+    missing = nan.flatten(inside.ndim).any(-1) if nan.ndim > inside.ndim else nan
+    inside = inside | missing  # those that count were refused above
     if bool(inside.all()):
         return
     worst = value[~inside.expand(value.shape[: inside.ndim])] if inside.ndim else value
