@@ -155,7 +155,7 @@ class Evaluator(Explorer):
         if msg["infer"].get("_deterministic"):
             return
         if not msg["infer"].get("is_auxiliary"):
-            check_values(msg["name"], msg["fn"], msg["value"])
+            check_values(msg["name"], msg["fn"], msg["value"], mask=msg["mask"])
         log_prob = scaled_log_prob(msg)
         self._see(log_prob)
         log_weight = float(log_prob)

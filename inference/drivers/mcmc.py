@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import DataError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.program import Callback
+from ...ppl.tensors.decompositions import NO_DECOMPOSITION, OF_BATCHES
 from ...ppl.tensors.keys import fingerprint
 from ...ppl.tensors.seeds import seeded
 from ..kernels import TraceKernel
@@ -25,6 +27,7 @@ from ..runs.checkpoint import Checkpoint, Store
 from ..runs.placing import Device, moved, placed, with_data_there
 from ..runs.progress import Progress
 from ..runs.start import starting_points
+from .origin import continued_seed, origin_of, require_same
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,13 @@ class MCMC:
 
         Args:
             seed: of all randomness; equal seeds give equal fits on one machine.
-            resume: an earlier fit of the same program, to go on from its last states, with its step
-                size and metric and no warm-up; the result holds the draws of both.
+            resume: an earlier fit of the same program, data and arguments, to go on from its last
+                states, with its step size and metric and no warm-up; the result holds the draws of
+                both.  The randomness is new, whatever the seed.
             checkpoint: a file where the run is kept, and from which it goes on if it was killed.
 
         Errors:
+            DataError: the fit to resume is of another program, other data or arguments.
             InitializationError: no start has a finite log density and gradient.
             UnsupportedDistributionError: a latent is discrete.
             BranchError: Python control flow depends on a random value.
@@ -107,8 +112,12 @@ class MCMC:
         earlier = resume.state if resume else {}
         data = {"program, data or kernel": fingerprint((p, args, earlier, kernel))}
         store = Store(checkpoint, {**about, **data})
-        with seeded(seed), Progress(warmup + self.draws, "MCMC", self.progress) as progress:
-            density = LogDensity(p, *args)
+        origin = origin_of(p, args)
+        if resume:
+            _require_resumable(resume, origin)
+        own = continued_seed(seed, earlier) if resume else seed
+        with seeded(own), Progress(warmup + self.draws, "MCMC", self.progress) as progress:
+            density = LogDensity(p, *args, turning=True)
             u0, parameters = self._start(density, resume)
             potential = Potential(density, u0, compiled=self.compiled, notify=progress.say)
 
@@ -121,23 +130,26 @@ class MCMC:
                 progress.advance(done - shown, phase=phase, step=step_size)
                 shown = done
 
-            samples = sample(
-                kernel,
-                potential,
-                u0,
-                warmup,
-                self.draws,
-                parameters=parameters,
-                target=self.target,
-                progress=report,
-                store=store,
-            )
+            with OF_BATCHES.collected() as failed:
+                samples = sample(
+                    kernel,
+                    potential,
+                    u0,
+                    warmup,
+                    self.draws,
+                    parameters=parameters,
+                    target=self.target,
+                    progress=report,
+                    store=store,
+                    besides=partial(_counted, failed),
+                )
             fit = fit_from_vectors(
                 density,
                 samples.draws,
                 method=f"MCMC ({kernel.name})",
                 stats=samples.stats,
                 state=_state(samples),
+                origin=origin,
                 seed=seed,
                 seconds=time.perf_counter() - start,
                 interrupted=samples.interrupted,
@@ -172,12 +184,27 @@ class MCMC:
         if resume is None:
             return by_columns(starting_points(density, self.chains)), None
         state = resume.state
-        if "position" not in state or state["position"].shape[1:] != (density.layout.size,):
-            raise DataError(
-                located("the fit to resume is not of this program, or not by MCMC", hint="run anew")
-            )
+        if state["position"].shape[1:] != (density.layout.size,):
+            raise DataError(located("the fit to resume is not of this program", hint="run anew"))
         position = by_columns(state["position"])
         return position, Parameters(state["step_size"], state["inverse_mass"])
+
+
+def _require_resumable(fit: Fit, origin: dict[str, str]) -> None:
+    """Raise unless the chains of a fit can go on with the posterior of this origin."""
+    if "position" not in fit.state:
+        raise DataError(located("the fit to resume is not by MCMC", hint="run anew"))
+    if fit.origin:
+        require_same(fit.origin, origin)
+
+
+def _counted(failed: list[Tensor]) -> dict[str, Tensor]:
+    """How often each chain met a matrix without decomposition since this was last asked."""
+    if not failed:
+        return {}
+    count = torch.stack(failed).sum(0).long()
+    failed.clear()
+    return {NO_DECOMPOSITION: count}
 
 
 def _state(samples: Samples) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from ...ppl.errors import ProgramError, ZeroMassError, located
 from ...ppl.interpretations.abstract_run import check_program
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.program import Callback, Program, program_name
+from ...ppl.tensors.decompositions import NO_DECOMPOSITION, OF_BATCHES
 from ...ppl.tensors.keys import fingerprint
 from ...ppl.tensors.seeds import seeded
 from ..results.fit import Fit, fit_from_vectors
@@ -37,13 +38,15 @@ class Island(NamedTuple):
     """What a population came to: equally weighted draws, its evidence and effective size.
 
     ``draws``: unconstrained vectors [particles, d] of tempered runs, under the name ``""``; else
-    the latents and deterministic sites by name, [particles, *shape].
+    the latents and deterministic sites by name, [particles, *shape].  ``failures``: at how many
+    points a matrix had no decomposition.
     """
 
     draws: dict[str, Tensor]
     latents: list[str]
     log_evidence: Tensor
     effective_size: Tensor
+    failures: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,9 +149,13 @@ class SMC:
         log_evidences = torch.stack([island.log_evidence for island in islands])
         log_evidence, error = pooled(log_evidences)
         sizes = torch.stack([island.effective_size for island in islands])
+        history = {"log_evidence": log_evidences, "effective_size": sizes}
+        failures = torch.tensor([island.failures for island in islands])
+        if failures.any():
+            history[NO_DECOMPOSITION] = failures
         return replace(
             fit,
-            history={"log_evidence": log_evidences, "effective_size": sizes},
+            history=history,
             log_evidence=log_evidence,
             log_evidence_error=error,
             seed=seed,
@@ -179,9 +186,13 @@ class SMC:
             with placed(self.device, self.dtype):
                 run = self._sampler(p, args, progress)
             for seed in seeds:
-                with seeded(seed), placed(self.device, self.dtype):
+                with (
+                    seeded(seed),
+                    placed(self.device, self.dtype),
+                    OF_BATCHES.collected() as failed,
+                ):
                     island = run()
-                yield island
+                yield island._replace(failures=sum(int(each.sum()) for each in failed))
         else:
             quiet = replace(self, progress=False)
             futures = [executor.submit(_island, quiet, p, args, seed) for seed in seeds]

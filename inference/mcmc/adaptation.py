@@ -234,6 +234,7 @@ def sample(
     target: float = TARGET,
     progress: Callback | None = None,
     store: Store | None = None,
+    besides: Callable[[], dict[str, Tensor]] | None = None,
 ) -> Samples:
     """Run warm-up and sampling from u0 [chains, d].
 
@@ -243,6 +244,7 @@ def sample(
         target: the mean acceptance that warm-up aims at.
         progress: called after each transition.
         store: where the run is kept, and gone on from.
+        besides: what to record of the transition just made besides its info, [chains] each.
 
     Errors:
         InitializationError: the density or its gradient is not finite at some chain's start.
@@ -261,8 +263,9 @@ def sample(
             at, rows = _restored(store.content, at)
         while at.done < warmup + draws:
             at, info = _advanced(at, kernel, potential, warmup, schedule, target)
+            more = besides() if besides is not None else {}
             if at.done > warmup:
-                record = {**info._asdict(), "lp": at.state.log_density}
+                record = {**info._asdict(), "lp": at.state.log_density, **more}
                 rows.append({_POSITION: at.state.position, **record})
             if store is not None:
                 store.offer(partial(_content, at, rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_map
 from ...ppl.errors import DataError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.handlers import split_name
+from ...ppl.tensors.decompositions import NO_DECOMPOSITION
+from .labels import as_they_are, labelled, named_dimensions, portable
 
 if TYPE_CHECKING:
     import arviz
@@ -43,6 +45,7 @@ class Fit:
         [*shape, values].
     moments: of real latents, where they are known: posterior mean and sd, [2, *shape].
     state: what a run needs to go on.
+    origin: fingerprints of the program, data and arguments that it must go on with.
     """
 
     method: str
@@ -58,6 +61,7 @@ class Fit:
     marginals: dict[str, Tensor] = field(default_factory=dict)
     moments: dict[str, Tensor] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
     seed: int = 0
     seconds: float = 0.0
     interrupted: bool = False
@@ -77,6 +81,12 @@ class Fit:
         """How many draws ended in a divergent trajectory; None for methods without trajectories."""
         return int(self.stats["diverging"].sum()) if "diverging" in self.stats else None
 
+    @property
+    def _without_decomposition(self) -> int:
+        """At how many points that were tried a matrix had no decomposition."""
+        of_chains, of_islands = (x.get(NO_DECOMPOSITION) for x in (self.stats, self.history))
+        return sum(int(x.sum()) for x in (of_chains, of_islands) if x is not None)
+
     def __getitem__(self, name: str) -> Tensor:
         """The draws of one site, [chains, draws, *shape]."""
         if name not in self.draws:
@@ -92,18 +102,40 @@ class Fit:
     ) -> arviz.InferenceData:
         """An InferenceData with posterior, sample statistics, log likelihood and data.
 
+        A ``/`` in a name, as ``scope`` makes, stands there as ``.``: files could not hold it.
+
         Args:
             coords: labels of dimensions, such as ``{"school": names}``; plates name dimensions.
             dims: names for the dimensions of sites, in place of those of their plates.
+
+        Errors:
+            DataError: coords or dims are of no dimension or site, or not as long as it.
         """
-        named = {**self.dims, **{name: list(names) for name, names in (dims or {}).items()}}
+        return self._to_arviz(dict(coords or {}), dict(dims or {}), portable)
+
+    def _to_arviz(
+        self,
+        coords: dict[str, Sequence[Any]],
+        dims: dict[str, Sequence[str]],
+        shown: Callable[[Collection[str]], dict[str, str]],
+    ) -> arviz.InferenceData:
+        shapes = {name: x.shape[2:] for name, x in self.log_likelihood.items()}
+        shapes |= {name: x.shape for name, x in self.observed.items()}
+        shapes |= {name: x.shape[2:] for name, x in self.draws.items()}
+        named = named_dimensions(shapes, self.dims, dims)
+        labels = labelled(coords, shapes, named)
+        names = shown({*shapes, *(dim for each in named.values() for dim in each), *labels})
+
+        def group(tensors: dict[str, Tensor]) -> dict[str, Any]:
+            return {names[name]: x for name, x in _arrays(tensors).items()}
+
         inference_data: arviz.InferenceData = import_arviz().from_dict(
-            posterior=_arrays(self.draws),
+            posterior=group(self.draws),
             sample_stats=_arrays(self.stats),
-            log_likelihood=_arrays(self.log_likelihood) or None,
-            observed_data=_arrays(self.observed) or None,
-            coords=dict(coords or {}),
-            dims={name: names for name, names in named.items() if all(names)},
+            log_likelihood=group(self.log_likelihood) or None,
+            observed_data=group(self.observed) or None,
+            coords={names[dim]: each for dim, each in labels.items()},
+            dims={names[name]: [names[dim] for dim in each] for name, each in named.items()},
             attrs={"inference_library": "pushforward", "method": self.method, "seed": self.seed},
         )
         return inference_data
@@ -120,7 +152,7 @@ class Fit:
         with warnings.catch_warnings():  # NaN stands for what a constant or too short chain lacks
             warnings.simplefilter("ignore", RuntimeWarning)
             table: pandas.DataFrame = arviz.summary(
-                _halved(self).to_arviz(),
+                _halved(self)._to_arviz({}, {}, as_they_are),
                 var_names=list(sites) if sites else None,
                 hdi_prob=0.9,
                 stat_funcs=quantiles,
@@ -138,6 +170,11 @@ class Fit:
             found.append(
                 f"{self.divergences} of {self.chains * self.size} draws diverged: raise the target "
                 "acceptance, or reparameterise"
+            )
+        if met := self._without_decomposition:
+            found.append(
+                f"at {met} points that were tried a matrix had no Cholesky factor, inverse or "
+                "spectrum, and the density counts as zero: add to its diagonal, or use float64"
             )
         of_chains = {"diverging", "lp"} & self.stats.keys()  # and not of populations
         if self.chains > 1 and self.size > 3 and of_chains:

@@ -13,12 +13,14 @@ from torch.utils._pytree import tree_map
 
 from ...ppl import vmap
 from ...ppl.distributions.data import as_arguments
+from ...ppl.distributions.masks import is_image
 from ...ppl.distributions.validate import no_validation
 from ...ppl.errors import (
     BranchError,
     DataError,
     ProgramError,
     UnsupportedDistributionError,
+    implemented,
     located,
 )
 from ...ppl.interpretations.abstract_run import abstract_run
@@ -29,6 +31,7 @@ from ...ppl.language.handlers import Sealed, Untracing
 from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.seeds import seeded
 from .fit import CHUNK, Fit, import_arviz
+from .labels import portable
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Prediction:
 
     def to_arviz(self, group: str = "posterior_predictive") -> Any:
         """An InferenceData with one group of predictions; ``fit.to_arviz().extend`` takes it."""
-        arrays = {name: x.detach().cpu().numpy() for name, x in self.sites.items()}
+        names = portable(self.sites)
+        arrays = {names[name]: x.detach().cpu().numpy() for name, x in self.sites.items()}
         return import_arviz().from_dict(**{group: arrays})
 
     def __repr__(self) -> str:
@@ -59,7 +63,7 @@ class _Unobserved(Recorder):
     def _process_message(self, msg: Message) -> None:
         if msg["type"] == "sample" and msg["is_observed"]:
             auxiliary = msg["infer"].get("is_auxiliary") or is_deterministic(msg)
-            if not auxiliary and not is_draw(msg):
+            if not (auxiliary or is_draw(msg) or is_image(msg["fn"], msg["value"])):
                 msg["is_observed"], msg["value"] = False, None
         super()._process_message(msg)
 
@@ -99,7 +103,7 @@ def predict(
 
     flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in draws.items()}
     total = lead[0] * lead[1]
-    with seeded(seed), torch.no_grad():
+    with seeded(seed), torch.no_grad(), implemented():
         try:
             parts = [
                 vmap(one, size=min(CHUNK, total - i))(

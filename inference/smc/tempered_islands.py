@@ -13,6 +13,7 @@ from ...ppl.compile.inductor import Notify, Potential, by_columns
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.handlers import Proposing, Untracing, Weighing
 from ...ppl.language.program import Program
+from ...ppl.tensors.decompositions import Decomposing
 from ..mcmc import Parameters, hmc
 from .resampling import systematic
 from .tempering import ladder, tempered
@@ -57,7 +58,7 @@ def prior(density: LogDensity, particles: int) -> Program:
     """A program that draws vectors [particles, d] from the prior of a density's program."""
 
     def one() -> Tensor:
-        with Untracing(), Weighing(), Proposing() as proposal:
+        with Decomposing(), Untracing(), Weighing(), Proposing() as proposal:
             density.program(*density.args)
         return density.layout.pack(proposal.choices)
 

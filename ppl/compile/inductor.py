@@ -19,6 +19,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from ..tensors.capture import TO_BE_FILLED, capture
+from ..tensors.decompositions import OF_BATCHES
 
 Notify = Callable[[str], None]
 Call = Callable[..., Any]
@@ -30,7 +31,8 @@ class Potential:
     """A log density with its gradient: ``u [chains, d], *rest -> ([chains], [chains, d])``.
 
     It is compiled for the shapes and dtypes of the example.  Chains are kept contiguous in memory
-    (each coordinate a vector over chains), so that the machine's vectors run over chains.
+    (each coordinate a vector over chains), so that the machine's vectors run over chains.  Where a
+    matrix had no decomposition, it tells ``OF_BATCHES``.
     """
 
     def __init__(
@@ -44,13 +46,15 @@ class Potential:
         u = by_columns(u)
         self._strides = u.stride()
         with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]):
-            self.graph = fold(capture(density, u, *rest))
+            self.graph = fold(capture(density, u, *rest, failures=True))
         self._call = compile_graph(self.graph, u, *rest, notify=notify) if compiled else self.graph
 
     def __call__(self, u: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
         if u.stride() != self._strides:
             u = by_columns(u)
-        value, gradient = self._call(u, *rest)
+        value, gradient, *failed = self._call(u, *rest)
+        for each in failed:
+            OF_BATCHES.tell(each)
         return value, gradient
 
 
@@ -65,6 +69,7 @@ def fold(graph: GraphModule) -> GraphModule:
     Inductor writes literals into the code, and passes every other constant at each call.
     """
     known = _constants(graph)
+    _name_places(graph, known)
     for i, (node, value) in enumerate(known.items()):
         if all(user in known for user in node.users):
             continue
@@ -78,6 +83,33 @@ def fold(graph: GraphModule) -> GraphModule:
         delattr(graph, name)
     graph.recompile()
     return graph
+
+
+_INDEXING = (
+    torch.ops.aten.index.Tensor,
+    torch.ops.aten.index_put.default,
+    torch.ops.aten.index_put_.default,
+)
+
+
+def _name_places(graph: GraphModule, known: dict[Node, Tensor]) -> None:
+    """Index by numbers in place of masks that are known, whose entries Inductor cannot count.
+
+    Triangular matrices are made from vectors so, and data select what is observed.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target not in _INDEXING:
+            continue
+        indices: list[Any] = []
+        for i, index in enumerate(node.args[1]):
+            mask = known.get(index)
+            if mask is None or mask.dtype != torch.bool:
+                indices.append(index)
+                continue
+            with graph.graph.inserting_before(node):
+                for k, places in enumerate(mask.nonzero(as_tuple=True)):
+                    indices.append(_buffer(graph, f"_places_{node.name}_{i}_{k}", places))
+        node.update_arg(1, indices)
 
 
 def _constants(graph: GraphModule) -> dict[Node, Tensor]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from ..errors import DataError, located
+from ..errors import DataError, PushforwardError, located, raising_line
 
 
 def has_dtype(value: Any) -> bool:
@@ -61,6 +65,44 @@ def as_arguments(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(
         arg if _array(arg) is None else as_data(f"argument {i}", arg) for i, arg in enumerate(args)
     )
+
+
+@contextmanager
+def one_precision(args: tuple[Any, ...]) -> Iterator[None]:
+    """Within, what torch says of mixed dtypes is an error that names the arguments that differ.
+
+    Arrays and tensors keep the precision that they come with, so that nothing is lost unseen; torch
+    mixes precisions in sums and products, and in no matrix product.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, PushforwardError) or not _OF_PRECISION.search(str(error)):
+            raise
+        own = torch.get_default_dtype()
+        others = {i: x.dtype for i, arg in enumerate(args) for x in _tensors(arg) if x.dtype != own}
+        given = [f"argument {i} is {_name(dtype)}" for i, dtype in others.items()]
+        what = f"dtypes are mixed: {', '.join([*given, f'new tensors are {_name(own)}'])}"
+        wide = any(dtype == torch.float64 for dtype in others.values())
+        hint = "give dtype=torch.float64 to the driver, or convert" if wide else "convert"
+        raise DataError(
+            located(
+                f"{what} (torch says: {error})",
+                line=raising_line(error),
+                hint=f"{hint} one of them by x.to({own})",
+            )
+        ) from error
+
+
+_OF_PRECISION = re.compile(r"same dtype|scalar type|mat\d must have|dtype mismatch", re.IGNORECASE)
+
+
+def _tensors(arg: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(arg) if isinstance(x, Tensor)]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _array(value: Any) -> np.ndarray[Any, Any] | None:

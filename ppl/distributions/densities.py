@@ -8,10 +8,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution
+from pyro.distributions import (
+    Delta,
+    DiscreteHMM,
+    ExpandedDistribution,
+    MaskedDistribution,
+    NanMaskedMultivariateNormal,
+    NanMaskedNormal,
+)
 from torch import Tensor
 
-from ..tensors.logs import log_of, log_rest
+from ..tensors.logs import log_of, log_rest, logsumexp
+from .masks import filled
 from .repeated import Repeated
 from .validate import possible
 
@@ -31,6 +39,7 @@ def log_density(distribution: Any, value: Tensor) -> Tensor:
         dims = distribution.reinterpreted_batch_ndims
         return inner.sum(tuple(range(-dims, 0))) if dims else inner
     if isinstance(distribution, MaskedDistribution):
+        value = filled(value, distribution._mask, len(distribution.event_shape))
         inner = log_density(distribution.base_dist, value)
         return torch.where(torch.as_tensor(distribution._mask), inner, torch.zeros_like(inner))
     if isinstance(distribution, ExpandedDistribution):
@@ -131,12 +140,52 @@ def _times(count: Tensor, log: Tensor) -> Tensor:
     return torch.where(count == 0, 0.0, count * torch.where(count == 0, 0.0, log))
 
 
-# What torch clamps: in every case, and only where the probabilities are given.
+def _nan_normal(distribution: Any, value: Tensor) -> Tensor:
+    """Entries that are not finite are not there."""
+    there = value.isfinite()
+    known = torch.where(there, value, 0.0)
+    z = (known - distribution.loc) / distribution.scale
+    log_prob = -0.5 * (z * z) - distribution.scale.log() - 0.5 * math.log(2 * math.pi)
+    return torch.where(there, log_prob, 0.0)
+
+
+def _nan_multivariate_normal(distribution: Any, value: Tensor) -> Tensor:
+    """The law of the finite entries of each event: the others get an identity of their own."""
+    there = value.isfinite()
+    z = torch.where(there, torch.where(there, value, 0.0) - distribution.loc, 0.0)
+    both = there[..., :, None] & there[..., None, :]
+    identity = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+    factor = torch.linalg.cholesky(torch.where(both, distribution.covariance_matrix, identity))
+    white = torch.linalg.solve_triangular(factor, z[..., None], upper=False)[..., 0]
+    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    constant = 0.5 * math.log(2 * math.pi) * there.to(z.dtype).sum(-1)
+    log_prob: Tensor = -0.5 * (white * white).sum(-1) - log_det - constant
+    return log_prob
+
+
+def _discrete_hmm(distribution: Any, value: Tensor) -> Tensor:
+    """The forward algorithm: the product of all steps, adjacent ones joined until one is left."""
+    observed = distribution.observation_dist
+    scores = log_density(observed, value.unsqueeze(-1 - len(observed.event_shape)))
+    steps = distribution.transition_logits + scores.unsqueeze(-2)
+    while (n := steps.shape[-3]) > 1:
+        pairs = n // 2
+        left, right = steps[..., 0 : 2 * pairs : 2, :, :], steps[..., 1 : 2 * pairs : 2, :, :]
+        joined = logsumexp(left[..., :, :, None] + right[..., None, :, :], -2)
+        steps = torch.cat((joined, steps[..., 2 * pairs :, :, :]), -3)
+    first = distribution.initial_logits[..., :, None] + steps[..., 0, :, :]
+    return logsumexp(first.flatten(-2), -1)
+
+
+# What torch clamps, always and only where probabilities are given; and what it cannot do in lanes.
 _ALWAYS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     torch.distributions.Bernoulli: _bernoulli,
     torch.distributions.Multinomial: _multinomial,
     torch.distributions.Poisson: _poisson,
     Delta: _delta,
+    DiscreteHMM: _discrete_hmm,
+    NanMaskedNormal: _nan_normal,
+    NanMaskedMultivariateNormal: _nan_multivariate_normal,
 }
 _GIVEN_PROBS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     torch.distributions.Binomial: _binomial,

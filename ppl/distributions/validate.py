@@ -16,13 +16,14 @@ from ..errors import DataError, ProgramError, SupportError, located
 from ..tensors.hidden import is_hidden, is_known
 from ..types import space_of
 from ..types.supports import support_of
+from .masks import core, counted, over_events
 
 
-def check_data(name: str, distribution: Any, value: Any) -> None:
+def check_data(name: str, distribution: Any, value: Any, mask: Any = None) -> None:
     """Raise unless ``value`` has the shape of the site, no NaN, and lies in its support."""
     if isinstance(value, Tensor) and hasattr(distribution, "batch_shape"):
         check_shape(name, distribution, value)
-        check_values(name, distribution, value)
+        check_values(name, distribution, value, mask=mask)
 
 
 def check_shape(name: str, distribution: Any, value: Any) -> None:
@@ -34,7 +35,7 @@ def check_shape(name: str, distribution: Any, value: Any) -> None:
         fits = torch.broadcast_shapes(value.shape, shape)
     except RuntimeError:
         fits = None
-    event = tuple(distribution.event_shape)
+    event = _event_of(distribution, value)
     both = fits not in (None, shape, value.shape)  # [3] with [8, 1] would be scored 24 times
     if (
         fits is None
@@ -50,16 +51,32 @@ def check_shape(name: str, distribution: Any, value: Any) -> None:
         )
 
 
-def check_values(name: str, distribution: Any, value: Any, *, fixed: bool = False) -> None:
-    """Raise on NaN and on values outside the support.
+def _event_of(distribution: Any, value: Tensor) -> tuple[int, ...]:
+    """The shape of an event; of a law of series of any length, as they are in the data.
+
+    Such are Pyro's hidden Markov models whose steps are all alike, if no ``duration`` is given.
+    """
+    event = tuple(distribution.event_shape)
+    any_length = event[:1] == (1,) and getattr(core(distribution), "duration", 1) is None
+    if not any_length or value.ndim < len(event):
+        return event
+    return (value.shape[value.ndim - len(event)], *event[1:])
+
+
+def check_values(
+    name: str, distribution: Any, value: Any, *, fixed: bool = False, mask: Any = None
+) -> None:
+    """Raise on NaN that count, and on values outside the support.
+
+    NaN count unless a ``mask`` of the site drops them, or one of its law, or the law itself.
 
     Where the support has tensors for bounds they may depend on a random choice, and a value outside
     has probability zero on this path (see ``possible``); it is an error only if they are ``fixed``.
     """
     if is_hidden(value) or not isinstance(value, Tensor) or get_proxy_mode() is not None:
         return
-    if value.is_floating_point() and bool(torch.isnan(value).any()):
-        count = int(torch.isnan(value).sum())
+    nan = torch.isnan(value)
+    if value.is_floating_point() and (count := _counting(distribution, nan, mask)):
         raise DataError(
             located(
                 f"observed data hold {count} NaN",
@@ -71,7 +88,11 @@ def check_values(name: str, distribution: Any, value: Any, *, fixed: bool = Fals
     if support is None or (_has_tensor_bounds(support) and not fixed):
         return
     inside = _inside(support, value)
-    if inside is None or bool(inside.all()):
+    if inside is None:
+        return
+    missing = nan.flatten(inside.ndim).any(-1) if nan.ndim > inside.ndim else nan
+    inside = inside | missing  # those that count were refused above
+    if bool(inside.all()):
         return
     worst = value[~inside.expand(value.shape[: inside.ndim])] if inside.ndim else value
     raise SupportError(
@@ -81,6 +102,16 @@ def check_values(name: str, distribution: Any, value: Any, *, fixed: bool = Fals
             hint=f"{type(distribution).__name__} gives it no mass",
         )
     )
+
+
+def _counting(distribution: Any, nan: Tensor, mask: Any) -> int:
+    """How many of the NaN of data count, as far as masks are known."""
+    if not bool(nan.any()):
+        return 0
+    found = counted(distribution, nan)
+    if mask is not None:
+        found = found & over_events(mask, len(distribution.event_shape), nan)
+    return int(found.sum()) if is_known(found) else 0
 
 
 def possible(distribution: Any, value: Tensor) -> Tensor | None:

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from ..distributions.data import as_arguments, value_dtype
+from ..distributions.data import as_arguments, one_precision, value_dtype
+from ..distributions.masks import is_image
 from ..distributions.pytrees import flatten, rebuild
 from ..distributions.support import lists_values
 from ..distributions.validate import (
@@ -60,6 +61,7 @@ from ..tensors.abstract_tensor import (
     marks_of,
     storage,
 )
+from ..tensors.decompositions import Decomposing
 from ..types import ProgramType, Site, TraceType, space_of, space_of_value
 from ..types.bijections import bijection
 from .declarations import Found, Look, declaration, held, unconditioned
@@ -137,10 +139,13 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         self.parents[name] = choices_of(marks)
         if msg["is_observed"]:
             self.scores[name] = user_line()
+            if is_image(fn, msg["value"]):
+                self.derived[name] = user_line()
+                return
             if msg["infer"].get("is_auxiliary"):
                 return
             check_shape(name, fn, msg["value"])
-            check_values(name, fn, concrete(msg["value"]), fixed=True)
+            check_values(name, fn, concrete(msg["value"]), fixed=True, mask=msg["mask"])
         else:
             msg["value"] = _chosen(msg)
             self.dtypes[name] = msg["value"].dtype
@@ -360,9 +365,11 @@ def abstract_run(p: Callback, *args: Any, **kwargs: Any) -> tuple[AbstractRun, A
     devices = range(torch.cuda.device_count())
     parameters = store.scope(store.get_state())
     random = torch.random.fork_rng(devices)
-    with no_validation(), checked(), implemented(), random, parameters as state, run:
+    decomposing = Decomposing(abstract=True)
+    with no_validation(), checked(), implemented(), random, parameters as state, decomposing, run:
         try:
-            value = entry(*args, **kwargs)
+            with one_precision(args):
+                value = entry(*args, **kwargs)
         except RecursionError as error:
             raise BranchError(
                 located(f"{program_name(p)} recurses without end on abstract choices")

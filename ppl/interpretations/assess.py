@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributions.data import as_arguments
+from ..distributions.data import as_arguments, one_precision
 from ..errors import DataError, checked, implemented, located
 from ..language.handlers import Sealed
 from .abstract_run import require_known
@@ -22,8 +22,9 @@ def assess(p: Callable[..., Any], choices: dict[str, Tensor], *args: Any) -> tup
         DataError: a latent is missing, or a choice names no site.
         NoDensityError: the program draws anonymously.
     """
-    with checked(), implemented(), Sealed(), Recorder(choices, density=True) as recorder:
-        value = p(*as_arguments(args))
+    args, recording = as_arguments(args), Recorder(choices, density=True)
+    with one_precision(args), checked(), implemented(), Sealed(), recording as recorder:
+        value = p(*args)
     require_known(p, args)
     latents = recorder.of("latent")
     missing, unused = latents.keys() - choices.keys(), choices.keys() - latents.keys()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributions.data import as_arguments
+from ..distributions.data import as_arguments, one_precision
 from ..errors import DataError, checked, implemented, located
 from ..tensors.seeds import seeded
 from .abstract_run import require_known
@@ -20,8 +20,16 @@ def generate(
 ) -> tuple[Trace, Tensor]:
     """Run a program with some latents given; the log weight scores those and the observations."""
     recording = Recorder(constraints, density=False)
-    with checked(), implemented(), seeded(seed), torch.no_grad(), recording as recorder:
-        value = p(*as_arguments(args))
+    args = as_arguments(args)
+    with (
+        one_precision(args),
+        checked(),
+        implemented(),
+        seeded(seed),
+        torch.no_grad(),
+        recording as recorder,
+    ):
+        value = p(*args)
     require_known(p, args)
     unused = constraints.keys() - recorder.of("latent").keys()
     if unused:

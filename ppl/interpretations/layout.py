@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.distributions.transforms import Transform
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ..errors import DataError, SupportError, located
-from ..types.bijections import bijection, log_abs_det, unsupported
+from ..types.bijections import PlaneToCircle, bijection, log_abs_det, unsupported
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,21 @@ class Layout:
     """A bijection between flat real vectors [d] and dicts of constrained values.
 
     ``sites`` maps each name to (constraint, shape of the constrained value, dtype); the vector
-    holds them in that order, in the widest of their dtypes.
+    holds them in that order, in the widest of their dtypes.  Angles in the sites of ``turning`` are
+    the directions of points of the plane, whose distances from the origin are further coordinates.
     """
 
-    def __init__(self, sites: Mapping[str, tuple[Constraint, Sequence[int], torch.dtype]]) -> None:
+    def __init__(
+        self,
+        sites: Mapping[str, tuple[Constraint, Sequence[int], torch.dtype]],
+        turning: Collection[str] = (),
+    ) -> None:
         blocks, start, dtype = [], 0, torch.float32 if sites else torch.get_default_dtype()
         for name, (constraint, shape, site_dtype) in sites.items():
             if not site_dtype.is_floating_point:
                 raise unsupported(f"{site_dtype} cannot be unconstrained", name, "use floats")
-            transform = bijection(constraint, name, site_dtype)
+            own = PlaneToCircle() if name in turning else None
+            transform = own or bijection(constraint, name, site_dtype)
             shape = torch.Size(shape)
             free_shape = transform.inverse_shape(shape)  # type: ignore[no-untyped-call]
             if transform.forward_shape(free_shape) != shape:  # type: ignore[no-untyped-call]
@@ -56,7 +62,10 @@ class Layout:
         self.dtype = dtype
 
     def unpack(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Split ``u`` [d] into constrained values, with log |det d values / d u| (a scalar)."""
+        """Split ``u`` [d] into constrained values, with log |det d values / d u| (a scalar).
+
+        For angles that turn, the log density of their distances, over these, stands in for it.
+        """
         values, log_det = {}, u.new_zeros(())
         for block in self.blocks:
             free = u[block.start : block.stop].reshape(block.free_shape).to(block.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..language.handlers import Sealed
 from ..language.program import Callback, program_name
 from ..tensors.abstract_tensor import dependence
 from ..tensors.capture import Fillable, refusing
+from ..tensors.decompositions import IN_LANES, Decomposing
 from ..types import Site
 from .abstract_run import abstract_run
 from .layout import Layout
@@ -45,6 +47,11 @@ class LogDensity:
     (``subsample=``) the density is that of this minibatch, scaled up as Pyro does; with all of them
     (no ``subsample_size``) it is exact.
 
+    With ``turning`` the coordinates of angles have no cut: see ``PlaneToCircle``.
+
+    The density is zero where it needs a Cholesky factor, an inverse or a spectrum of a matrix that
+    has none.
+
     Errors:
         NoDensityError: the program draws anonymously, or a plate draws its subsample.
         UnsupportedDistributionError: a latent is discrete and not fixed by ``discrete``.
@@ -53,7 +60,12 @@ class LogDensity:
     """
 
     def __init__(
-        self, p: Callback, *args: Any, discrete: dict[str, Tensor] | None = None, **kwargs: Any
+        self,
+        p: Callback,
+        *args: Any,
+        discrete: dict[str, Tensor] | None = None,
+        turning: bool = False,
+        **kwargs: Any,
     ) -> None:
         args = as_arguments(args)
         run, _ = abstract_run(p, *args, **kwargs)
@@ -112,7 +124,8 @@ class LogDensity:
                     )
                 )
         self.layout = Layout(
-            {n: (s.space.constraint, s.space.shape, run.dtypes[n]) for n, s in continuous.items()}
+            {n: (s.space.constraint, s.space.shape, run.dtypes[n]) for n, s in continuous.items()},
+            [name for name, site in continuous.items() if turning and site.space.kind == "Circle"],
         )
 
     def require_smooth(self, method: str) -> None:
@@ -134,7 +147,8 @@ class LogDensity:
 
     def __call__(self, u: Tensor) -> Tensor:
         values, log_det = self.layout.unpack(u)
-        return torch.as_tensor(self._run(values).log_density) + log_det
+        recorder = self._run(values)
+        return _or_zero(torch.as_tensor(recorder.log_density), recorder) + log_det
 
     def _run(self, values: dict[str, Tensor]) -> Recorder:
         return self._run_for_value(values)[0]
@@ -151,8 +165,10 @@ class LogDensity:
             if self.writes and values:
                 within.enter_context(Fillable(next(iter(values.values()))))
             within.enter_context(Sealed())
+            decomposing = within.enter_context(Decomposing())
             recorder = within.enter_context(recording)
             value = self.program(*self.args, **self.kwargs)
+        recorder.decomposes = bool(decomposing.met)
         return recorder, value
 
     def outcome(self, u: Tensor, of: str) -> Any:
@@ -177,8 +193,9 @@ class LogDensity:
         """The log density of the latents (Jacobian included) and that of the data, at [d]."""
         values, log_det = self.layout.unpack(u)
         recorder = self._run(values)
-        likelihood = torch.as_tensor(recorder.log_density) - torch.as_tensor(recorder.log_latents)
-        return torch.as_tensor(recorder.log_latents) + log_det, likelihood
+        prior = torch.as_tensor(recorder.log_latents)
+        likelihood = torch.as_tensor(recorder.log_density) - prior
+        return _or_zero(prior, recorder) + log_det, _or_zero(likelihood, recorder)
 
     def blame(self, u: Tensor) -> str:
         """Which sites have a log density that is NaN or infinite at ``u``."""
@@ -195,6 +212,15 @@ class LogDensity:
         """log prior + beta log likelihood, at one vector [d]."""
         prior, likelihood = self.prior_and_likelihood(u)
         return prior + beta * likelihood
+
+
+def _or_zero(log_density: Tensor, recorder: Recorder) -> Tensor:
+    """The log density, -inf where it is NaN in a run that decomposes matrices."""
+    if not recorder.decomposes:
+        return log_density
+    failed = log_density.isnan()
+    IN_LANES.tell(failed)
+    return log_density.masked_fill(failed, -math.inf)
 
 
 def _require_inside(name: str, site: Site, value: Tensor) -> None:

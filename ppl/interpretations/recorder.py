@@ -10,6 +10,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ..distributions.densities import log_density
+from ..distributions.masks import is_image
 from ..distributions.validate import check_data, check_shape, check_values
 from ..errors import DuplicateNameError, NoDensityError, located
 from ..language.effects import (
@@ -18,7 +19,9 @@ from ..language.effects import (
     is_draw,
     is_subsample,
     law_of,
+    masked_log_prob,
     scaled_log_prob,
+    scored_value,
 )
 
 
@@ -41,7 +44,8 @@ class Trace:
 class Recorder(Messenger):  # type: ignore[misc]
     """Runs a program with some of its latents given, and records it.
 
-    ``log_density`` sums every scored site, ``log_weight`` those that were given or observed.
+    ``log_density`` sums every scored site, ``log_weight`` those that were given or observed;
+    ``decomposes``: whether the run needs decompositions of matrices.
     """
 
     def __init__(self, given: dict[str, Tensor], *, density: bool, validate: bool = True) -> None:
@@ -56,6 +60,7 @@ class Recorder(Messenger):  # type: ignore[misc]
         self.log_density: Tensor | float = 0.0
         self.log_weight: Tensor | float = 0.0
         self.log_latents: Tensor | float = 0.0
+        self.decomposes = False
         super().__enter__()
         return self
 
@@ -82,13 +87,13 @@ class Recorder(Messenger):  # type: ignore[misc]
                     "the name is used twice on one path", site=name, hint="rename one of the sites"
                 )
             )
-        if is_deterministic(msg):
+        if is_deterministic(msg) or (msg["is_observed"] and is_image(msg["fn"], msg["value"])):
             self.sites[name] = "derived"
         elif msg["is_observed"]:
             self.sites[name] = "auxiliary" if msg["infer"].get("is_auxiliary") else "observed"
             if self.validate and self.sites[name] == "observed":
                 check_shape(name, msg["fn"], msg["value"])
-                check_values(name, msg["fn"], msg["value"])
+                check_values(name, msg["fn"], msg["value"], mask=msg["mask"])
         else:
             self.sites[name] = "latent"
             if name in self.given:
@@ -103,10 +108,10 @@ class Recorder(Messenger):  # type: ignore[misc]
             return
         self.values[name] = msg["value"]
         self.dims[name] = dimensions(msg)
-        if self.sites[name] == "derived":
+        if self.sites[name] == "derived" and is_deterministic(msg):
             return
         log_prob = self.log_prob(msg)
-        self.log_probs[name] = log_prob
+        self.log_probs[name] = masked_log_prob(msg, log_prob)
         total = scaled_log_prob(msg, log_prob)
         self.log_density = self.log_density + total
         if self.sites[name] == "latent":
@@ -116,7 +121,7 @@ class Recorder(Messenger):  # type: ignore[misc]
 
     def log_prob(self, msg: Message) -> Tensor:
         """The log densities [*batch] of a site."""
-        return log_density(law_of(msg), msg["value"])
+        return log_density(law_of(msg), scored_value(msg))
 
     def of(self, kind: str) -> dict[str, Tensor]:
         return {name: self.values[name] for name, k in self.sites.items() if k == kind}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..distributions.data import as_data, fitted, has_dtype
 from ..distributions.densities import log_density
-from ..distributions.masks import unmasked
+from ..distributions.masks import filled, is_unscored_point, unmasked
 from ..distributions.repeated import Repeated
 from ..distributions.subsets import Subsets
 from ..errors import DataError, NoDensityError, ProgramError, located
@@ -179,7 +179,8 @@ def is_subsample(message: Message) -> bool:
 
 def is_deterministic(message: Message) -> bool:
     """Whether a message records a derived value."""
-    return bool(message["infer"] and message["infer"].get("_deterministic"))
+    noted = bool(message["infer"] and message["infer"].get("_deterministic"))
+    return noted or (message["is_observed"] and is_unscored_point(message["fn"]))
 
 
 def is_masked(message: Message) -> bool:
@@ -195,6 +196,13 @@ def law_of(message: Message) -> Any:
     return message["fn"] if is_masked(message) else unmasked(message["fn"])
 
 
+def scored_value(message: Message) -> Any:
+    """The value of a site, with numbers in place of the NaN that a mask drops."""
+    if message["mask"] is None or not is_masked(message):
+        return message["value"]
+    return filled(message["value"], message["mask"], len(message["fn"].event_shape))
+
+
 def masked_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
     """The log densities [*batch] of a site, zero where a score is masked or its branch not taken.
 
@@ -202,7 +210,7 @@ def masked_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
         DataError: the mask is wider than the site, which would count data several times.
     """
     if log_prob is None:
-        log_prob = log_density(law_of(message), message["value"])
+        log_prob = log_density(law_of(message), scored_value(message))
     for mask in (message["mask"] if is_masked(message) else None, message["infer"].get("taken")):
         if mask is None or mask is True:
             continue

@@ -324,7 +324,7 @@ class Conditioning(Handler):
                 )
             )
         value = fitted(value, msg["fn"], exact=name in self.exact)
-        check_data(msg["name"], msg["fn"], value)
+        check_data(msg["name"], msg["fn"], value, msg["mask"])
         msg["value"], msg["is_observed"] = value, True
 
 

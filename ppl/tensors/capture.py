@@ -32,24 +32,39 @@ from ..errors import (
     located,
     raising_line,
 )
+from .decompositions import IN_LANES
 
 
-def capture(density: Callable[..., Tensor], *example: Tensor) -> GraphModule:
+def capture(
+    density: Callable[..., Tensor], *example: Tensor, failures: bool = False
+) -> GraphModule:
     """Trace ``u [chains, d], *rest -> (log density [chains], gradient [chains, d])`` into a graph.
 
     ``density`` maps one vector [d], and further tensors that all chains share, to a scalar.  What
-    it computes from other tensors alone becomes a constant of the graph.
+    it computes from other tensors alone becomes a constant of the graph.  Where a matrix has no
+    decomposition the gradient is zero.  With ``failures``, of a density that decomposes matrices, a
+    third result [chains] is 1 there, and else 0.
 
     Errors:
         BranchError: ``density`` looks at its argument in Python.
         ImpureProgramError: ``density`` draws from torch.
     """
 
-    def batched(u: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+    def noting(*inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        with IN_LANES.collected() as failed:
+            value = density(*inputs)
+        return value, tuple(failed)
+
+    def batched(u: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         shared = (0, *(None for _ in rest))
         with DataStayReal():
-            gradient, value = torch.func.vmap(torch.func.grad_and_value(density), shared)(u, *rest)
-        return value, gradient
+            each = torch.func.grad_and_value(noting, has_aux=True)
+            gradient, (value, failed) = torch.func.vmap(each, shared)(u, *rest)
+            if not failed:
+                return value, gradient
+            dead = torch.stack(failed).any(0)
+            gradient = gradient.masked_fill(dead[:, None], 0.0)
+            return (value, gradient, *([dead.to(value.dtype)] if failures else []))
 
     with refusing():
         graph: GraphModule = make_fx(batched)(*example)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from pyro.distributions.distribution import Distribution
 from torch import Tensor
+from torch.distributions.transforms import Transform
 from torch.distributions.utils import lazy_property
 
 _BY_IDENTITY = (torch.nn.Module, types.ModuleType, types.BuiltinFunctionType)
@@ -27,6 +28,22 @@ _BY_IDENTITY = (torch.nn.Module, types.ModuleType, types.BuiltinFunctionType)
 BITS = 43  # about 13 decimal digits
 
 _ATOMS = (bool, int, str, bytes, type(None), torch.dtype, torch.device, torch.Size, type)
+
+
+class Unassigned:
+    """Stands for a variable that a function closes over and that has no value yet."""
+
+
+def closed_over(fn: types.FunctionType) -> tuple[Any, ...]:
+    """What a function closes over, in the order of its code's free variables."""
+    return tuple(map(_contents, fn.__closure__ or ()))
+
+
+def _contents(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return Unassigned
 
 
 class Keys:
@@ -70,10 +87,9 @@ class Keys:
         if isinstance(value, dict):
             return (dict, *((key, self(item)) for key, item in value.items()))
         if isinstance(value, types.FunctionType):
-            cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
             return (
                 value.__code__,
-                self(cells),
+                self(closed_over(value)),
                 self(value.__defaults__),
                 self(value.__kwdefaults__),
             )
@@ -85,6 +101,8 @@ class Keys:
             return (type(value), self(_fields(value)))
         if hasattr(value, "__dict__") and not isinstance(value, _BY_IDENTITY):
             fields = {k: v for k, v in vars(value).items() if not k.startswith("__")}
+            if isinstance(value, Transform):
+                fields.pop("_cached_x_y", None)  # what it was last used for
             return (type(value), self(fields))
         return self._identity(value)
 
@@ -131,8 +149,7 @@ class Lasting(Contents):
 
     def _structure(self, value: Any) -> Hashable:
         if isinstance(value, types.FunctionType):
-            cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
-            inner = self((cells, value.__defaults__, value.__kwdefaults__))
+            inner = self((closed_over(value), value.__defaults__, value.__kwdefaults__))
             return (_lasting_code(value.__code__), inner, *self._globals(value))
         if isinstance(value, torch.nn.Module):
             return (type(value).__qualname__, value.training, self(dict(value.state_dict())))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, Union
 from torch import Tensor
 
 from ..errors import AnnotationError, located
+from ..tensors.keys import Unassigned, closed_over
 from . import Either, Function, Kind, ListOf, Pattern, Product, Record, Space, Sum, Value
 from .values import M as _M
 from .values import P as _P
@@ -114,9 +115,9 @@ def _read(fn: Any, name: str, program: str, line: str) -> Value | None:
     """The type that one annotation declares; None if it names no space."""
     written = fn.__annotations__[name]
     holder = types.SimpleNamespace(__annotations__={name: written})
-    cells = zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=False)
+    cells = zip(fn.__code__.co_freevars, closed_over(fn), strict=False)
+    local = {free: value for free, value in cells if value is not Unassigned}
     try:
-        local = {free: cell.cell_contents for free, cell in cells}
         hints = typing.get_type_hints(holder, fn.__globals__, local, include_extras=True)
         value = _parsed(hints[name])
         return value if _names_a_space(value) else None

@@ -82,6 +82,38 @@ class CorrCholeskyVector(T.CorrCholeskyTransform):
         return (log_sech_squared * x.new_tensor(weights)).sum(-1)
 
 
+class PlaneToCircle(Transform):
+    """Points [..., 2] of the plane to their directions, angles from -pi to pi.
+
+    An interval has a cut that paths cannot cross; directions have none.  It is no bijection: the
+    distance r from the origin is one coordinate more, independent of the angle and with the proper
+    law r^2 ~ Gamma(A, A).  If an angle has density p and r density q, the point has the density
+    p q(r) / r, and what ``log_abs_det_jacobian`` gives is log(q(r) / r).  This is smooth, and zero
+    at the origin, where angles are not.  The inverse of an angle is its point at distance 1.
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.interval(-math.pi, math.pi)  # type: ignore[no-untyped-call]
+    A = 4.0
+
+    def _call(self, x: Tensor) -> Tensor:
+        return torch.atan2(x[..., 1], x[..., 0])
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return torch.stack((y.cos(), y.sin()), -1)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        square = x.square().sum(-1)
+        constant = math.log(2.0) + self.A * math.log(self.A) - math.lgamma(self.A)
+        return (self.A - 1) * square.log() - self.A * square + constant
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size(shape[:-1])
+
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size((*shape, 2))
+
+
 def _diagonal(matrix: Tensor) -> Tensor:
     return matrix.diagonal(dim1=-2, dim2=-1)
 

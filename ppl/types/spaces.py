@@ -217,13 +217,24 @@ def space_of(distribution: Any) -> Space:
         core = core.base_dist
     if isinstance(core, dist.Unit):
         return Space("Unit", (), shape[:-1])
-    if isinstance(core, _CIRCULAR):  # their stated support is the whole line, not one turn
+    if _circular(core):  # their stated support is the whole line, not one turn
         return Space("Circle", (), shape, TURN)
     try:
         support = support_of(distribution)
     except (NotImplementedError, BranchError):
         support = constraints.dependent
     return space_of_support(support, shape)
+
+
+def _circular(law: Any) -> bool:
+    """Whether a law is of angles, or a mixture of such."""
+    while True:
+        if isinstance(law, torch.distributions.MixtureSameFamily):
+            law = law.component_distribution
+        elif isinstance(law, _WRAPPERS):
+            law = law.base_dist
+        else:
+            return isinstance(law, _CIRCULAR)
 
 
 def space_of_support(support: Constraint, shape: tuple[int, ...]) -> Space:

@@ -20,8 +20,9 @@ from pushforward.errors import (
 )
 from pushforward.inference import ADVI, MCMC, SMC, Fit, hmc, log_likelihood, nuts, predict
 from pushforward.inference.results.fit import import_arviz
+from pushforward.inference.results.labels import portable
 from pushforward.inference.runs.progress import Progress
-from pushforward.ppl import condition, deterministic, observe, plate, program, sample
+from pushforward.ppl import condition, deterministic, observe, plate, program, sample, scope
 
 X = torch.tensor([-1.5, -0.5, 0.0, 0.5, 1.0, 2.0], dtype=torch.float64)
 Y = torch.tensor([-1.2, 0.1, 0.4, 1.3, 1.6, 3.1], dtype=torch.float64)
@@ -267,6 +268,70 @@ def test_arviz_gets_groups_dims_and_coords(fit: Fit) -> None:
     assert renamed.posterior["mean"].dims == ("chain", "draw", "where")
 
 
+def test_names_of_scopes_and_plates_reach_a_file(tmp_path: Path) -> None:
+    @program
+    def part() -> Tensor:
+        x = sample("x", dist.Normal(0.0, 1.0))
+        with plate("day", 2):
+            observe("y", dist.Normal(x, 1.0), torch.zeros(2))
+        return x
+
+    @program
+    def days() -> None:
+        with scope("monday"):
+            part()
+        with scope("tuesday"):
+            part()
+
+    fit = MCMC(nuts(2), 2, 5, 5, **QUIET).run(days)
+    fit.to_arviz(dims={"monday/y": ["day/night"]}).to_netcdf(str(tmp_path / "fit.nc"))
+    read = import_arviz().from_netcdf(str(tmp_path / "fit.nc"))
+    for name in ("monday", "tuesday"):
+        assert torch.equal(torch.tensor(read.posterior[f"{name}.x"].values), fit[f"{name}/x"])
+        written = torch.tensor(read.log_likelihood[f"{name}.y"].values)
+        assert torch.equal(written, fit.log_likelihood[f"{name}/y"])
+    assert read.log_likelihood["monday.y"].dims[2:] == ("day.night",)
+    assert list(fit.summary().index) == ["monday/x", "tuesday/x"]
+    assert list(predict(fit, days).to_arviz().posterior_predictive) == ["monday.y", "tuesday.y"]
+    assert portable({"a/b", "a.b"}) == {"a/b": "a:b", "a.b": "a.b"}
+
+
+def test_plates_keep_their_labels_beside_event_dimensions() -> None:
+    @program
+    def model() -> None:
+        with plate("group", 3):
+            slopes = sample("slopes", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            observe("y", dist.Normal(slopes, 1.0).to_event(1), torch.zeros(3, 2))
+
+    fit = MCMC(nuts(2), 2, 5, 5, **QUIET).run(model)
+    data = fit.to_arviz(coords={"group": ["a", "b", "c"]})
+    assert data.posterior["slopes"].dims == ("chain", "draw", "group", "slopes_dim_1")
+    assert list(data.posterior["group"].values) == ["a", "b", "c"]
+    assert data.observed_data["y"].dims == ("group", "y_dim_1")
+    assert data.log_likelihood["y"].dims == ("chain", "draw", "group")
+    both = {"coords": {"term": ["const", "x"]}, "dims": {"slopes": ["group", "term"]}}
+    assert list(fit.to_arviz(**both).posterior["term"].values) == ["const", "x"]
+    with pytest.raises(DataError, match=r"no site .* 'groups'.*group, y_dim_1, slopes_dim_1"):
+        fit.to_arviz(coords={"groups": ["a", "b", "c"]})
+    with pytest.raises(DataError, match="2 labels for 'group', which has 3"):
+        fit.to_arviz(coords={"group": ["a", "b"]})
+    with pytest.raises(DataError, match="no site 'slope'"):
+        fit.to_arviz(dims={"slope": ["group", "term"]})
+    with pytest.raises(DataError, match="1 names for the 2 dimensions of 'slopes'"):
+        fit.to_arviz(dims={"slopes": ["group"]})
+
+
+def test_a_plate_may_be_called_like_a_site() -> None:
+    @program
+    def model() -> None:
+        with plate("y", 3):
+            observe("y", dist.Normal(sample("a", dist.Normal(0.0, 1.0)), 1.0), torch.zeros(3))
+
+    data = MCMC(nuts(2), 2, 5, 5, **QUIET).run(model).to_arviz(coords={"y": ["p", "q", "r"]})
+    assert list(data.posterior["y_dim"].values) == ["p", "q", "r"]
+    assert data.observed_data["y"].dims == ("y_dim",)
+
+
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto:UserWarning")
 def test_the_log_likelihood_is_pointwise_and_feeds_loo(fit: Fit) -> None:
     expected = dist.Normal(fit["mean"], 0.5).log_prob(Y)
@@ -312,8 +377,36 @@ def test_a_loaded_fit_goes_on(fit: Fit, tmp_path: Path) -> None:
     def other() -> None:
         sample("q", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(DataError, match="not of this program"):
+    with pytest.raises(DataError, match="the program, or what it reads"):
         method.run(other, resume=fit)
+
+
+def test_only_the_same_posterior_is_gone_on_with(fit: Fit, tmp_path: Path) -> None:
+    method = MCMC(nuts(), chains=4, draws=5, **QUIET)
+    with pytest.raises(DataError, match=r"another posterior: the data of 'y' changed.*run anew"):
+        method.run(condition(line, {"y": Y + 0.2}), X, resume=fit)
+    with pytest.raises(DataError, match="another posterior: argument 0 changed"):
+        method.run(MODEL, X + 0.2, resume=fit)
+    fit.save(tmp_path / "fit.pt")
+    with pytest.raises(DataError, match="the data of 'y' changed"):
+        method.run(condition(line, {"y": Y + 0.2}), X, resume=Fit.load(tmp_path / "fit.pt"))
+    assert method.run(condition(line, {"y": Y.clone()}), X.clone(), resume=fit).size == 255
+    reached = SMC(10, 1, stages=2, compiled=False, progress=False).run(MODEL, X)
+    with pytest.raises(DataError, match="not by MCMC"):
+        method.run(MODEL, X, resume=reached)
+
+
+def test_a_fit_that_goes_on_again_and_again_draws_anew_each_time(fit: Fit) -> None:
+    method = MCMC(nuts(), chains=4, draws=50, **QUIET)
+    more = fit
+    for _ in range(3):
+        more = method.run(MODEL, X, resume=more)
+    stretches = more["a"][:, 250:].unflatten(1, (3, 50))
+    same = (stretches[:, 1:] - stretches[:, :-1]).abs() < 1e-6
+    assert same.double().mean() < 0.05
+    again = method.run(MODEL, X, resume=fit)
+    assert torch.equal(again["a"], more["a"][:, :300])  # and yet the same each time it is done
+    assert_close_to_exact(more, ess=400)
 
 
 def test_warnings_name_what_is_wrong() -> None:
@@ -396,6 +489,16 @@ def test_prediction_names_what_does_not_fit(fit: Fit) -> None:
         predict(0, line, X)
     with pytest.raises(DataError, match="nothing was predicted at 'z'"):
         predict(fit, line, X)["z"]
+
+
+def test_what_cannot_be_sampled_is_named() -> None:
+    def flat() -> None:
+        m = sample("m", dist.ImproperUniform(dist.constraints.positive, (), (2,)))
+        observe("y", dist.Normal(m.sum(), 1.0), torch.tensor(1.0))
+
+    for given in (10, MCMC(nuts(2), 2, 5, 5, **QUIET).run(flat)):
+        with pytest.raises(UnsupportedDistributionError, match=r"test_fits.*improper prior"):
+            predict(given, flat, given=None if given == 10 else [])
 
 
 def test_predictions_join_arviz(fit: Fit) -> None:

@@ -42,7 +42,7 @@ TABLE: dict[str, str | tuple[type[Exception], str, str]] = {
     "ordinal_regression": "{coef: Real, cutpoints: Ordered(3), y: Fin(4)[5] observed} -> M Unit",
     "eight_schools": "{mu: Real, tau: Positive, eta: Real[8], obs: Real[8] observed} -> M Real[8]",
     "reparametrized_schools": "{mu: Real, tau: Positive, school_decentered: Real[8], "
-    "school: Real[8] observed, y: Real[8] observed} -> M Unit",
+    "y: Real[8] observed} -> M Unit",
     "radon": "{mu_alpha: Real, sigma_alpha: Positive, beta: Real, alpha: Real[4], "
     "sigma: Positive, log_radon: Real[7] observed} -> M Unit",
     "item_response_2pl": "{ability: Real[3], difficulty: Real[2], slope: Positive[2], "

@@ -17,6 +17,7 @@ from pushforward.errors import (
     NoDensityError,
     ProgramError,
 )
+from pushforward.inference import MCMC, nuts
 from pushforward.ppl import (
     assess,
     cond,
@@ -349,6 +350,36 @@ def test_arrays_keep_their_precision() -> None:
     trace = simulate(condition(model, {"x": np.float64(0.1)}))
     assert float(trace.observed["x"]) == 0.1
     assert trace.log_density.dtype == torch.float64
+
+
+def test_arguments_keep_their_precision_and_a_mixture_is_named() -> None:
+    import numpy as np
+
+    @program
+    def regression(X: Tensor) -> None:
+        w = sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with plate("row", len(X)):
+            sample("y", dist.Poisson((X @ w).exp()))
+
+    X, y = np.linspace(-1, 1, 16).reshape(8, 2), np.arange(8)
+    p = condition(regression, {"y": y})
+    method = MCMC(nuts(2), 1, 2, 2, compiled=False, progress=False)
+    mixed = (
+        r"argument 0 is float64, new tensors are float32 .*test_effects.py:\d+\).*float64 to the"
+    )
+    for attempt in (
+        lambda: method.run(p, X),
+        lambda: regression.type(X),
+        lambda: simulate(regression, X),
+        lambda: assess(p, {"w": torch.zeros(2)}, X),
+    ):
+        with pytest.raises(DataError, match=mixed):
+            attempt()
+    with pytest.raises(DataError, match=r"argument 0 is int64, .* convert one of them by x.to"):
+        regression.type(np.ones((8, 2), dtype=np.int64))
+    fit = MCMC(nuts(2), 1, 2, 2, compiled=False, dtype=torch.float64, progress=False).run(p, X)
+    assert fit["w"].dtype == torch.float64
+    assert method.run(p, X.astype(np.float32))["w"].dtype == torch.float32
 
 
 def test_counts_and_categories_fit_their_sites() -> None:
