@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .precision import as_given
+
 LARGEST = 127
 MASK = 0xFFFFFFFF
 MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
@@ -78,4 +80,5 @@ def integer_product(a: Tensor, b: Tensor, largest: int) -> Tensor:
     """
     narrow = a.shape[1] * largest * LARGEST < 2**24
     wide = torch.float32 if narrow else torch.float64
-    return a.to(wide) @ b.to(wide)
+    with as_given(a.device):
+        return a.to(wide) @ b.to(wide)

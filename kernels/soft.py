@@ -11,11 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .precision import as_given
+
 
 def gaussian(a: Tensor, b: Tensor) -> Tensor:
     """exp(-|a_i - b_j|^2 / 2) [..., n, m] of rows [..., n, d] and [..., m, d]."""
     square = (a**2).sum(-1)[..., :, None] + (b**2).sum(-1)[..., None, :]
-    return torch.exp(-0.5 * (square - 2 * a @ b.transpose(-2, -1)).clamp(min=0))
+    with as_given(a.device):
+        products = a @ b.transpose(-2, -1)
+    return torch.exp(-0.5 * (square - 2 * products).clamp(min=0))
 
 
 def newton(a: Tensor, steps: int, scale: float, tol: float | None) -> Tensor:
@@ -48,12 +52,13 @@ class NewtonInverse(torch.autograd.Function):
 
     @staticmethod
     def forward(a: Tensor, steps: int, scale: float, tol: float | None, fused: bool) -> Tensor:
-        if fused:
-            from .gpu.soft import fused_newton
+        with as_given(a.device):
+            if fused:
+                from .gpu.soft import fused_newton
 
-            inverse: Tensor = fused_newton(a, steps, scale)
-            return inverse
-        return newton(a, steps, scale, tol)
+                inverse: Tensor = fused_newton(a, steps, scale)
+                return inverse
+            return newton(a, steps, scale, tol)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -63,4 +68,5 @@ class NewtonInverse(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (x,) = ctx.saved_tensors
         transposed = x.transpose(-2, -1)
-        return -transposed @ gradients[0] @ transposed, None, None, None, None
+        with as_given(x.device):
+            return -transposed @ gradients[0] @ transposed, None, None, None, None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...kernels import Backend, uses_triton
 from ...kernels.nala import Direction, NaLaState, attend, attend_causally, feature_maps
-from ...kernels.precision import widened
+from ...kernels.precision import as_given, widened
 
 
 def nala_feature_maps(
@@ -126,10 +126,11 @@ def nala_attention(
         fused: Tensor = fused_attention(q, k, v, lam, tau, eps, is_causal)
         return fused
     phi_q, phi_k = feature_maps(widened(q), widened(k), lam, tau, direction)
-    if is_causal:
-        out, state = attend_causally(phi_q, phi_k, widened(v), eps, kept, initial_state)
-    else:
-        out, state = attend(phi_q, phi_k, widened(v), eps, kept, initial_state, rope)
+    with as_given(v.device):
+        if is_causal:
+            out, state = attend_causally(phi_q, phi_k, widened(v), eps, kept, initial_state)
+        else:
+            out, state = attend(phi_q, phi_k, widened(v), eps, kept, initial_state, rope)
     out = out.to(v.dtype)
     return (out, state) if output_final_state else out
 
@@ -148,7 +149,8 @@ def nala_weights(
     """The weights [b, h, n, m] of :func:`nala_attention`, at quadratic cost: to look at."""
     _require_maps(q, k, lam, tau, direction)
     phi_q, phi_k = feature_maps(widened(q), widened(k), lam, tau, direction)
-    scores = phi_q @ phi_k.transpose(-2, -1)
+    with as_given(q.device):
+        scores = phi_q @ phi_k.transpose(-2, -1)
     seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device)
     seen = seen.tril() if is_causal else seen
     if attn_mask is not None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...kernels import Backend, uses_triton
-from ...kernels.precision import widened
+from ...kernels.precision import as_given, widened
 from ...kernels.soft import NewtonInverse, gaussian
 
 Norm = Literal["landmark", "token"]
@@ -163,14 +163,19 @@ def attended(
     if landmarks_kept is not None:
         p = p * landmarks_kept[:, None, None, :]
     if norm == "token":
-        rows = p @ (inverse @ p.sum(-2)[..., None])
+        rows = _through(p, inverse, torch.ones_like(values[..., :1]))
         small = rows < LEAST_ROW
         counted = small if kept is None else small & kept[:, None, :, None]
         root = rows.clamp(min=LEAST_ROW).rsqrt()
-        out = root * (p @ (inverse @ (p.transpose(-2, -1) @ (root * values))))
+        out = root * _through(p, inverse, root * values)
         return Attended(out.to(v.dtype), counted.sum())
-    out = p @ (inverse @ (p.transpose(-2, -1) @ values))
-    return Attended(out.to(v.dtype), clamped)
+    return Attended(_through(p, inverse, values).to(v.dtype), clamped)
+
+
+def _through(p: Tensor, inverse: Tensor, x: Tensor) -> Tensor:
+    """P A^+ P^T x."""
+    with as_given(p.device):
+        return p @ (inverse @ (p.transpose(-2, -1) @ x))
 
 
 def _require_floats(*tensors: Tensor) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ...kernels.precision import as_given
 from .unified import UnifiedNorm
 
 Linear = nn.Linear | nn.MultiheadAttention
@@ -40,7 +41,8 @@ def fuse_into(norm: UnifiedNorm, *maps: Linear) -> None:
     for each in maps:
         weight, bias = _parameters(each)
         wide = weight.to(s.dtype)
-        into_bias = wide @ beta
+        with as_given(wide.device):
+            into_bias = wide @ beta
         weight.copy_(wide * s)
         if bias is not None:
             bias.add_(into_bias)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ...kernels.precision import as_given
 from .second import require_second
 
 Matvec = Callable[[Tensor], Tensor]
@@ -188,7 +189,8 @@ class GradNormSmooth(Optimizer):
                     losses, self._params, torch.eye(len(losses)).to(losses), is_grads_batched=True
                 )
             jacobian = torch.cat([row.flatten(1) for row in rows], 1)
-            return jacobian.T @ jacobian / len(losses)
+            with as_given(jacobian.device):
+                return jacobian.T @ jacobian / len(losses)
 
         self._gradient = gradient
 

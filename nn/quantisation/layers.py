@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ...kernels.precision import as_given
 from .shift import QTensor, ShiftTensor, quantize_tensor, seeded_shift, shift_matmul
 
 
@@ -76,7 +77,8 @@ class _Product(torch.autograd.Function):
             return _whole_product(few_x, few_w).to(x.dtype)
         meant_x, meant_w = _meant(x, few_x), _meant(weight.T, few_w)
         ctx.save_for_backward(meant_x, meant_w, seeds)
-        return meant_x @ meant_w
+        with as_given(x.device):
+            return meant_x @ meant_w
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -86,7 +88,8 @@ class _Product(torch.autograd.Function):
             x, w, seeds = ctx.saved_tensors
             by_output = _gradient(gradient, -1, seeds[0], config)
             by_token = _gradient(gradient, 0, seeds[1], config)
-            return by_output @ w.T, by_token @ x, None, None
+            with as_given(w.device):
+                return by_output @ w.T, by_token @ x, None, None
         x_q, x_scale, w_q, w_scale, seeds = ctx.saved_tensors
         bits, groups = config.g_bits, config.num_groups
         assert bits is not None
