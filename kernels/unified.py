@@ -65,7 +65,8 @@ def forward_step(
     """sigma2 [c], r [c], whether the batch is an outlier, and the step's number (-1: not counted).
 
     A mean square q [c] that is not finite changes no statistic, and gives a sigma2 that is no
-    number.  A window of one batch is no window: sigma2 is q, and r one.  ``fused`` takes one program of Triton, where the window is in float32.
+    number.  A window of one batch is no window: sigma2 is q, and r one.  ``fused`` takes one
+    program of Triton, where the window is in float32.
     """
     settings = (warmup, rescale_after, filtration, per_channel, update_on_outlier, momentum, eps)
     if fused and _fits(window):
