@@ -134,7 +134,8 @@ def softmax_radius(
         raise ValueError(f"the method is 'jvp' or 'fd', not {method!r}")
     with as_given(length.device):
         if method == "jvp":
-            logits, change = torch.func.jvp(logit_fn, (params,), (direction,))
+            both: Any = torch.func.jvp(logit_fn, (params,), (direction,))
+            logits, change = both
         else:
             h = 1e-3 / length.clamp(min=1e-12)
             moved = {name: p + h * direction[name] for name, p in params.items()}
