@@ -139,6 +139,11 @@ def attended(
     _require_newton(max_iter, alpha_scale, ridge)
     tokens = widened(q) * (q.shape[-1] ** -0.25 if scale is None else scale)
     marks, values = widened(landmarks), widened(v)
+    if kept is not None:  # what does not count may be anything, also no number
+        there = kept[:, None, :, None]
+        tokens, values = torch.where(there, tokens, 0.0), torch.where(there, values, 0.0)
+    if landmarks_kept is not None:
+        marks = torch.where(landmarks_kept[:, None, :, None], marks, 0.0)
     if 0 in tokens.shape or 0 in marks.shape:
         return Attended(torch.zeros_like(v), torch.zeros((), dtype=torch.long, device=q.device))
     a = gaussian(marks, marks)

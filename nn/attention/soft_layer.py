@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .local import DepthwiseConv
+from .local import DepthwiseConv, counted
 from .soft import Norm, attended
 
 Landmark = Literal["conv", "pool", "linspace", "learned"]
@@ -62,8 +62,8 @@ class Landmarks(nn.Module):
             at = steps.round().long()
             return tokens[:, :, at], None if kept is None else kept[:, at]
         weights = tokens.new_ones(len(tokens), 1, n, 1) if kept is None else kept[:, None, :, None]
-        weights = weights.to(tokens.dtype)
-        sums, counts = self._blocks(tokens * weights, hw), self._blocks(weights, hw)
+        counted = tokens if kept is None else torch.where(weights, tokens, 0.0)
+        sums, counts = self._blocks(counted, hw), self._blocks(weights.to(tokens.dtype), hw)
         alive = None if kept is None else counts[:, 0, :, :, 0].sum(-1) > 0
         if self.kind == "conv":
             return nn.functional.gelu(self.norm(self.conv(sums.flatten(-2)))), alive
@@ -161,7 +161,7 @@ class SoftAttention(nn.Module):
             x = x.transpose(0, 1)
         if x.ndim != 3 or x.shape[-1] != self.embed_dim:
             raise ValueError(f"[b, n, {self.embed_dim}] is expected, not {list(x.shape)}")
-        kept = None if key_padding_mask is None else ~key_padding_mask
+        kept = counted(key_padding_mask)
         values = self.v_proj(x)
         q = self._heads(self.q_proj(x)) * (self.embed_dim // self.num_heads) ** -0.25
         marks, alive = self.landmarks(q, hw, kept)
@@ -174,7 +174,7 @@ class SoftAttention(nn.Module):
             self.clamped += clamped
         out = out.transpose(1, 2).flatten(2)
         if self.local is not None:
-            out = out + self.local(values, hw)
+            out = out + self.local(values, hw, kept)
         out = self.out_proj(out)
         if not self.batch_first:
             out = out.transpose(0, 1)
