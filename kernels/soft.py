@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .dispatch import forward_mode
 from .precision import as_given
+
+ORDERS = 4  # derivatives in forward mode
 
 
 def gaussian(a: Tensor, b: Tensor) -> Tensor:
@@ -70,3 +73,22 @@ class NewtonInverse(torch.autograd.Function):
         transposed = x.transpose(-2, -1)
         with as_given(x.device):
             return -transposed @ gradients[0] @ transposed, None, None, None, None
+
+
+def newton_inverse(a: Tensor, steps: int, scale: float, tol: float | None, fused: bool) -> Tensor:
+    """Newton's iteration, with the derivatives of an inverse.
+
+    Rules of forward mode do not nest: torch drops the outer tangents inside of one.  There the
+    series X - X E X + X E X E X - ... in E = A - A, which is zero with the tangents of A, has the
+    same value and the same derivatives up to the order of its last term.
+    """
+    if not forward_mode():
+        inverse: Tensor = NewtonInverse.apply(a, steps, scale, tol, fused)
+        return inverse
+    still = a.detach()
+    with as_given(a.device):
+        x, away = newton(still, steps, scale, tol), a - still
+        series = x
+        for _ in range(ORDERS):
+            series = x - x @ away @ series
+        return series

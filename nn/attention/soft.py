@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...kernels import Backend, uses_triton
 from ...kernels.precision import as_given, widened
-from ...kernels.soft import NewtonInverse, gaussian
+from ...kernels.soft import gaussian, newton_inverse
 
 Norm = Literal["landmark", "token"]
 LEAST_ROW = 1e-3  # of S, where it is normalised by rows
@@ -74,8 +74,7 @@ def _inverse(
 ) -> Tensor:
     if ridge:
         a = a + ridge * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    inverse: Tensor = NewtonInverse.apply(a, steps, scale, tol, fused)
-    return inverse
+    return newton_inverse(a, steps, scale, tol, fused)
 
 
 class Attended(NamedTuple):

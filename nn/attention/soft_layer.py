@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch
 
 from .local import DepthwiseConv, counted
 from .soft import Norm, attended
@@ -56,12 +57,14 @@ class Landmarks(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         n = tokens.shape[2]
         if self.kind == "learned":
-            return self.learned.expand(len(tokens), -1, -1, -1), None
+            return self.learned.expand(tokens.shape[0], -1, -1, -1), None
         if self.kind == "linspace":
             steps = torch.linspace(0, n - 1, self.num_landmarks, device=tokens.device)
             at = steps.round().long()
             return tokens[:, :, at], None if kept is None else kept[:, at]
-        weights = tokens.new_ones(len(tokens), 1, n, 1) if kept is None else kept[:, None, :, None]
+        weights = (
+            tokens.new_ones(tokens.shape[0], 1, n, 1) if kept is None else kept[:, None, :, None]
+        )
         counted = tokens if kept is None else torch.where(weights, tokens, 0.0)
         sums, counts = self._blocks(counted, hw), self._blocks(weights.to(tokens.dtype), hw)
         alive = None if kept is None else counts[:, 0, :, :, 0].sum(-1) > 0
@@ -171,7 +174,7 @@ class SoftAttention(nn.Module):
             *(self.alpha_scale, 1.0, kept, alive, "auto"),
         )
         if self.norm == "token":
-            self.clamped += clamped
+            self._count(clamped)
         out = out.transpose(1, 2).flatten(2)
         if self.local is not None:
             out = out + self.local(values, hw, kept)
@@ -179,6 +182,12 @@ class SoftAttention(nn.Module):
         if not self.batch_first:
             out = out.transpose(0, 1)
         return out
+
+    @torch.no_grad()
+    def _count(self, clamped: Tensor) -> None:
+        """Count rows that were too small, where no function transform hides their number."""
+        if torch.compiler.is_compiling() or not _functorch.is_functorch_wrapped_tensor(clamped):
+            self.clamped.add_(clamped)
 
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (self.num_heads, -1))

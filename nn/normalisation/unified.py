@@ -88,7 +88,7 @@ class _Normalised(torch.autograd.Function):
         gradient = gradient.contiguous()
         some, total, alone = _products(gradient, x, valid, ctx.backend)
         scale = weight.to(inverse.dtype) * r
-        count = len(x) if valid is None else valid.sum()
+        count = x.shape[0] if valid is None else valid.sum()
         p = _mean((total if exact else some) * inverse * scale, count, sync)
         fused = _fused(ctx.backend, x)
         taken = plain.backward_step(p, *ctx.windows, t, outlier, warmup, momentum, fused)
@@ -223,7 +223,7 @@ class UnifiedNorm(nn.Module):
             return plain.combine(widened(x), scale, None, bias).to(x.dtype)
         valid = None if pad_mask is None else ~pad_mask.reshape(-1)
         with torch.no_grad():
-            count = len(rows) if valid is None else valid.sum()
+            count = rows.shape[0] if valid is None else valid.sum()
             total = _squares(rows, valid, self.backend).to(self.running_var.dtype)
             q = _mean(total, count, self.sync)
             sigma2, r, outlier, t = plain.forward_step(

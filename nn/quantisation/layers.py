@@ -186,7 +186,7 @@ class QConv2d(nn.Conv2d):
         )
         tokens = patches.transpose(1, 2).flatten(0, 1)
         out: Tensor = _Product.apply(tokens, self.weight.flatten(1), _seeds(input), self.qconfig)
-        out = out.unflatten(0, (len(input), height * width)).transpose(1, 2)
+        out = out.unflatten(0, (input.shape[0], height * width)).transpose(1, 2)
         out = out.unflatten(2, (height, width))
         return out if self.bias is None else out + self.bias[:, None, None]
 
