@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels.nala import Direction, NaLaState
+from ..standing_in import called
 from .local import DepthwiseConv, Local, counted, linear
 from .nala import nala_attention, nala_step, nala_weights
 
@@ -35,10 +36,16 @@ class NaLaAttention(nn.Module):
     Shape:
         query [b, n, embed_dim], key and value [b, m, embed_dim]; to [b, n, embed_dim].
 
+    It may stand in ``nn.TransformerEncoderLayer``.
+
     Errors:
         ValueError: sizes do not fit each other.
-        NotImplementedError: a mask that is no padding mask.
+        NotImplementedError: a mask that is no padding mask, nor said to be causal.
     """
+
+    inputs = ("query", "key", "value")
+    in_proj_bias = None  # by these torch's encoders know that there is no joint projection
+    _qkv_same_embed_dim = False
 
     def __init__(
         self,
@@ -75,6 +82,7 @@ class NaLaAttention(nn.Module):
         self.norm = nn.LayerNorm(embed_dim, **about) if gate else None
         self.local = None if local is None else DepthwiseConv(embed_dim, local, 5, causal, **about)
         self.dropout = nn.Dropout(dropout)
+        called(self)
 
     def forward(
         self,
@@ -90,9 +98,10 @@ class NaLaAttention(nn.Module):
         """The output, and the weights [b, heads, n, m] if they are needed (at quadratic cost).
 
         Key and value are the query unless given.  ``key_padding_mask`` [b, m] is true for keys that
-        do not count, as in torch; ``hw`` is the grid of the tokens.
+        do not count, or -inf, as in torch; ``attn_mask`` is taken for causal where ``is_causal``
+        says so; ``hw`` is the grid of the tokens.
         """
-        if attn_mask is not None:
+        if attn_mask is not None and not is_causal:
             raise NotImplementedError("linear attention cannot apply an arbitrary mask")
         key = query if key is None else key
         value = key if value is None else value
@@ -118,6 +127,11 @@ class NaLaAttention(nn.Module):
         if need_weights:
             weights = nala_weights(q, k, is_causal=causal, attn_mask=mask, **self.settings)
         return (out if self.batch_first else out.transpose(0, 1)), weights
+
+    def input_maps(self) -> tuple[nn.Linear, ...]:
+        """The linear maps that read an input."""
+        maps = (self.q_proj, self.k_proj, self.v_proj)
+        return maps if self.gate is None else (*maps, self.gate)
 
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (self.num_heads, -1))

@@ -111,6 +111,7 @@ class SoftAttention(nn.Module):
         NotImplementedError: a mask of pairs, or causal attention, which this kernel does not have.
     """
 
+    inputs = ("x",)
     clamped: Tensor
 
     def __init__(
@@ -182,6 +183,10 @@ class SoftAttention(nn.Module):
         if not self.batch_first:
             out = out.transpose(0, 1)
         return out
+
+    def input_maps(self) -> tuple[nn.Linear, ...]:
+        """The linear maps that read the input."""
+        return self.q_proj, self.v_proj
 
     @torch.no_grad()
     def _count(self, clamped: Tensor) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...kernels import Backend, uses_triton
 from ...kernels import unified as plain
 from ...kernels.precision import widened
+from ..standing_in import call_children, called
 
 
 def _fused(backend: Backend, x: Tensor) -> bool:
@@ -191,6 +192,7 @@ class UnifiedNorm(nn.Module):
         self.register_buffer("grad_tickets", torch.zeros(windows[1], **whole))
         self.register_buffer("iters", torch.zeros((), **whole))
         self.register_buffer("skip_counter", torch.zeros((), **whole))
+        called(self)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Statistics stay wide where the parameters become narrow."""
@@ -272,6 +274,7 @@ def convert_layernorm(module: nn.Module, **settings: Any) -> nn.Module:
         return _converted(module, settings) if len(module.normalized_shape) == 1 else module
     for name, child in module.named_children():
         setattr(module, name, convert_layernorm(child, **settings))
+    call_children(module)
     return module
 
 

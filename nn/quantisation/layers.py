@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels.precision import as_given
+from ..standing_in import call_children, called
 from .shift import QTensor, ShiftTensor, quantize_tensor, seeded_shift, shift_matmul
 
 
@@ -145,6 +146,7 @@ class QLinear(nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.qconfig = qconfig
+        called(self)
 
     def forward(self, input: Tensor) -> Tensor:
         if input.shape[-1] != self.in_features:
@@ -228,6 +230,7 @@ def convert_to_integer_training(
     }
     for i, (parent, name, child) in enumerate(places):
         setattr(parent, name, _converted(child, wide if i in ends else qconfig))
+    call_children(module)
     return module
 
 
