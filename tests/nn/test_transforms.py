@@ -198,9 +198,9 @@ def test_exported_it_takes_batches_of_any_size(name: str, strict: bool) -> None:
 
 def logistic() -> Any:
     """The law of log(u / (1 - u)), of density e^-x / (1 + e^-x)^2."""
-    uniform = torch.distributions.Uniform(0.0, 1.0)
+    uniform = torch.distributions.Uniform(0.0, 1.0, validate_args=True)
     logit = [torch.distributions.SigmoidTransform().inv]
-    return torch.distributions.TransformedDistribution(uniform, logit)
+    return torch.distributions.TransformedDistribution(uniform, logit, validate_args=True)
 
 
 def test_a_density_without_a_formula_compiles_and_is_not_exported() -> None:
