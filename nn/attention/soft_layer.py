@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._C import _functorch
 
+from ...kernels.precision import widened
 from .local import DepthwiseConv, counted
 from .soft import Norm, attended
 
@@ -65,12 +66,12 @@ class Landmarks(nn.Module):
         weights = (
             tokens.new_ones(tokens.shape[0], 1, n, 1) if kept is None else kept[:, None, :, None]
         )
-        counted = tokens if kept is None else torch.where(weights, tokens, 0.0)
-        sums, counts = self._blocks(counted, hw), self._blocks(weights.to(tokens.dtype), hw)
+        there = tokens if kept is None else torch.where(weights, tokens, 0.0)
+        sums, counts = self._blocks(there, hw), self._blocks(weights.to(tokens.dtype), hw)
         alive = None if kept is None else counts[:, 0, :, :, 0].sum(-1) > 0
         if self.kind == "conv":
             return nn.functional.gelu(self.norm(self.conv(sums.flatten(-2)))), alive
-        return sums.sum(-2) / counts.sum(-2).clamp(min=1), alive
+        return widened(sums).sum(-2) / widened(counts).sum(-2).clamp(min=1), alive
 
     def _blocks(self, x: Tensor, hw: tuple[int, int] | None) -> Tensor:
         """[b, h, n, d] as [b, h, blocks, size, d]."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -158,6 +162,38 @@ def test_half_precision_tokens_are_computed_in_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         out = soft_attention(*half, ridge=0.01)
     assert torch.equal(out, wide.bfloat16())
+
+
+TWIN = """
+import torch
+from pushforward.nn.attention import nala_attention, soft_attention
+
+torch.manual_seed(0)
+q, v = torch.randn(1, 2, 70, 16), torch.randn(1, 2, 70, 8)
+marks = q[:, :, ::10]
+for call in (
+    lambda: soft_attention(q, v, marks, ridge=0.1, backend="triton"),
+    lambda: nala_attention(q, q, v, backend="triton"),
+):
+    plain = call()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(call(), plain)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_autocast_changes_nothing_in_triton() -> None:
+    about = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", TWIN], env=about, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_landmarks_count_their_tokens_in_float32() -> None:
+    """The mean of 301 threes: bfloat16 has neither 301 nor 903."""
+    layer = SoftAttention(2, 1, num_landmarks=1, landmark="pool", dtype=torch.bfloat16)
+    tokens = torch.full((1, 1, 512, 2), 3.0, dtype=torch.bfloat16)
+    marks, alive = layer.landmarks(tokens, None, torch.arange(512)[None] < 301)
+    assert marks.flatten().tolist() == [3.0, 3.0] and alive is not None and bool(alive.all())
 
 
 def test_a_layer_compiles_under_autocast() -> None:
