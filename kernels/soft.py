@@ -21,8 +21,8 @@ def gaussian(a: Tensor, b: Tensor) -> Tensor:
     """exp(-|a_i - b_j|^2 / 2) [..., n, m] of rows [..., n, d] and [..., m, d]."""
     square = (a**2).sum(-1)[..., :, None] + (b**2).sum(-1)[..., None, :]
     with as_given(a.device):
-        products = a @ b.transpose(-2, -1)
-    return torch.exp(-0.5 * (square - 2 * products).clamp(min=0))
+        products = 2 * a @ b.transpose(-2, -1)
+    return torch.exp(-0.5 * (square - products).clamp(min=0))
 
 
 def newton(a: Tensor, steps: int, scale: float, tol: float | None) -> Tensor:
