@@ -394,6 +394,34 @@ def test_levels_of_two_precisions() -> None:
     assert torch.equal(made[0].y["y"], made[1].y["y"]) and torch.equal(x, v)
 
 
+@pytest.mark.parametrize("rule", ["constant", "convex"])
+def test_states_whose_gradients_were_not_scaled_yet(rule: str) -> None:
+    """They held the plain sum of gradients, and of the constant rule the step as it was given."""
+
+    def begun() -> tuple[Tensor, OptimisticMirrorDescent]:
+        w = nn.Parameter(torch.full((3,), 1 / 3, dtype=torch.float64))
+        about: dict[str, Any] = {"lr": 0.25} if rule == "constant" else {"grad_bound": 10.0}
+        settings = {"geometry": "entropy", "domain": Simplex(), "rule": rule, **about}
+        return w, OptimisticMirrorDescent([w], **settings)
+
+    w, optimizer = begun()
+    run(optimizer, 4)
+    saved = copy.deepcopy(optimizer.state_dict())
+    (state,) = saved["state"].values()
+    factor = state.pop("factor")
+    if rule == "constant":
+        state["total"], state["eta"] = state["total"] / factor, factor
+    else:
+        saved["param_groups"][0]["lr"] = None
+    v, again = begun()
+    with torch.no_grad():
+        v.copy_(w)
+    again.load_state_dict(saved)
+    run(optimizer, 4)
+    run(again, 4)
+    torch.testing.assert_close(v, w, rtol=1e-12, atol=0)
+
+
 OTHER: dict[str, Any] = {
     "weight_decay": 0, "nesterov": False, "delta": 0.1, "wd_ratio": 0.1, "eps": 1e-8,
     "params": [0],
