@@ -1,6 +1,7 @@
 """Which of the two implementations of a kernel runs: the plain torch one, or Triton's.
 
-``auto`` takes Triton where every tensor is on a GPU and Triton is installed, and torch elsewhere.
+``auto`` takes Triton where every tensor is on a GPU and Triton is installed, and torch elsewhere
+and under forward-mode differentiation, for which Triton's kernels have no rules.
 ``triton`` insists; on a CPU it then needs Triton's interpreter, the environment variable
 ``TRITON_INTERPRET=1``, which is for tests.
 """
@@ -13,6 +14,7 @@ import os
 from typing import Literal
 
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Backend = Literal["auto", "torch", "triton"]
 
@@ -21,6 +23,12 @@ Backend = Literal["auto", "torch", "triton"]
 def installed() -> bool:
     """Whether Triton is installed."""
     return importlib.util.find_spec("triton") is not None
+
+
+def forward_mode() -> bool:
+    """Whether tangents are being computed."""
+    level: int = forward_ad._current_level
+    return level >= 0
 
 
 def uses_triton(backend: Backend, *tensors: Tensor) -> bool:
@@ -33,7 +41,7 @@ def uses_triton(backend: Backend, *tensors: Tensor) -> bool:
         return False
     on_gpu = all(tensor.is_cuda for tensor in tensors)
     if backend == "auto":
-        return on_gpu and installed()
+        return on_gpu and installed() and not forward_mode()
     if backend != "triton":
         raise ValueError(f"the back end is 'auto', 'torch' or 'triton', not {backend!r}")
     if not installed():

@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .precision import as_given
+
 LARGEST = 127
 MASK = 0xFFFFFFFF
 MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
@@ -70,12 +72,21 @@ def quantise(
     return q, scale, group
 
 
+def _known(condition: bool) -> bool:
+    """Whether a condition on sizes holds, for all sizes that a compiler lets vary."""
+    if not torch.compiler.is_compiling():
+        return condition
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(condition)
+
+
 def integer_product(a: Tensor, b: Tensor, largest: int) -> Tensor:
     """The exact product of int8 matrices [m, k] and [k, n], as floating point whole numbers.
 
     ``largest`` bounds the entries of a.  A sum of k products below 2^24 is exact in float32, below
-    2^53 in float64.
+    2^53 in float64, which is taken where a compiler does not know k.
     """
-    narrow = a.shape[1] * largest * LARGEST < 2**24
-    wide = torch.float32 if narrow else torch.float64
-    return a.to(wide) @ b.to(wide)
+    wide = torch.float32 if _known(a.shape[1] * largest * LARGEST < 2**24) else torch.float64
+    with as_given(a.device):
+        return a.to(wide) @ b.to(wide)

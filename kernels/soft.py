@@ -11,11 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .dispatch import forward_mode
+from .precision import as_given
+
+ORDERS = 4  # derivatives in forward mode
+
 
 def gaussian(a: Tensor, b: Tensor) -> Tensor:
     """exp(-|a_i - b_j|^2 / 2) [..., n, m] of rows [..., n, d] and [..., m, d]."""
     square = (a**2).sum(-1)[..., :, None] + (b**2).sum(-1)[..., None, :]
-    return torch.exp(-0.5 * (square - 2 * a @ b.transpose(-2, -1)).clamp(min=0))
+    with as_given(a.device):
+        products = 2 * a @ b.transpose(-2, -1)
+    return torch.exp(-0.5 * (square - products).clamp(min=0))
 
 
 def newton(a: Tensor, steps: int, scale: float, tol: float | None) -> Tensor:
@@ -48,12 +55,13 @@ class NewtonInverse(torch.autograd.Function):
 
     @staticmethod
     def forward(a: Tensor, steps: int, scale: float, tol: float | None, fused: bool) -> Tensor:
-        if fused:
-            from .gpu.soft import fused_newton
+        with as_given(a.device):
+            if fused:
+                from .gpu.soft import fused_newton
 
-            inverse: Tensor = fused_newton(a, steps, scale)
-            return inverse
-        return newton(a, steps, scale, tol)
+                inverse: Tensor = fused_newton(a, steps, scale)
+                return inverse
+            return newton(a, steps, scale, tol)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -63,4 +71,24 @@ class NewtonInverse(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (x,) = ctx.saved_tensors
         transposed = x.transpose(-2, -1)
-        return -transposed @ gradients[0] @ transposed, None, None, None, None
+        with as_given(x.device):
+            return -transposed @ gradients[0] @ transposed, None, None, None, None
+
+
+def newton_inverse(a: Tensor, steps: int, scale: float, tol: float | None, fused: bool) -> Tensor:
+    """Newton's iteration, with the derivatives of an inverse.
+
+    Rules of forward mode do not nest: torch drops the outer tangents inside of one.  There the
+    series X - X E X + X E X E X - ... in E = A - A, which is zero with the tangents of A, has the
+    same value and the same derivatives up to the order of its last term.
+    """
+    if not forward_mode():
+        inverse: Tensor = NewtonInverse.apply(a, steps, scale, tol, fused)
+        return inverse
+    still = a.detach()
+    with as_given(a.device):
+        x, away = newton(still, steps, scale, tol), a - still
+        series = x
+        for _ in range(ORDERS):
+            series = x - x @ away @ series
+        return series

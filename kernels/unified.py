@@ -65,7 +65,8 @@ def forward_step(
     """sigma2 [c], r [c], whether the batch is an outlier, and the step's number (-1: not counted).
 
     A mean square q [c] that is not finite changes no statistic, and gives a sigma2 that is no
-    number.  ``fused`` takes one program of Triton, where the window is in float32.
+    number.  A window of one batch is no window: sigma2 is q, and r one.  ``fused`` takes one
+    program of Triton, where the window is in float32.
     """
     settings = (warmup, rescale_after, filtration, per_channel, update_on_outlier, momentum, eps)
     if fused and _fits(window):
@@ -78,14 +79,14 @@ def forward_step(
     m = len(window)
     finite = q.isfinite().all()
     t = iters + 1
-    full = (t > m) & (t >= warmup)
+    full = (t > m) & (t >= warmup) & (m > 1)
     written = _written(window, t, q)
     outlier = (gap(written) > m * spread(window, per_channel)).any() & full & finite & filtration
     early = ~full | outlier
     sigma2 = torch.where(early, q, geometric(written))
     sigma2 = torch.where(finite, sigma2, torch.where(q.isfinite(), q, torch.nan))
     ratio = ((sigma2 + eps) / (running + eps)).sqrt().clamp(1 / LIMIT, LIMIT)
-    unscaled = (t <= max(rescale_after, warmup)) | outlier | ~finite
+    unscaled = (t <= max(rescale_after, warmup)) | outlier | ~finite | (m == 1)
     r = torch.where(unscaled, torch.ones_like(ratio), ratio)
     kept = torch.where(outlier, _written(window, t, running), written)
     moves = finite & (~outlier | update_on_outlier)
@@ -118,7 +119,8 @@ def backward_step(
 ) -> Tensor:
     """What is taken from the gradient along z [c], from p [c] = mean(g z) of step t.
 
-    A step moves the window once, whatever the number of backward passes through it.
+    A step moves the window once, whatever the number of backward passes through it.  A window of
+    one batch is no window: p itself is taken.
     """
     if fused and _fits(window):
         from .gpu import unified as gpu
@@ -136,7 +138,7 @@ def backward_step(
     window.copy_(torch.where(moves, written, window))
     average.copy_(moved)
     tickets.copy_(torch.where(moves & here, t, tickets))
-    return torch.where(outlier | ~finite | (t < 0), p, moved)
+    return torch.where(outlier | ~finite | (t < 0) | (m == 1), p, moved)
 
 
 @backward_step.register_fake

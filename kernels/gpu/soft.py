@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..precision import as_given
 from .precision import of_products
 
 BLOCK = 64
@@ -195,7 +196,9 @@ def _grad_gaussian(q: Tensor, marks: Tensor, right: Tensor, left: Tensor) -> tup
 def fused_soft(tokens: Tensor, marks: Tensor, inverse: Tensor, v: Tensor) -> Tensor:
     """P A^+ P^T v [b, h, n, e] in float32; tokens [b, h, n, d], landmarks [b, h, m, d], scaled."""
     q, b, values = (x.float().flatten(0, 1).contiguous() for x in (tokens, marks, v))
-    y = inverse.flatten(0, 1).float() @ IntoLandmarks.apply(q, b, values)
+    read: Tensor = IntoLandmarks.apply(q, b, values)
+    with as_given(q.device):
+        y = inverse.flatten(0, 1).float() @ read
     out: Tensor = OutOfLandmarks.apply(q, b, y.contiguous())
     heads_apart: Tensor = out.unflatten(0, v.shape[:2])
     return heads_apart

@@ -160,7 +160,7 @@ def forward_kernel(
         total += each
         roots += tl.sqrt(tl.load(window + i * c + columns, there, 0.0))
     geometric = tl.exp(logs / m)
-    full = (t > m) & (t >= warmup)
+    full = (t > m) & (t >= warmup) & (m > 1)
     outlier = t < 0
     if FILTRATION:
         centre = roots / m
@@ -180,7 +180,7 @@ def forward_kernel(
     new = tl.where(finite, new, tl.where(each_finite, row, float("nan")))
     ratio = tl.sqrt_rn((new + eps) / (usual + eps))
     ratio = tl.minimum(tl.maximum(ratio, 1 / LIMIT), LIMIT)
-    unscaled = (t <= tl.maximum(rescale_after, warmup)) | outlier | (finite == 0)
+    unscaled = (t <= tl.maximum(rescale_after, warmup)) | outlier | (finite == 0) | (m == 1)
     tl.store(sigma2 + columns, new, there)
     tl.store(scaling + columns, tl.where(unscaled, 1.0, ratio), there)
     place = window + here * c + columns
@@ -218,7 +218,7 @@ def backward_kernel(
     early = (t <= m) | (t < warmup) | outlier
     mean = tl.where(early, row, total / m)
     moved = tl.where(moves, usual * momentum + mean * (1 - momentum), usual)
-    stays = outlier | (finite == 0) | (t < 0)
+    stays = outlier | (finite == 0) | (t < 0) | (m == 1)
     tl.store(taken + columns, tl.where(stays, row, moved), there)
     place = window + here * c + columns
     tl.store(place, tl.where(moves, written, tl.load(place, there, 0.0)), there)

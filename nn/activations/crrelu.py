@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...kernels.dispatch import forward_mode
 from ...kernels.precision import widened
 
 
@@ -32,8 +33,20 @@ def crrelu(x: Tensor, eps: Tensor | float) -> Tensor:
     if strength.numel() > 1:
         strength = _by_channel(x, strength)
     wide = widened(x)
-    out: Tensor = _Corrected.apply(wide, strength.to(wide.dtype))
+    apply: Any = _corrected if _derives_itself() else _Corrected.apply
+    out: Tensor = apply(wide, strength.to(wide.dtype))
     return out.to(x.dtype)
+
+
+def _derives_itself() -> bool:
+    """Whether the formula is taken as it is: by a compiler, which keeps only x by itself, and in
+    forward mode, where the rules of functions do not nest."""
+    return torch.compiler.is_compiling() or forward_mode()
+
+
+def _corrected(x: Tensor, eps: Tensor) -> Tensor:
+    """max(0, x) + eps x exp(-x^2 / 2)."""
+    return torch.addcmul(torch.relu(x), eps, x * torch.exp(-0.5 * x.square()))
 
 
 class _Corrected(torch.autograd.Function):
@@ -43,7 +56,7 @@ class _Corrected(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, eps: Tensor) -> Tensor:
-        return torch.addcmul(torch.relu(x), eps, x * torch.exp(-0.5 * x.square()))
+        return _corrected(x, eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...kernels import Backend, uses_triton
 from ...kernels.nala import Direction, NaLaState, attend, attend_causally, feature_maps
-from ...kernels.precision import widened
+from ...kernels.precision import as_given, widened
 
 
 def nala_feature_maps(
@@ -118,6 +118,8 @@ def nala_attention(
     _require_shapes(q, k, v, is_causal, initial_state)
     _require_rope(q, k, rope, is_causal, initial_state)
     kept = None if attn_mask is None else _kept(attn_mask, k)
+    if kept is not None:  # what does not count may be anything, also no number
+        k, v = (torch.where(kept[..., None], x, 0.0) for x in (k, v))
     plain = kept is None and rope is None and initial_state is None and not output_final_state
     fusible = plain and direction == "sign" and 0 not in (q.numel(), k.numel(), v.numel())
     if uses_triton(backend, q, k, v) and fusible and q.dtype != torch.float64:
@@ -126,10 +128,11 @@ def nala_attention(
         fused: Tensor = fused_attention(q, k, v, lam, tau, eps, is_causal)
         return fused
     phi_q, phi_k = feature_maps(widened(q), widened(k), lam, tau, direction)
-    if is_causal:
-        out, state = attend_causally(phi_q, phi_k, widened(v), eps, kept, initial_state)
-    else:
-        out, state = attend(phi_q, phi_k, widened(v), eps, kept, initial_state, rope)
+    with as_given(v.device):
+        if is_causal:
+            out, state = attend_causally(phi_q, phi_k, widened(v), eps, kept, initial_state)
+        else:
+            out, state = attend(phi_q, phi_k, widened(v), eps, kept, initial_state, rope)
     out = out.to(v.dtype)
     return (out, state) if output_final_state else out
 
@@ -147,12 +150,16 @@ def nala_weights(
 ) -> Tensor:
     """The weights [b, h, n, m] of :func:`nala_attention`, at quadratic cost: to look at."""
     _require_maps(q, k, lam, tau, direction)
+    kept = None if attn_mask is None else _kept(attn_mask, k)
+    if kept is not None:
+        k = torch.where(kept[..., None], k, 0.0)
     phi_q, phi_k = feature_maps(widened(q), widened(k), lam, tau, direction)
-    scores = phi_q @ phi_k.transpose(-2, -1)
+    with as_given(q.device):
+        scores = phi_q @ phi_k.transpose(-2, -1)
     seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device)
     seen = seen.tril() if is_causal else seen
-    if attn_mask is not None:
-        seen = seen & _kept(attn_mask, k)[..., None, :]
+    if kept is not None:
+        seen = seen & kept[..., None, :]
     scores = scores * seen
     count = seen.sum(-1, keepdim=True).to(scores.dtype)
     weight = scores.sum(-1, keepdim=True) + eps * count

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels.nala import Direction, NaLaState
-from .local import DepthwiseConv, Local, linear
+from ..standing_in import called
+from .local import DepthwiseConv, Local, counted, linear
 from .nala import nala_attention, nala_step, nala_weights
 
 
@@ -29,15 +30,22 @@ class NaLaAttention(nn.Module):
         local: None, "conv1d" (width 5) or "conv2d" (5 x 5, tokens on a grid), in self-attention.
         lam, tau, direction: of :func:`nala_feature_maps`.
         rope: whether the features are turned by their place on the grid ``hw``.
-        causal: the default of ``is_causal``; conv1d then looks back only.
+        causal: whether every call is causal, whatever its ``is_causal``; conv1d then looks back
+            by its whole width.
 
     Shape:
         query [b, n, embed_dim], key and value [b, m, embed_dim]; to [b, n, embed_dim].
 
+    It may stand in ``nn.TransformerEncoderLayer``.
+
     Errors:
         ValueError: sizes do not fit each other.
-        NotImplementedError: a mask that is no padding mask.
+        NotImplementedError: a mask that is no padding mask, nor said to be causal.
     """
+
+    inputs = ("query", "key", "value")
+    in_proj_bias = None  # by these torch's encoders know that there is no joint projection
+    _qkv_same_embed_dim = False
 
     def __init__(
         self,
@@ -74,6 +82,7 @@ class NaLaAttention(nn.Module):
         self.norm = nn.LayerNorm(embed_dim, **about) if gate else None
         self.local = None if local is None else DepthwiseConv(embed_dim, local, 5, causal, **about)
         self.dropout = nn.Dropout(dropout)
+        called(self)
 
     def forward(
         self,
@@ -89,9 +98,10 @@ class NaLaAttention(nn.Module):
         """The output, and the weights [b, heads, n, m] if they are needed (at quadratic cost).
 
         Key and value are the query unless given.  ``key_padding_mask`` [b, m] is true for keys that
-        do not count, as in torch; ``hw`` is the grid of the tokens.
+        do not count, or -inf, as in torch; ``attn_mask`` is taken for causal where ``is_causal``
+        says so; ``hw`` is the grid of the tokens.
         """
-        if attn_mask is not None:
+        if attn_mask is not None and not is_causal:
             raise NotImplementedError("linear attention cannot apply an arbitrary mask")
         key = query if key is None else key
         value = key if value is None else value
@@ -100,8 +110,9 @@ class NaLaAttention(nn.Module):
         for name, x in (("query", query), ("key", key), ("value", value)):
             if x.ndim != 3 or x.shape[-1] != self.embed_dim:
                 raise ValueError(f"{name} is [b, n, {self.embed_dim}], not {list(x.shape)}")
-        causal = self.causal if is_causal is None else is_causal
-        mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None]
+        causal = self.causal or bool(is_causal)
+        kept = counted(key_padding_mask)
+        mask = None if kept is None else kept[:, None, None]
         values = self.v_proj(value)
         q, k, v = (self._heads(x) for x in (self.q_proj(query), self.k_proj(key), values))
         rope = hw if self.rope else None
@@ -110,12 +121,17 @@ class NaLaAttention(nn.Module):
         out = nala_attention(q, k, v, is_causal=causal, rope=rope, attn_mask=mask, **self.settings)
         out = out.transpose(1, 2).flatten(2)
         if self.local is not None:
-            out = out + self.local(values, hw)
+            out = out + self.local(values, hw, kept, causal)
         out = self._read_out(out, query)
         weights = None
         if need_weights:
             weights = nala_weights(q, k, is_causal=causal, attn_mask=mask, **self.settings)
         return (out if self.batch_first else out.transpose(0, 1)), weights
+
+    def input_maps(self) -> tuple[nn.Linear, ...]:
+        """The linear maps that read an input."""
+        maps = (self.q_proj, self.k_proj, self.v_proj)
+        return maps if self.gate is None else (*maps, self.gate)
 
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (self.num_heads, -1))
@@ -190,13 +206,14 @@ class NaLaBlock(nn.Module):
     def forward(
         self, x: Tensor, key_padding_mask: Tensor | None = None, hw: tuple[int, int] | None = None
     ) -> Tensor:
+        kept = counted(key_padding_mask)
         if self.places:
-            x = x + self.places[0](x, hw)
+            x = x + self.places[0](x, hw, kept)
         x = x + self.attention(self.norms[0](x), key_padding_mask=key_padding_mask, hw=hw)[0]
         if self.places:
-            x = x + self.places[1](x, hw)
+            x = x + self.places[1](x, hw, kept)
         hidden = self.into(self.norms[1](x))
         if self.places:
-            hidden = hidden + self.places[2](hidden, hw)
+            hidden = hidden + self.places[2](hidden, hw, kept)
         out: Tensor = x + self.back(nn.functional.gelu(hidden))
         return out

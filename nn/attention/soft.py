@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ...kernels import Backend, uses_triton
-from ...kernels.precision import widened
-from ...kernels.soft import NewtonInverse, gaussian
+from ...kernels.precision import as_given, widened
+from ...kernels.soft import gaussian, newton_inverse
 
 Norm = Literal["landmark", "token"]
 LEAST_ROW = 1e-3  # of S, where it is normalised by rows
@@ -74,8 +74,7 @@ def _inverse(
 ) -> Tensor:
     if ridge:
         a = a + ridge * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    inverse: Tensor = NewtonInverse.apply(a, steps, scale, tol, fused)
-    return inverse
+    return newton_inverse(a, steps, scale, tol, fused)
 
 
 class Attended(NamedTuple):
@@ -139,6 +138,11 @@ def attended(
     _require_newton(max_iter, alpha_scale, ridge)
     tokens = widened(q) * (q.shape[-1] ** -0.25 if scale is None else scale)
     marks, values = widened(landmarks), widened(v)
+    if kept is not None:  # what does not count may be anything, also no number
+        there = kept[:, None, :, None]
+        tokens, values = torch.where(there, tokens, 0.0), torch.where(there, values, 0.0)
+    if landmarks_kept is not None:
+        marks = torch.where(landmarks_kept[:, None, :, None], marks, 0.0)
     if 0 in tokens.shape or 0 in marks.shape:
         return Attended(torch.zeros_like(v), torch.zeros((), dtype=torch.long, device=q.device))
     a = gaussian(marks, marks)
@@ -163,14 +167,19 @@ def attended(
     if landmarks_kept is not None:
         p = p * landmarks_kept[:, None, None, :]
     if norm == "token":
-        rows = p @ (inverse @ p.sum(-2)[..., None])
+        rows = _through(p, inverse, torch.ones_like(values[..., :1]))
         small = rows < LEAST_ROW
         counted = small if kept is None else small & kept[:, None, :, None]
         root = rows.clamp(min=LEAST_ROW).rsqrt()
-        out = root * (p @ (inverse @ (p.transpose(-2, -1) @ (root * values))))
+        out = root * _through(p, inverse, root * values)
         return Attended(out.to(v.dtype), counted.sum())
-    out = p @ (inverse @ (p.transpose(-2, -1) @ values))
-    return Attended(out.to(v.dtype), clamped)
+    return Attended(_through(p, inverse, values).to(v.dtype), clamped)
+
+
+def _through(p: Tensor, inverse: Tensor, x: Tensor) -> Tensor:
+    """P A^+ P^T x."""
+    with as_given(p.device):
+        return p @ (inverse @ (p.transpose(-2, -1) @ x))
 
 
 def _require_floats(*tensors: Tensor) -> None:

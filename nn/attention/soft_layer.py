@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch
 
-from .local import DepthwiseConv
+from ...kernels.precision import widened
+from .local import DepthwiseConv, counted
 from .soft import Norm, attended
 
 Landmark = Literal["conv", "pool", "linspace", "learned"]
@@ -56,18 +58,20 @@ class Landmarks(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         n = tokens.shape[2]
         if self.kind == "learned":
-            return self.learned.expand(len(tokens), -1, -1, -1), None
+            return self.learned.expand(tokens.shape[0], -1, -1, -1), None
         if self.kind == "linspace":
             steps = torch.linspace(0, n - 1, self.num_landmarks, device=tokens.device)
             at = steps.round().long()
             return tokens[:, :, at], None if kept is None else kept[:, at]
-        weights = tokens.new_ones(len(tokens), 1, n, 1) if kept is None else kept[:, None, :, None]
-        weights = weights.to(tokens.dtype)
-        sums, counts = self._blocks(tokens * weights, hw), self._blocks(weights, hw)
+        weights = (
+            tokens.new_ones(tokens.shape[0], 1, n, 1) if kept is None else kept[:, None, :, None]
+        )
+        there = tokens if kept is None else torch.where(weights, tokens, 0.0)
+        sums, counts = self._blocks(there, hw), self._blocks(weights.to(tokens.dtype), hw)
         alive = None if kept is None else counts[:, 0, :, :, 0].sum(-1) > 0
         if self.kind == "conv":
             return nn.functional.gelu(self.norm(self.conv(sums.flatten(-2)))), alive
-        return sums.sum(-2) / counts.sum(-2).clamp(min=1), alive
+        return widened(sums).sum(-2) / widened(counts).sum(-2).clamp(min=1), alive
 
     def _blocks(self, x: Tensor, hw: tuple[int, int] | None) -> Tensor:
         """[b, h, n, d] as [b, h, blocks, size, d]."""
@@ -108,6 +112,7 @@ class SoftAttention(nn.Module):
         NotImplementedError: a mask of pairs, or causal attention, which this kernel does not have.
     """
 
+    inputs = ("x",)
     clamped: Tensor
 
     def __init__(
@@ -161,7 +166,7 @@ class SoftAttention(nn.Module):
             x = x.transpose(0, 1)
         if x.ndim != 3 or x.shape[-1] != self.embed_dim:
             raise ValueError(f"[b, n, {self.embed_dim}] is expected, not {list(x.shape)}")
-        kept = None if key_padding_mask is None else ~key_padding_mask
+        kept = counted(key_padding_mask)
         values = self.v_proj(x)
         q = self._heads(self.q_proj(x)) * (self.embed_dim // self.num_heads) ** -0.25
         marks, alive = self.landmarks(q, hw, kept)
@@ -171,14 +176,24 @@ class SoftAttention(nn.Module):
             *(self.alpha_scale, 1.0, kept, alive, "auto"),
         )
         if self.norm == "token":
-            self.clamped += clamped
+            self._count(clamped)
         out = out.transpose(1, 2).flatten(2)
         if self.local is not None:
-            out = out + self.local(values, hw)
+            out = out + self.local(values, hw, kept)
         out = self.out_proj(out)
         if not self.batch_first:
             out = out.transpose(0, 1)
         return out
+
+    def input_maps(self) -> tuple[nn.Linear, ...]:
+        """The linear maps that read the input."""
+        return self.q_proj, self.v_proj
+
+    @torch.no_grad()
+    def _count(self, clamped: Tensor) -> None:
+        """Count rows that were too small, where no function transform hides their number."""
+        if torch.compiler.is_compiling() or not _functorch.is_functorch_wrapped_tensor(clamped):
+            self.clamped.add_(clamped)
 
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (self.num_heads, -1))

@@ -270,23 +270,44 @@ def convert_bn_act(
 ) -> nn.Module:
     """Replace, in every nn.Sequential, a batch normalisation and the activation behind it.
 
-    Batch normalisations of one to three dimensions, with ReLU, SiLU or GELU.  The module is changed
-    and returned.
+    Batch normalisations of one to three dimensions, with ReLU, SiLU or GELU.  The new layer takes
+    over weight, bias, eps and the mode, and the B layers the running variance and its momentum; it
+    is another function, which needs training.  Children keep their names, where they have some.
+    The module is changed and returned.
     """
     norms, activations = nn.modules.batchnorm._BatchNorm, (nn.ReLU, nn.SiLU, nn.GELU)
     for parent in list(module.modules()):
         if not isinstance(parent, nn.Sequential):
             continue
-        children = list(parent)
-        kept: list[nn.Module] = []
-        for i, child in enumerate(children):
-            if isinstance(child, activations) and i and isinstance(children[i - 1], norms):
-                norm: Any = kept.pop()
-                like = next(iter(norm.parameters()), None)
-                about = {} if like is None else {"device": like.device, "dtype": like.dtype}
-                kept.append(EvoNorm(norm.num_features, variant, groups, **about))
+        kept: dict[str, nn.Module] = {}
+        for name, child in zip(parent._modules, parent, strict=True):  # also children that recur
+            last = next(reversed(kept), None)
+            norm = None if last is None else kept[last]
+            if isinstance(child, activations) and isinstance(norm, norms):
+                assert last is not None
+                kept[last] = _converted(norm, variant, groups)
             else:
-                kept.append(child)
-        if len(kept) < len(children):
-            parent._modules = {str(i): child for i, child in enumerate(kept)}
+                kept[name] = child
+        if len(kept) < len(parent):
+            named = not all(name.isdigit() for name in kept)
+            parent._modules = {n if named else str(i): kept[n] for i, n in enumerate(kept)}
     return module
+
+
+def _converted(norm: Any, variant: Variant, groups: int | Literal["auto"]) -> EvoNorm:
+    like = next((t for t in (norm.weight, norm.running_var) if t is not None), None)
+    new = EvoNorm(
+        norm.num_features,
+        variant,
+        groups,
+        norm.eps,
+        0.1 if norm.momentum is None else norm.momentum,
+        affine=norm.affine,
+        track_running_stats=norm.track_running_stats,
+        **({} if like is None else {"device": like.device, "dtype": like.dtype}),
+    )
+    new.weight, new.bias = norm.weight, norm.bias
+    if new.running_var is not None and norm.running_var is not None:
+        new.running_var.copy_(norm.running_var)
+        new.num_batches_tracked.copy_(norm.num_batches_tracked)
+    return new.train(norm.training)

@@ -6,23 +6,25 @@ after a linear map, s (W x + b) + beta = (diag(s) W) x + (s b + beta).
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections import Counter
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
+from ...kernels.precision import as_given
+from ..standing_in import call_children
+from .tracing import WHOLE, Reader, traced
 from .unified import UnifiedNorm
 
-Linear = nn.Linear | nn.MultiheadAttention
 PASSED = (nn.Identity, nn.Dropout)  # in evaluation
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        ours = isinstance(module, UnifiedNorm)
-        return ours or super().is_leaf_module(module, qualified_name)
+Linear = nn.Linear | nn.MultiheadAttention | Reader
 
 
 @torch.no_grad()
@@ -37,10 +39,11 @@ def fuse_into(norm: UnifiedNorm, *maps: Linear) -> None:
     """
     _require_evaluation(norm, *maps)
     s, beta = norm.scale(), norm.bias.to(norm.running_var.dtype)
-    for each in maps:
+    for each in _flat(maps):
         weight, bias = _parameters(each)
         wide = weight.to(s.dtype)
-        into_bias = wide @ beta
+        with as_given(wide.device):
+            into_bias = wide @ beta
         weight.copy_(wide * s)
         if bias is not None:
             bias.add_(into_bias)
@@ -49,7 +52,15 @@ def fuse_into(norm: UnifiedNorm, *maps: Linear) -> None:
             each.bias = nn.Parameter(into_bias.to(weight.dtype))
 
 
-def _parameters(each: Linear) -> tuple[Tensor, Tensor | None]:
+def _flat(maps: Iterable[Linear]) -> Iterator[nn.Linear | nn.MultiheadAttention]:
+    for each in maps:
+        if isinstance(each, nn.Linear | nn.MultiheadAttention):
+            yield each
+        else:
+            yield from each.input_maps()
+
+
+def _parameters(each: nn.Linear | nn.MultiheadAttention) -> tuple[Tensor, Tensor | None]:
     if isinstance(each, nn.Linear):
         return each.weight, each.bias
     if each.in_proj_weight is None or each.in_proj_bias is None or each.bias_k is not None:
@@ -57,7 +68,7 @@ def _parameters(each: Linear) -> tuple[Tensor, Tensor | None]:
     return each.in_proj_weight, each.in_proj_bias
 
 
-def _require_evaluation(*modules: nn.Module) -> None:
+def _require_evaluation(*modules: Any) -> None:
     if any(module.training for module in modules):
         raise RuntimeError("only modules in evaluation mode are fused; call eval() first")
 
@@ -73,11 +84,11 @@ def _fuse_behind(norm: UnifiedNorm, before: nn.Linear) -> None:
 def fuse_unified_norm(module: nn.Module) -> nn.Module:
     """Replace unified normalisations by identities, and change the linear maps beside them.
 
-    A normalisation that only linear maps (or self-attentions) read goes into them; else, one that
-    alone reads a linear map goes into that.  The others stay, and a warning lists them: a residual
-    connection that reads the normalised value, for instance, does not allow it.  The module is
-    changed and returned.  Which reads which is found by ``torch.fx``; a module that it cannot trace
-    needs :func:`fuse_into`.
+    A normalisation that only linear maps (or self-attentions, torch's or ours) read goes into them;
+    else, one that alone reads a linear map goes into that.  The others stay, and a warning lists
+    them: a residual connection that reads the normalised value, for instance, does not allow it.
+    The module is changed and returned.  Which reads which is found by ``torch.fx``, for a call with
+    nothing but its first arguments; a module that it cannot trace needs :func:`fuse_into`.
 
     Errors:
         RuntimeError: the module is in training mode.
@@ -85,11 +96,10 @@ def fuse_unified_norm(module: nn.Module) -> nn.Module:
     """
     _require_evaluation(module)
     try:
-        graph = _Tracer().trace(module)
+        graph, modules = traced(module)
     except Exception as error:
         what = f"torch.fx cannot trace {type(module).__name__} ({error}); use fuse_into"
         raise ValueError(what) from error
-    modules = dict(module.named_modules(remove_duplicate=False))
     calls: dict[int, list[fx.Node]] = {}
     for node in graph.nodes:
         if node.op == "call_module":
@@ -100,10 +110,11 @@ def fuse_unified_norm(module: nn.Module) -> nn.Module:
         if not isinstance(norm, UnifiedNorm):
             continue
         if not _fused(norm, calls, modules, owners):
-            left.append(name)
+            left.append(name.removeprefix(f"{WHOLE}."))
             continue
         parent, _, leaf = name.rpartition(".")
         setattr(modules[parent], leaf, nn.Identity())
+    call_children(module)
     if left:
         warnings.warn(f"not fused: {', '.join(left)}", stacklevel=2)
     return module
@@ -131,16 +142,16 @@ def _fused(
             found += readers(user) if passed else [(user, node)]
         return found
 
-    def is_free(target: nn.Module) -> bool:
+    def is_free(target: Any) -> bool:
         """Called once, and no other module has its parameters."""
         shared = any(owners[id(p)] > 1 for p in target.parameters())
         return len(calls[id(target)]) == 1 and not shared
 
     def takes(user: fx.Node, value: fx.Node) -> bool:
         target = called(user)
-        if isinstance(target, nn.MultiheadAttention):
+        if isinstance(target, nn.MultiheadAttention | Reader):
             return is_free(target) and _is_self(user, value, target)
-        return isinstance(target, nn.Linear) and is_free(target)
+        return _is_plain(target) and is_free(target)
 
     reading = readers(own[0])
     if reading and all(takes(*each) for each in reading):
@@ -149,14 +160,27 @@ def _fused(
     source = own[0].args[0]
     before = called(source)
     alone = isinstance(source, fx.Node) and len(source.users) == 1
-    if isinstance(before, nn.Linear) and alone and is_free(before):
+    if _is_plain(before) and alone and is_free(before):
         _fuse_behind(norm, before)
         return True
     return False
 
 
-def _is_self(user: fx.Node, value: fx.Node, attention: nn.MultiheadAttention) -> bool:
-    plain = attention.in_proj_bias is not None and attention.bias_k is None
-    same = len(user.args) >= 3 and all(x is value for x in user.args[:3])
-    elsewhere = [*user.args[3:], *user.kwargs.values()]
-    return plain and same and not any(x is value for x in elsewhere)
+def _is_plain(target: nn.Module | None) -> TypeGuard[nn.Linear]:
+    """Whether a module is W x + b, with a W and a b that can be changed."""
+    if not isinstance(target, nn.Linear) or parametrize.is_parametrized(target):
+        return False
+    return type(target).forward is nn.Linear.forward
+
+
+def _is_self(user: fx.Node, value: fx.Node, attention: nn.MultiheadAttention | Reader) -> bool:
+    """Whether all inputs of an attention are the value, and nothing else is."""
+    given = inspect.signature(attention.forward).bind(*user.args, **user.kwargs).arguments
+    if isinstance(attention, nn.MultiheadAttention):
+        plain = attention.in_proj_bias is not None and attention.bias_k is None
+        inputs = [given.pop(name) for name in ("query", "key", "value")]
+    else:
+        plain = all(_is_plain(each) for each in attention.input_maps())
+        first, *others = (given.pop(name, None) for name in attention.inputs)
+        inputs = [first, *(first if each is None else each for each in others)]
+    return plain and all(x is value for x in inputs) and all(x is not value for x in given.values())

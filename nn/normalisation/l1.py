@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...kernels import Backend, uses_triton
 from ...kernels.precision import widened
+from ..standing_in import called
 
 GAUSSIAN = math.sqrt(math.pi / 2)  # standard deviation over mean absolute deviation, if normal
 
@@ -97,6 +98,7 @@ class L1LayerNorm(nn.Module):
         zero = nn.Parameter(torch.zeros(self.normalized_shape, **about))
         self.register_parameter("weight", one if elementwise_affine else None)
         self.register_parameter("bias", zero if elementwise_affine and bias else None)
+        called(self)
 
     def forward(self, x: Tensor) -> Tensor:
         shape, scaled = self.normalized_shape, self.gaussian_scale

@@ -1,7 +1,7 @@
 """Unified normalisation: by channels, with statistics of a window of batches, fixed at inference.
 
 The gradient is a rule of its own, with a statistic of its own window; it is not the derivative of
-what is computed, except where the window is one batch.
+what is computed.  Where both windows are of one batch nothing is smoothed or rescaled, and it is.
 
 Source: Yang et al., Unified Normalization for Accelerating and Stabilizing Transformers
 (arXiv 2208.01313) and its official code.  The rescaling r and its first 1000 steps are known from
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...kernels import Backend, uses_triton
 from ...kernels import unified as plain
 from ...kernels.precision import widened
+from ..standing_in import call_children, called
 
 
 def _fused(backend: Backend, x: Tensor) -> bool:
@@ -72,7 +73,7 @@ class _Normalised(torch.autograd.Function):
         window: Tensor,
         average: Tensor,
         tickets: Tensor,
-        settings: tuple[int, float, bool],
+        settings: tuple[int, float, bool, bool],
         backend: Backend,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, valid, inverse, r, outlier, t)
@@ -84,14 +85,16 @@ class _Normalised(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, valid, inverse, r, outlier, t = ctx.saved_tensors
-        warmup, momentum, sync = ctx.settings
+        warmup, momentum, sync, exact = ctx.settings
         gradient = gradient.contiguous()
         some, total, alone = _products(gradient, x, valid, ctx.backend)
         scale = weight.to(inverse.dtype) * r
-        count = len(x) if valid is None else valid.sum()
-        p = _mean(some * inverse * scale, count, sync)
+        count = x.shape[0] if valid is None else valid.sum()
+        p = _mean((total if exact else some) * inverse * scale, count, sync)
         fused = _fused(ctx.backend, x)
         taken = plain.backward_step(p, *ctx.windows, t, outlier, warmup, momentum, fused)
+        if exact and valid is not None:  # padding is no part of the statistic
+            x = x.masked_fill(~valid[:, None], 0.0)
         inner = _combine(gradient, scale * inverse, x, -taken * inverse**2, x.dtype, ctx.backend)
         d_weight = (total * inverse * r).to(weight.dtype)
         return inner, d_weight, alone.to(weight.dtype), *(None,) * 10
@@ -119,7 +122,8 @@ class UnifiedNorm(nn.Module):
 
     Args:
         normalized_shape: channels c.
-        window_size: steps in the windows, of activations and of gradients if there are two numbers.
+        window_size: steps in the windows, of activations and of gradients if there are two numbers;
+            of one step nothing is smoothed, and with both of one the gradient is exact.
         warmup_iters: steps before which there is no smoothing.
         outlier_filtration: look for outliers, once the window is full.
         momentum: the share of the running variance that is kept, unlike in batch normalisation.
@@ -188,6 +192,7 @@ class UnifiedNorm(nn.Module):
         self.register_buffer("grad_tickets", torch.zeros(windows[1], **whole))
         self.register_buffer("iters", torch.zeros((), **whole))
         self.register_buffer("skip_counter", torch.zeros((), **whole))
+        called(self)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Statistics stay wide where the parameters become narrow."""
@@ -220,7 +225,7 @@ class UnifiedNorm(nn.Module):
             return plain.combine(widened(x), scale, None, bias).to(x.dtype)
         valid = None if pad_mask is None else ~pad_mask.reshape(-1)
         with torch.no_grad():
-            count = len(rows) if valid is None else valid.sum()
+            count = rows.shape[0] if valid is None else valid.sum()
             total = _squares(rows, valid, self.backend).to(self.running_var.dtype)
             q = _mean(total, count, self.sync)
             sigma2, r, outlier, t = plain.forward_step(
@@ -229,11 +234,12 @@ class UnifiedNorm(nn.Module):
                 *(self.threshold == "channel", self.update_on_outlier, self.momentum, self.eps),
                 _fused(self.backend, rows),
             )
+        exact = self.window_size == (1, 1)
         out: Tensor = _Normalised.apply(
-            *(rows, self.weight, self.bias, valid if self.mask_grad else None),
+            *(rows, self.weight, self.bias, valid if self.mask_grad or exact else None),
             *((sigma2 + self.eps).rsqrt(), r, outlier, t),
             *(self.buffer_gz, self.grad_ema, self.grad_tickets),
-            *((self.warmup_iters, self.momentum, self.sync), self.backend),
+            *((self.warmup_iters, self.momentum, self.sync, exact), self.backend),
         )
         return out.reshape(x.shape)
 
@@ -268,6 +274,7 @@ def convert_layernorm(module: nn.Module, **settings: Any) -> nn.Module:
         return _converted(module, settings) if len(module.normalized_shape) == 1 else module
     for name, child in module.named_children():
         setattr(module, name, convert_layernorm(child, **settings))
+    call_children(module)
     return module
 
 

@@ -164,6 +164,10 @@ class _Projected(Stepping):
             if p.is_complex():
                 raise TypeError(f"the cosine of complex parameters is not defined: {p.dtype}")
 
+    def _loaded(self, saved: Any, p: Tensor) -> Any:
+        loaded = super()._loaded(saved, p)
+        return widened(loaded) if isinstance(loaded, Tensor) else loaded
+
     def _move_all(self) -> None:
         for group in self.param_groups:
             with_grad = [p for p in group["params"] if p.grad is not None]

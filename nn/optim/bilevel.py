@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
-from torch.optim import Optimizer
+from torch import Tensor, nn
 
 from .second import require_second
 from .smoothness import conjugate_gradients
+from .stepping import Resuming
 
 Tree = dict[str, Tensor]
 Loss = Callable[[Tree, Tree, Any], Tensor]
@@ -82,16 +82,25 @@ def _gradients(loss: Tensor, *trees: Tree, graph: bool = False) -> list[Tensor]:
 
 
 class _Point:
-    """Losses' derivatives at (x, y); ``first`` looks for functions that have one only."""
+    """Losses' derivatives at (x, y) by y and those of x that are not ``frozen``; ``first`` looks
+    for functions that have one only."""
 
     def __init__(
-        self, problem: BilevelProblem, x: Tree, y: Tree, upper: Any, lower: Any, first: bool = True
+        self,
+        problem: BilevelProblem,
+        x: Tree,
+        y: Tree,
+        upper: Any,
+        lower: Any,
+        first: bool = True,
+        frozen: frozenset[str] = frozenset(),
     ) -> None:
-        self.x, self.y = _leaves(x), _leaves(y)
-        f = problem.upper(self.x, self.y, upper)
+        every, self.y = _leaves(x), _leaves(y)
+        self.x = {name: t for name, t in every.items() if name not in frozen}
+        f = problem.upper(every, self.y, upper)
         self.value = f.detach()
         self.f_x, self.f_y = (g.detach() for g in _gradients(f, self.x, self.y))
-        g = problem.lower(self.x, self.y, lower)
+        g = problem.lower(every, self.y, lower)
         (self.g_y,) = _gradients(g, self.y, graph=True)
         if first:
             require_second(g, self.g_y, REMEDY)
@@ -105,6 +114,20 @@ class _Point:
         except RuntimeError as error:
             raise RuntimeError(f"the loss has no second derivatives: {REMEDY}") from error
         return cross, bent
+
+
+def _names(group: dict[str, Any]) -> list[str]:
+    """Names of the parameters of a group.
+
+    Errors:
+        ValueError: one has none.
+    """
+    params = group["params"]
+    pairs = [params] if isinstance(params, Tensor) else list(params)
+    if all(isinstance(pair, tuple) for pair in pairs):
+        group["params"] = pairs
+        return [name for name, _ in pairs]
+    raise ValueError("parameters of BOREP have names: {'params': [('name', tensor)]}")
 
 
 def _solved(point: _Point, solver: str, tol: float) -> Tensor:
@@ -143,11 +166,13 @@ def hypergradient(
     return _tree(point.f_x - point.products(z)[0], x), _tree(z, y)
 
 
-class BOREP(Optimizer):
+class BOREP(Resuming):
     """Normalised momentum for x, with a lower level that is updated now and then.
 
     Args:
-        problem: its x are the parameters; y is kept in ``y``.
+        problem: its x are the parameters; y is kept in ``y``.  An ``nn.Parameter`` that asks for no
+            gradient stays.  Groups that are added have names, {"params": [("name", tensor)]}, by
+            which the losses find them in x.
         lr: the length of every step of x.  Near a solution x keeps moving: let it decay.
         momentum: of hypergradients.
         lower_lr, z_lr: steps for y and z.
@@ -159,11 +184,17 @@ class BOREP(Optimizer):
         z_first: move z before the hypergradient, as in the public code.
 
     Errors:
-        ValueError: a setting is out of range.
+        ValueError: a setting is out of range, a group that is added lacks names or has a known
+            one, or all of x is frozen.
         RuntimeError: z is not finite for a second time.
 
     A step costs one gradient of each loss and one product with second derivatives.
     """
+
+    carried = (
+        "problem", "lower_lr", "z_lr", "period", "lower_steps", "ball", "average", "solver",
+        "normalize", "z_first",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -187,22 +218,47 @@ class BOREP(Optimizer):
             raise ValueError(f"period and lower_steps are positive: {period}, {lower_steps}")
         if solver not in ("sgd", "cg", "exact"):
             raise ValueError(f"the solver is 'sgd', 'cg' or 'exact', not {solver!r}")
-        super().__init__(list(problem.x.values()), {"lr": lr, "momentum": momentum})
+        super().__init__(list(problem.x.items()), {"lr": lr, "momentum": momentum})
         self.problem, self.lower_lr, self.z_lr = problem, lower_lr, z_lr
         self.period, self.lower_steps, self.ball = period, lower_steps, ball
         self.average, self.solver, self.normalize = average, solver, normalize
         self.z_first = z_first
         like_x, like_y = _flat(problem.x.values()).detach(), _flat(problem.y.values()).detach()
-        self._own = next(iter(problem.x.values()))
-        self.state[self._own].update(
+        self._own.update(
             y=like_y.clone(), z=torch.zeros_like(like_y), m=torch.zeros_like(like_x), step=0,
             resets=0,
         )  # fmt: skip
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        known = set(self.x)
+        names = _names(param_group)
+        if len(known | set(names)) < len(known) + len(names):
+            what = f"parameters of BOREP have names of their own, beside {sorted(known)}"
+            raise ValueError(f"{what}: {{'params': [('name', tensor)]}}")
+        super().add_param_group(param_group)
+        if known:
+            own, added = self._own, _flat(self.param_groups[-1]["params"])
+            own["m"] = torch.cat([own["m"], torch.zeros_like(added)])
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        """What is known of both levels; it stands with the first parameter."""
+        own: dict[str, Any] = self.state[self.param_groups[0]["params"][0]]
+        return own
+
+    @property
+    def x(self) -> Tree:
+        """All parameters by name."""
+        return {
+            name: p
+            for group in self.param_groups
+            for name, p in zip(group["param_names"], group["params"], strict=True)
+        }
+
     @property
     def y(self) -> Tree:
         """Where the lower level is."""
-        return _tree(self.state[self._own]["y"], self.problem.y)
+        return _tree(self._own["y"], self.problem.y)
 
     def _lower(
         self, start: Tensor, batches: Iterator[Any], lr: float, steps: int, ball: float
@@ -210,7 +266,7 @@ class BOREP(Optimizer):
         y, total = start, torch.zeros_like(start)
         for _ in range(steps):
             leaves = _leaves(_tree(y, self.problem.y))
-            x = {name: t.detach() for name, t in self.problem.x.items()}
+            x = {name: t.detach() for name, t in self.x.items()}
             (slope,) = _gradients(self.problem.lower(x, leaves, next(batches)), leaves)
             away = y - lr * slope - start
             y = start + away * min(1.0, ball / max(float(away.norm()), 1e-300))
@@ -225,7 +281,7 @@ class BOREP(Optimizer):
         In every epoch the step is half as great as before, there are twice as many, and they stay
         in a ball smaller by sqrt(2) about the start of the epoch.
         """
-        state = self.state[self._own]
+        state = self._own
         for epoch in range(epochs):
             lr, ball = self.lower_lr / 2**epoch, radius / 2 ** (epoch / 2)
             state["y"] = self._lower(state["y"], batches, lr, steps * 2**epoch, ball)
@@ -238,32 +294,45 @@ class BOREP(Optimizer):
         A lower batch may be a function that draws one: every step of y then has its own.
         """
         drawn = lower_batch if callable(lower_batch) else lambda: lower_batch
-        state, group = self.state[self._own], self.param_groups[0]
+        state, x = self._own, self.x
+        frozen = frozenset(
+            name for name, p in x.items() if isinstance(p, nn.Parameter) and not p.requires_grad
+        )
+        if len(frozen) == len(x):
+            raise ValueError("all parameters of the upper level are frozen")
         if state["step"] and state["step"] % self.period == 0:
             repeated = iter(drawn, object())
             state["y"] = self._lower(
                 state["y"], repeated, self.lower_lr, self.lower_steps, self.ball
             )
-        about = (self.problem, self.problem.x, self.y, upper_batch, drawn())
-        point = _Point(*about, first=state["step"] == 0)
+        about = (self.problem, x, self.y, upper_batch, drawn())
+        point = _Point(*about, first=state["step"] == 0, frozen=frozen)
         z = state["z"]
         if self.z_first or self.solver != "sgd":
             z = self._moved(point, z, point.products(z)[1])
         cross, bent = point.products(z)
         slope = point.f_x - cross
         state["z"] = z if self.z_first or self.solver != "sgd" else self._moved(point, z, bent)
-        momentum = group["momentum"]
-        state["m"] = momentum * state["m"] + (1 - momentum) * slope
-        length = float(state["m"].norm())
-        scale = group["lr"] / (length + 1e-10) if self.normalize else group["lr"]
-        with torch.no_grad():
-            for p, move in zip(
-                self.problem.x.values(), _tree(state["m"], self.problem.x).values(), strict=True
-            ):
-                p.sub_(scale * move)
+        length = self._move(x, _tree(slope, point.x))
         state["step"] += 1
         lower = float(point.g_y.detach().norm())
         return {"upper": float(point.value), "momentum": length, "lower_gradient": lower}
+
+    @torch.no_grad()
+    def _move(self, x: Tree, slopes: Tree) -> float:
+        """Move x along the momentum of the hypergradient, and return the length of that."""
+        means = _tree(self._own["m"], x)
+        for group in self.param_groups:
+            momentum = group["momentum"]
+            for name in slopes.keys() & set(group["param_names"]):
+                means[name] = momentum * means[name] + (1 - momentum) * slopes[name]
+        self._own["m"] = _flat(means.values())
+        length = float(_flat(means[name] for name in slopes).norm())
+        for group in self.param_groups:
+            scale = group["lr"] / (length + 1e-10) if self.normalize else group["lr"]
+            for name in slopes.keys() & set(group["param_names"]):
+                x[name].sub_(scale * means[name])
+        return length
 
     def _moved(self, point: _Point, z: Tensor, bent: Tensor) -> Tensor:
         new = (
@@ -273,7 +342,7 @@ class BOREP(Optimizer):
         )
         if bool(new.isfinite().all()):
             return new
-        state = self.state[self._own]
+        state = self._own
         state["resets"] += 1
         if state["resets"] > 1:
             raise RuntimeError("z is not finite again: take a smaller z_lr")

@@ -57,7 +57,8 @@ def _beta(group: Group) -> float:
 
 
 def _begin(start: Tensor, group: Group) -> State:
-    """What a learner remembers: ``xh``, the hint, gradients so far, and the step of this round."""
+    """What a learner remembers: ``xh``, the hint, the sum of gradients times their factors, and the
+    step of this round with its factor."""
     domain, geometry = group["domain"], group["geometry"]
     if geometry == "entropy" and not bool((start > 0).all()):
         raise ValueError("entropic steps start from positive numbers")
@@ -74,14 +75,14 @@ def _begin(start: Tensor, group: Group) -> State:
     if geometry == "quadratic":
         scale = 1 + _beta(group) * group["grad_bound"] ** 2 / 2
         state["h"] = scale * torch.eye(start.numel(), dtype=start.dtype, device=start.device)
-    state["eta"] = _eta(state, group)
+    state["eta"], state["factor"] = _eta(state, group), float(group["lr"])
     return state
 
 
 def _eta(state: State, group: Group) -> Tensor | float:
-    """The step of this round."""
-    if group["rule"] == "constant":
-        return float(group["lr"])
+    """The step of this round by its rule, for a factor of one."""
+    if group["rule"] in ("constant", "exp_concave"):
+        return 1.0
     if group["rule"] == "strongly_convex":
         return float(2 / (group["strong_convexity"] * state["round"]))
     entropic = group["geometry"] == "entropy"
@@ -96,15 +97,16 @@ def _play(state: State, group: Group) -> Tensor:
     if group["geometry"] == "quadratic":
         return _quadratic(state["hint"], state, group)
     if group["geometry"] == "entropy" and _by_row(group):
-        ahead = state["total"] + state["hint"]
+        ahead = state["total"] + state["factor"] * state["hint"]
         played: Tensor = (state["start"].log() - state["eta"] * ahead).softmax(-1)
         return played
     about = (group["geometry"], group["domain"])
-    return omd_play(state["xh"], state["hint"], state["eta"], *about)
+    return omd_play(state["xh"], state["hint"], state["factor"] * state["eta"], *about)
 
 
 def _quadratic(gradient: Tensor, state: State, group: Group) -> Tensor:
-    moved = state["xh"].flatten() - torch.linalg.solve(state["h"], gradient.flatten())
+    step = torch.linalg.solve(state["h"], gradient.flatten())
+    moved = state["xh"].flatten() - state["factor"] * step
     domain = group["domain"]
     inside = domain.project_in(state["h"], moved) if isinstance(domain, Ball) else moved
     point: Tensor = inside.reshape(state["xh"].shape)
@@ -129,11 +131,12 @@ def _learn(state: State, group: Group, gradient: Tensor, next_hint: Tensor) -> N
         state["h"] = state["h"] + _beta(group) / 2 * torch.outer(flat, flat)
     else:
         about = (group["geometry"], group["domain"])
-        state["xh"] = omd_play(state["xh"], gradient, state["eta"], *about)
-    state["total"] = state["total"] + gradient
+        step = state["factor"] * state["eta"]
+        state["xh"] = omd_play(state["xh"], gradient, step, *about)
+    state["total"] = state["total"] + state["factor"] * gradient
     state["hint"] = next_hint
     state["round"] += 1
-    state["eta"] = _eta(state, group)
+    state["eta"], state["factor"] = _eta(state, group), float(group["lr"])
 
 
 def _checked(group: dict[str, Any]) -> None:
@@ -151,15 +154,17 @@ def _checked(group: dict[str, Any]) -> None:
         raise ValueError("entropy is for the simplex and the positive orthant")
     if (rule == "exp_concave") != (geometry == "quadratic"):
         raise ValueError("the exp-concave rule and the quadratic geometry go together")
+    if group["lr"] is None and rule != "constant":
+        group["lr"] = 1.0
     if group["diameter"] is None and math.isfinite(domain.diameter):
         group["diameter"] = domain.diameter
     needs = {
         "convex": ("diameter", "grad_bound"),
         "strongly_convex": ("strong_convexity",),
         "exp_concave": ("diameter", "grad_bound", "exp_concavity"),
-        "constant": ("lr",),
+        "constant": (),
     }[rule]
-    for name in needs:
+    for name in (*needs, "lr"):
         if name == "grad_bound" and rule == "convex" and group[name] == "max":
             continue
         if name == "diameter" and geometry == "entropy":
@@ -183,6 +188,8 @@ class OptimisticMirrorDescent(Stepping):
         domain: where parameters live.
         rule: of the step: "convex" D / sqrt(delta + 4 G^2 + V) with the variation V of gradients
             about their hints, "strongly_convex" 2 / (lambda t), "exp_concave", or "constant" lr.
+        lr: the constant step; with another rule a factor of its steps, for schedulers: the bounds
+            are for one.  The point of a round is played before a scheduler sets the next factor.
         diameter: D, that of the domain unless given; grad_bound: G, or "max" for the greatest norm
             so far, without guarantee; smoothness, strong_convexity, exp_concavity: of the losses.
         delta: 10 D^2 L^2 where the smoothness L is known, else 1.
@@ -195,6 +202,8 @@ class OptimisticMirrorDescent(Stepping):
 
     A step costs O(d), or O(d^3) for the quadratic geometry.
     """
+
+    carried = ("exceeded",)
 
     def __init__(
         self,
@@ -220,6 +229,21 @@ class OptimisticMirrorDescent(Stepping):
         }  # fmt: skip
         self.exceeded = 0
         super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            if group["lr"] is None:
+                group["lr"] = 1.0
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            for state in (self.state[p] for p in group["params"] if p in self.state):
+                if state and "factor" not in state:  # saved before sums were of scaled gradients
+                    state["factor"] = float(group["lr"])
+                    if group["rule"] == "constant":
+                        state["total"], state["eta"] = state["factor"] * state["total"], 1.0
 
     @torch.no_grad()
     def add_param_group(self, param_group: dict[str, Any]) -> None:

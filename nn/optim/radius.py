@@ -18,6 +18,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...kernels.precision import as_given
+from .zeros import nearest_radius
+
 Tree = dict[str, Tensor]
 NEGLIGIBLE = 1e-12  # a spread of logits that counts as none
 MOST = 64  # classes for which zeros are searched
@@ -36,10 +39,14 @@ class RadiusInfo(NamedTuple):
 def partition_radius(z: Tensor, a: Tensor, exact: bool = False) -> Tensor:
     """The distance [...] of zero from the zeros of sum_k exp(z_k + a_k t), or a lower bound of it.
 
+    A class whose logit is -inf has no mass, whatever its a; where one class is left there are no
+    zeros, and the distance is inf.
+
     Args:
         z, a: [..., k], of k >= 2 classes.
-        exact: for two classes the closed form; for more, Newton's method from many starts, which
-            costs accordingly.  Otherwise pi / (max a - min a).
+        exact: for two classes the closed form; for more, zeros are counted in circles until the
+            nearest is found, which takes milliseconds for each sample.  Otherwise
+            pi / (max a - min a).
 
     Errors:
         ValueError: fewer than two classes, or more than 64 for the exact radius.
@@ -49,48 +56,44 @@ def partition_radius(z: Tensor, a: Tensor, exact: bool = False) -> Tensor:
         raise TypeError(f"logits are floating point numbers, not {z.dtype}, {a.dtype}")
     if z.shape != a.shape or z.ndim == 0 or z.shape[-1] < 2:
         raise ValueError(f"[..., k] with k >= 2 is expected: {list(z.shape)}, {list(a.shape)}")
-    spread = a.amax(-1) - a.amin(-1)
+    spread = _spread(a, z == -math.inf)
     still = spread < NEGLIGIBLE
     safe = torch.where(still, torch.ones_like(spread), spread)
     if not exact:
         return torch.where(still, math.inf, math.pi / safe)
     if z.shape[-1] == 2:
-        margin = z[..., 0] - z[..., 1]
+        margin = torch.where(still, 0.0, z[..., 0] - z[..., 1])
         return torch.where(still, math.inf, (margin.square() + math.pi**2).sqrt() / safe)
     if z.shape[-1] > MOST:
         raise ValueError(f"the exact radius is for at most {MOST} classes, not {z.shape[-1]}")
     size = z.shape[-1]
     rows = zip(z.double().reshape(-1, size), a.double().reshape(-1, size), strict=True)
-    radii = torch.stack([_nearest_zero(one, other) for one, other in rows])
+    radii = torch.stack([_row_radius(one, other) for one, other in rows])
     return radii.to(z.dtype).reshape(spread.shape)
 
 
-def _nearest_zero(z: Tensor, a: Tensor) -> Tensor:
-    """Of one partition function; the rates a are centred, so that the strip is symmetric."""
-    spread = a.max() - a.min()
-    if float(spread) < NEGLIGIBLE:
+def _spread(a: Tensor, massless: Tensor) -> Tensor:
+    """max a - min a [...] over the classes that have mass; zero where there are none."""
+    greatest = a.masked_fill(massless, -math.inf).amax(-1)
+    least = a.masked_fill(massless, math.inf).amin(-1)
+    return torch.where(massless.all(-1), 0.0, greatest - least)
+
+
+def _row_radius(z: Tensor, a: Tensor) -> Tensor:
+    """Of one partition function."""
+    z, a = z[z != -math.inf], a[z != -math.inf]
+    if not bool(z.isfinite().all() & a.isfinite().all()):
+        return z.new_tensor(math.nan)
+    if len(a) < 2 or bool(a.max() - a.min() < NEGLIGIBLE):
         return z.new_tensor(math.inf)
-    a, z = a - a.mean(), z - z.max()
-    real = torch.linspace(-12, 12, 97, dtype=z.dtype, device=z.device) / spread
-    imaginary = torch.linspace(math.pi, 20, 61, dtype=z.dtype, device=z.device) / spread
-    t = torch.complex(*torch.meshgrid(real, imaginary, indexing="ij")).flatten()
-    for _ in range(60):
-        terms = torch.exp(z + a * t[:, None])
-        slope = (a * terms).sum(-1)
-        step = terms.sum(-1) / torch.where(slope.abs() < 1e-300, torch.ones_like(slope), slope)
-        longest = 2 / spread
-        step = step * (longest / step.abs().clamp(min=float(longest)))
-        t = t - step
-    terms = torch.exp(z + a * t[:, None])
-    good = (terms.sum(-1).abs() < 1e-10 * terms.abs().sum(-1)) & t.abs().isfinite()
-    return torch.where(good, t.abs(), math.inf).min()
+    return nearest_radius(z, a)
 
 
-def _delta(change: Tensor) -> Tensor:
+def _delta(change: Tensor, logits: Tensor) -> Tensor:
     """The spread [samples] of changes of logits [..., k]; sigmoids have [..., 1]."""
     if change.shape[-1] == 1:
-        return change.abs().flatten()
-    return (change.amax(-1) - change.amin(-1)).flatten()
+        return torch.where(logits.isinf(), 0.0, change.abs()).flatten()
+    return _spread(change, logits == -math.inf).flatten()
 
 
 def softmax_radius(
@@ -105,7 +108,8 @@ def softmax_radius(
     """The radius of logits along a direction, and the ratio of a step of that direction to it.
 
     Args:
-        logit_fn: logits [..., k] by the parameters; [..., 1] are those of sigmoids.
+        logit_fn: logits [..., k] by the parameters; [..., 1] are those of sigmoids.  A class whose
+            logit is -inf has no mass.
         params, direction: tensors by name.
         reduction: the greatest ratio over the samples, all of them, or their quantile ``q``, which
             lets outliers go beyond their radius.
@@ -126,15 +130,18 @@ def softmax_radius(
     if reduction not in ("max", "none", "quantile") or not 0 < q <= 1:
         raise ValueError(f"unknown reduction {reduction!r}, or q {q} not in (0, 1]")
     length = torch.stack([d.square().sum() for d in direction.values()]).sum().sqrt()
-    if method == "jvp":
-        change = torch.func.jvp(logit_fn, (params,), (direction,))[1]
-    elif method == "fd":
-        h = 1e-3 / length.clamp(min=1e-12)
-        moved = {name: p + h * direction[name] for name, p in params.items()}
-        change = (logit_fn(moved) - logit_fn(params)) / h
-    else:
+    if method not in ("jvp", "fd"):
         raise ValueError(f"the method is 'jvp' or 'fd', not {method!r}")
-    deltas = _delta(change)
+    with as_given(length.device):
+        if method == "jvp":
+            both: Any = torch.func.jvp(logit_fn, (params,), (direction,))
+            logits, change = both
+        else:
+            h = 1e-3 / length.clamp(min=1e-12)
+            moved = {name: p + h * direction[name] for name, p in params.items()}
+            logits = logit_fn(params)
+            change = (logit_fn(moved) - logits) / h
+    deltas = _delta(change, logits)
     finite = deltas.isfinite()
     if not bool(finite.all()):
         raise FloatingPointError(f"the logits of sample {int((~finite).int().argmax())} overflow")

@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
+from ...kernels.precision import as_given
 from .second import require_second
+from .stepping import Resuming
 
 Matvec = Callable[[Tensor], Tensor]
 Curvature = Tensor | Matvec | None
@@ -85,7 +86,7 @@ def conjugate_gradients(matvec: Matvec, b: Tensor, tolerance: float, most: int) 
     return x
 
 
-class GradNormSmooth(Optimizer):
+class GradNormSmooth(Resuming):
     """Gradient-normalised Newton steps, for losses without noise: MAP, Laplace, fixed noise.
 
     ``step`` needs a closure that returns the loss and does **not** call ``backward``; on a
@@ -101,8 +102,10 @@ class GradNormSmooth(Optimizer):
         dense_up_to: parameters, up to which an exact Hessian is a matrix, whose eigenvalues make
             every trial O(n^2); beyond it conjugate gradients are used.
         cg_maxiter: their iterations.
+        lr: the share of the step found that is made, for schedulers; one is the method.
 
-    ``gamma``, ``trials`` and ``converged`` (the gradient is zero) tell of the last step.
+    Parameters that ask for no gradient stay.  ``gamma``, ``trials`` and ``converged`` (the gradient
+    is zero) tell of the last step.
 
     Errors:
         RuntimeError: there is no closure, two evaluations of the loss differ, or an exact Hessian
@@ -113,6 +116,8 @@ class GradNormSmooth(Optimizer):
         TypeError: a parameter is complex.
     """
 
+    carried = ("hessian", "factor", "max_trials", "dense_up_to", "cg_maxiter", "converged")
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -122,7 +127,10 @@ class GradNormSmooth(Optimizer):
         max_trials: int = 60,
         dense_up_to: int = 2000,
         cg_maxiter: int = 100,
+        lr: float = 1.0,
     ) -> None:
+        if not lr >= 0:
+            raise ValueError(f"lr is not negative, which {lr} is")
         if not gamma0 > 0 or not factor > 1 or max_trials < 1:
             raise ValueError(
                 f"gamma0 > 0, factor > 1, max_trials > 0: {gamma0}, {factor}, {max_trials}"
@@ -131,24 +139,44 @@ class GradNormSmooth(Optimizer):
             raise ValueError(
                 f"the Hessian is 'exact', 'fisher', 'zero' or a function, not {hessian!r}"
             )
-        super().__init__(params, {"gamma0": gamma0})
+        super().__init__(params, {"gamma0": gamma0, "lr": lr})
         self.hessian, self.factor, self.max_trials = hessian, factor, max_trials
         self.dense_up_to, self.cg_maxiter = dense_up_to, cg_maxiter
-        self._params = [p for group in self.param_groups for p in group["params"]]
-        if any(p.is_complex() for p in self._params):
-            raise TypeError("complex parameters are not supported")
-        self.state[self._params[0]].update(gamma=float(gamma0), trials=0, steps=0)
+        self._own.update(gamma=float(gamma0), trials=0, steps=0)
         self.converged = False
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        if any(p.is_complex() for p in self.param_groups[-1]["params"]):
+            raise TypeError("complex parameters are not supported")
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        """What is known of all parameters together; it stands with the first."""
+        own: dict[str, Any] = self.state[self.param_groups[0]["params"][0]]
+        return own
+
+    @property
+    def _params(self) -> list[Tensor]:
+        every = (p for group in self.param_groups for p in group["params"])
+        return [p for p in every if p.requires_grad]
 
     @property
     def gamma(self) -> float:
         """The radius that the next step tries first."""
-        return float(self.state[self._params[0]]["gamma"])
+        return float(self._own["gamma"])
 
     @property
     def trials(self) -> int:
         """All trials so far."""
-        return int(self.state[self._params[0]]["trials"])
+        return int(self._own["trials"])
+
+    def _shares(self) -> Tensor | float:
+        """The flat shares of the step found that are made."""
+        if all(group["lr"] == 1 for group in self.param_groups):
+            return 1.0
+        each = [(p, g["lr"]) for g in self.param_groups for p in g["params"] if p.requires_grad]
+        return torch.cat([p.new_full((p.numel(),), float(lr)) for p, lr in each])
 
     def _flat(self) -> Tensor:
         return torch.cat([p.detach().flatten() for p in self._params])
@@ -172,7 +200,7 @@ class GradNormSmooth(Optimizer):
             for p, g in zip(self._params, gradients, strict=True)
         ]
         slope = torch.cat(parts)
-        if graph and self.state[self._params[0]]["steps"] == 0:
+        if graph and self._own["steps"] == 0:
             require_second(loss, slope, "take another hessian than 'exact'")
         return loss.detach(), slope
 
@@ -185,10 +213,21 @@ class GradNormSmooth(Optimizer):
             with torch.enable_grad():
                 losses = closure.per_example_losses()
                 rows = torch.autograd.grad(
-                    losses, self._params, torch.eye(len(losses)).to(losses), is_grads_batched=True
+                    losses,
+                    self._params,
+                    torch.eye(len(losses)).to(losses),
+                    is_grads_batched=True,
+                    allow_unused=True,
                 )
-            jacobian = torch.cat([row.flatten(1) for row in rows], 1)
-            return jacobian.T @ jacobian / len(losses)
+            jacobian = torch.cat(
+                [
+                    p.new_zeros(len(losses), p.numel()) if row is None else row.flatten(1)
+                    for p, row in zip(self._params, rows, strict=True)
+                ],
+                1,
+            )
+            with as_given(jacobian.device):
+                return jacobian.T @ jacobian / len(losses)
 
         self._gradient = gradient
 
@@ -237,7 +276,9 @@ class GradNormSmooth(Optimizer):
         """Make a step, and return the loss before it."""
         if closure is None:
             raise RuntimeError("GradNormSmooth needs a closure that returns the loss")
-        own = self.state[self._params[0]]
+        if not self._params:
+            raise ValueError("no parameter of GradNormSmooth asks for a gradient")
+        own = self._own
         f0, g = self._value(closure, graph=self.hessian == "exact")
         if not bool(f0.isfinite()) or not bool(g.isfinite().all()):
             raise ValueError("the loss or its gradient is not finite where the step starts")
@@ -265,6 +306,9 @@ class GradNormSmooth(Optimizer):
                 g1 = float(torch.linalg.vector_norm(after))
                 if gns_accept(float(f0), float(f1), g0, g1, gamma, eps):
                     own["gamma"] = gamma * self.factor
+                    shares = self._shares()
+                    if isinstance(shares, Tensor):
+                        self._put(start + shares * move)
                     return f0
             gamma /= self.factor
         self._put(start)

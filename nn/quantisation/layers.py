@@ -17,6 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ...kernels.precision import as_given
+from ..standing_in import call_children, called
 from .shift import QTensor, ShiftTensor, quantize_tensor, seeded_shift, shift_matmul
 
 
@@ -76,7 +78,8 @@ class _Product(torch.autograd.Function):
             return _whole_product(few_x, few_w).to(x.dtype)
         meant_x, meant_w = _meant(x, few_x), _meant(weight.T, few_w)
         ctx.save_for_backward(meant_x, meant_w, seeds)
-        return meant_x @ meant_w
+        with as_given(x.device):
+            return meant_x @ meant_w
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -86,7 +89,8 @@ class _Product(torch.autograd.Function):
             x, w, seeds = ctx.saved_tensors
             by_output = _gradient(gradient, -1, seeds[0], config)
             by_token = _gradient(gradient, 0, seeds[1], config)
-            return by_output @ w.T, by_token @ x, None, None
+            with as_given(w.device):
+                return by_output @ w.T, by_token @ x, None, None
         x_q, x_scale, w_q, w_scale, seeds = ctx.saved_tensors
         bits, groups = config.g_bits, config.num_groups
         assert bits is not None
@@ -142,6 +146,7 @@ class QLinear(nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.qconfig = qconfig
+        called(self)
 
     def forward(self, input: Tensor) -> Tensor:
         if input.shape[-1] != self.in_features:
@@ -183,7 +188,7 @@ class QConv2d(nn.Conv2d):
         )
         tokens = patches.transpose(1, 2).flatten(0, 1)
         out: Tensor = _Product.apply(tokens, self.weight.flatten(1), _seeds(input), self.qconfig)
-        out = out.unflatten(0, (len(input), height * width)).transpose(1, 2)
+        out = out.unflatten(0, (input.shape[0], height * width)).transpose(1, 2)
         out = out.unflatten(2, (height, width))
         return out if self.bias is None else out + self.bias[:, None, None]
 
@@ -225,6 +230,7 @@ def convert_to_integer_training(
     }
     for i, (parent, name, child) in enumerate(places):
         setattr(parent, name, _converted(child, wide if i in ends else qconfig))
+    call_children(module)
     return module
 
 

@@ -218,12 +218,14 @@ def shift_matmul(
 
 def _split_product(a: Tensor, b: Tensor, largest: int, backend: Backend) -> Tensor:
     """The exact product of whole numbers, in as many parts as int32 sums need."""
-    parts = range(0, max(1, a.shape[1]), MOST_PRODUCTS)
+    if a.shape[1] <= MOST_PRODUCTS:
+        return _product(a, b, largest, backend)
+    parts = range(0, a.shape[1], MOST_PRODUCTS)
     products = [
         _product(a[:, at : at + MOST_PRODUCTS], b[at : at + MOST_PRODUCTS], largest, backend)
         for at in parts
     ]
-    return products[0] if len(products) == 1 else torch.stack(products).double().sum(0)
+    return torch.stack(products).double().sum(0)
 
 
 def _product(a: Tensor, b: Tensor, largest: int, backend: Backend) -> Tensor:

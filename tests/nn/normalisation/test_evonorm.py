@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -171,6 +172,64 @@ def test_conversion() -> None:
     kinds = [type(m).__name__ for m in net.modules()][1:]
     assert kinds == ["Conv2d", "EvoNorm", "Sequential", "Conv2d", "EvoNorm", "BatchNorm2d"]
     assert net(torch.randn(2, 1, 9, 9)).shape == (2, 8, 5, 5)
+
+
+def trained(norm: nn.Module) -> Any:
+    """A batch normalisation that has been trained, in evaluation mode."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for tensor in (*norm.parameters(), *norm.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape) + 0.5)
+    return norm.eval()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("make", "act", "shape"),
+    [
+        (nn.BatchNorm1d, nn.ReLU, (3, 8, 5)),
+        (nn.BatchNorm2d, nn.SiLU, (3, 8, 4, 5)),
+        (nn.BatchNorm3d, nn.GELU, (3, 8, 2, 4, 3)),
+    ],
+)
+def test_conversion_takes_over_what_was_trained(
+    variant: Any, make: Any, act: Any, shape: tuple[int, ...]
+) -> None:
+    """The new layer is the formula with the old weight, bias, eps and variance."""
+    norm = trained(make(8, eps=1e-3, momentum=0.3, dtype=torch.float64))
+    norm.weight.requires_grad_(False)
+    (new,) = convert_bn_act(nn.Sequential(norm, act()).eval(), variant)
+    assert isinstance(new, EvoNorm) and not new.training
+    assert new.weight is norm.weight and new.bias is norm.bias and new.eps == 1e-3
+    x = torch.randn(shape, dtype=torch.float64)
+    expected = evonorm(
+        *(x, norm.weight, norm.bias, None, norm.running_var),
+        **{"variant": variant, "groups": 8, "eps": 1e-3, "training": False},
+    )
+    torch.testing.assert_close(new(x), expected)
+    assert not torch.allclose(new(x), EvoNorm(8, variant, 8, dtype=torch.float64).eval()(x))
+    if variant.startswith("B"):
+        assert new.momentum == 0.3
+        assert torch.equal(new.running_var, norm.running_var)
+        assert new.running_var is not norm.running_var
+
+
+def test_conversion_of_bare_layers_and_names() -> None:
+    bare = nn.BatchNorm2d(8, affine=False, track_running_stats=False)
+    names = OrderedDict(first=nn.Conv2d(1, 8, 3), norm=bare, act=nn.ReLU(), last=nn.Flatten())
+    net = convert_bn_act(nn.Sequential(names), "B0")
+    assert [name for name, _ in net.named_children()] == ["first", "norm", "last"]
+    new: Any = net.norm
+    assert new.weight is None and new.bias is None and new.running_var is None and new.training
+    other = convert_bn_act(nn.Sequential(nn.BatchNorm2d(8, momentum=None), nn.ReLU(), nn.ReLU()))
+    assert [name for name, _ in other.named_children()] == ["0", "1"]
+    act = nn.ReLU()
+    shared = nn.Sequential(nn.BatchNorm2d(8), act, nn.Conv2d(8, 8, 1), act)
+    kinds = [type(m).__name__ for m in convert_bn_act(shared)]  # type: ignore[attr-defined]
+    assert kinds == ["EvoNorm", "Conv2d", "ReLU"]
+    alone = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(8), nn.Dropout(), nn.ReLU())
+    assert len(convert_bn_act(alone)) == 4  # type: ignore[arg-type]
 
 
 def test_state_compile_and_repr() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
 import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -325,6 +328,92 @@ def test_windows_of_two_lengths_and_of_one() -> None:
     assert norm.buffer_x2.shape == (3, 2) and norm.buffer_gz.shape == (1, 2)
     one = UnifiedNorm(1, 1, 0, rescale_after=0, dtype=torch.float64)
     assert [feed(one, q)[0] for q in (1.0, 5.0, 2.0)] == pytest.approx([1, 5, 2])
+
+
+def root_mean_square(x: Tensor, norm: UnifiedNorm, padding: Tensor | None = None) -> Tensor:
+    """Normalisation by the batch, from the definition."""
+    counted = x.reshape(-1, x.shape[-1]) if padding is None else x[~padding]
+    z = x / (counted.square().mean(0) + norm.eps).sqrt()
+    return z * norm.weight + norm.bias
+
+
+@pytest.mark.parametrize("settings", [{}, {"outlier_filtration": True}, {"mask_grad": False}])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_window_of_one_is_exact_from_the_first_step_on(
+    settings: dict[str, Any], padded: bool
+) -> None:
+    """Also past the warm-up and where gradients would be rescaled, and at padded places."""
+    torch.manual_seed(0)
+    norm = UnifiedNorm(3, 1, 0, rescale_after=0, dtype=torch.float64, **settings)
+    spoilt_statistics(norm)
+    padding = torch.zeros(4, 5, dtype=torch.bool)
+    padding[1, 2:] = padding[3, 4] = True
+    mask = padding if padded else None
+    for t in range(6):
+        x = ((1 + t) * torch.randn(4, 5, 3, dtype=torch.float64)).requires_grad_()
+        weight = torch.randn(4, 5, 3, dtype=torch.float64)
+        inputs = (x, norm.weight, norm.bias)
+        out, plain = norm(x, mask), root_mean_square(x, norm, mask)
+        torch.testing.assert_close(out, plain, rtol=1e-12, atol=1e-12)
+        found, exact = (torch.autograd.grad((y * weight).sum(), inputs) for y in (out, plain))
+        for one, other in zip(found, exact, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    assert int(norm.skip_counter) == 0
+
+
+@pytest.mark.parametrize("windows", [(1, 2), (2, 1)])
+def test_one_window_of_one_step_is_not_smoothed(windows: tuple[int, int]) -> None:
+    """By the formulas: the activations' alone leaves the gradient's average, and the reverse."""
+    torch.manual_seed(0)
+    norm = UnifiedNorm(2, windows, 0, rescale_after=0, dtype=torch.float64)
+    running, average = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    squares: list[Tensor] = []
+    means: list[Tensor] = []
+    for t in range(1, 5):
+        x = ((1 + t) * torch.randn(7, 2, dtype=torch.float64)).requires_grad_()
+        g = torch.randn(7, 2, dtype=torch.float64)
+        squares.append(x.detach().square().mean(0))
+        smooth = t > windows[0] > 1
+        sigma2 = (squares[-1] * squares[-2]).sqrt() if smooth else squares[-1]
+        r = ((sigma2 + norm.eps) / (running + norm.eps)).sqrt().clamp(0.2, 5)
+        r = r if windows[0] > 1 else torch.ones_like(r)
+        z = x.detach() / (sigma2 + norm.eps).sqrt()
+        means.append((g * r * z).mean(0))
+        mean = (means[-1] + means[-2]) / 2 if t > windows[1] > 1 else means[-1]
+        average = 0.9 * average + 0.1 * mean
+        running = 0.9 * running + 0.1 * sigma2
+        taken = average if windows[1] > 1 else means[-1]
+        (found,) = torch.autograd.grad(norm(x), x, g)
+        expected = (g * r - taken * z) / (sigma2 + norm.eps).sqrt()
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+STEPS = """
+import torch
+from pushforward.nn.normalisation import UnifiedNorm
+
+torch.manual_seed(0)
+for windows in (1, (1, 2), (2, 1)):
+    about = {"outlier_filtration": True, "rescale_after": 0}
+    norms = [UnifiedNorm(3, windows, 0, backend=b, **about) for b in ("torch", "triton")]
+    for t in range(4):
+        x, g = (1 + t) * torch.randn(9, 3), torch.randn(9, 3)
+        found = []
+        for norm in norms:
+            at = x.clone().requires_grad_()
+            out = norm(at)
+            found.append((out.detach(), *torch.autograd.grad(out, at, g)))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert int(norms[0].skip_counter) == int(norms[1].skip_counter)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_windows_of_one_step_in_triton() -> None:
+    about = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", STEPS], env=about, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def test_numbers_that_are_not_finite_leave_no_trace() -> None:
