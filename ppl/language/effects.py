@@ -203,6 +203,12 @@ def scored_value(message: Message) -> Any:
     return filled(message["value"], message["mask"], len(message["fn"].event_shape))
 
 
+def _lies_in(inner: torch.Size, outer: torch.Size) -> bool:
+    """Whether a shape broadcasts to another one and no further."""
+    short = len(inner) <= len(outer)
+    return short and all(a in (1, b) for a, b in zip(inner[::-1], outer[::-1], strict=False))
+
+
 def masked_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
     """The log densities [*batch] of a site, zero where a score is masked or its branch not taken.
 
@@ -215,7 +221,7 @@ def masked_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
         if mask is None or mask is True:
             continue
         mask = torch.as_tensor(mask, device=log_prob.device)
-        if torch.broadcast_shapes(mask.shape, log_prob.shape) != log_prob.shape:
+        if not _lies_in(mask.shape, log_prob.shape):
             what = f"a mask of shape {list(mask.shape)} on a site of batch {list(log_prob.shape)}"
             hint = "give one truth value for each event (a missing part of an event is a latent)"
             raise DataError(located(what, site=message["name"], hint=hint))
