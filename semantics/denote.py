@@ -161,7 +161,7 @@ def _evaluate(
     cut = [o.log_weight for o in outcomes if o.value is CUT]
     measure = Measure.of(whole, notes=evaluator.notes)
     rest = math.exp(logsumexp(cut)) * (math.inf if bound is None else bound) if cut else 0.0
-    error = evaluator.query_error * measure.mass()
+    error = evaluator.query_error * measure.mass() if evaluator.query_error else 0.0
     measure = replace(measure, resolution=evaluator.resolution, rest=rest, error=error)
     return measure, evaluator.approximate
 

@@ -305,8 +305,9 @@ class Evaluator(Explorer):
         """The normalised measure of a query."""
         if self.quadrature is not None and self.solve is not None:
             measure = self.solve(lambda *inner: _apart(query, inner), args, self)
-            if error := measure.error / measure.mass():
-                self.approximate, self.query_error = True, max(self.query_error, error)
+            if measure.error:
+                relative = measure.error / measure.mass() if measure.mass() else math.inf
+                self.approximate, self.query_error = True, max(self.query_error, relative)
             return normalized(measure.atoms)
         inner = Evaluator(
             budget=self.budget - self.paths,

@@ -47,15 +47,15 @@ class Measure:
 
     def items(self) -> Iterator[tuple[Any, float]]:
         """The atoms as (value, weight)."""
-        return ((value, math.exp(log_weight)) for value, log_weight in self.atoms)
+        return ((value, _exp(log_weight)) for value, log_weight in self.atoms)
 
     def log_mass(self) -> float:
         """The log of the total mass: the log evidence of a conditioned program."""
         return logsumexp([log_weight for _, log_weight in self.atoms])
 
     def mass(self) -> float:
-        """The total mass: the evidence of a conditioned program."""
-        return math.exp(self.log_mass())
+        """The total mass: the evidence of a conditioned program, infinite beyond 1e308."""
+        return _exp(self.log_mass())
 
     def interval(self) -> tuple[float, float]:
         """Bounds of the total mass: all of it lies among the atoms unless something was cut."""
@@ -88,10 +88,10 @@ class Measure:
             ConvergenceError: more than a hundredth of it may be missing.
         """
         log_mass = self.log_mass()
-        if self.rest > 0.01 * math.exp(log_mass):
+        if self.rest and not math.log(self.rest) <= log_mass + math.log(0.01):
             raise ConvergenceError(
                 located(
-                    f"of the mass {math.exp(log_mass):.4g} up to {self.rest:.4g} more was cut away",
+                    f"of the mass {_exp(log_mass):.4g} up to {self.rest:.4g} more was cut away",
                     hint="raise depth=, and say bound= if the scores beyond are bounded",
                 )
             )
@@ -100,9 +100,10 @@ class Measure:
                 located("the measure is zero: nothing to normalise", hint="every path scores zero")
             )
         if not math.isfinite(log_mass):
-            raise InfiniteMassError(located(f"the measure has mass {math.exp(log_mass)}"))
+            raise InfiniteMassError(located(f"the measure has mass {_exp(log_mass)}"))
         atoms = tuple((v, lw - log_mass) for v, lw in self.atoms)
-        return replace(self, atoms=atoms, rest=self.rest * math.exp(-log_mass))
+        rest, error = (x and x * _exp(-log_mass) for x in (self.rest, self.error))
+        return replace(self, atoms=atoms, rest=rest, error=error)
 
     def then(self, kernel: Callable[[Any], Measure]) -> Measure:
         """The mixture of the measures kernel(value), none of which has a mass beyond one."""
@@ -142,6 +143,11 @@ class Measure:
         if self.rest:
             error += f", and at most {self.rest:.3g} more that was cut"
         return "\n".join([f"Measure of mass {self.mass():.6g} on {len(self)} values{error}", *rows])
+
+
+def _exp(x: float) -> float:
+    """exp x, infinite where it is too large for a number."""
+    return math.exp(x) if x < 709.0 else math.inf
 
 
 def logsumexp(logs: list[float]) -> float:

@@ -12,6 +12,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ from ..language.effects import (
 from ..language.handlers import Handler, Sealed, is_one, plated
 from ..language.program import Callback, Program, answers, derived, program_name, signature
 from ..tensors.abstract_tensor import Abstract, abstract, concrete, marks_of
-from ..tensors.capture import Unread
+from ..tensors.capture import Fillable, Unread
 from ..tensors.keys import Unkeyed
 from ..tensors.origins import SEVERAL, Origins, plain
 from .abstract_run import abstract_run
@@ -69,6 +70,11 @@ class FiniteLatents:
             what = f"{program_name(p)} draws anonymously, which cannot be summed out"
             hint = "name the choices with sample(...)"
             raise NoDensityError(located(what, line=run.draw_line, hint=hint))
+        for name, (part, line) in run.subsampled.items():
+            what = f"the plate draws {part}, so that the density is random"
+            hint = "give the indices as subsample=..., or use all the data"
+            raise NoDensityError(located(what, site=name, line=line, hint=hint))
+        self.writes = run.writes
         latents = {name: site for name, site in run.sites.items() if not site.observed}
         finite = {n: s for n, s in latents.items() if s.space.finite and n not in (keep or ())}
         if missing := sorted((keep or frozenset()) - latents.keys()):
@@ -246,7 +252,8 @@ class FiniteLatents:
 
     def added(self, choices: dict[str, Tensor]) -> dict[str, Tensor]:
         """What each scored site adds to the log density at these choices, elementwise."""
-        with no_validation(), Sealed(), _Scoring(choices, self.families) as scoring:
+        fill = Fillable(next(iter(choices.values()))) if self.writes else nullcontext()
+        with no_validation(), fill, Sealed(), _Scoring(choices, self.families) as scoring:
             self.program(*self.args)
         return scoring.added
 

@@ -32,8 +32,9 @@ _MOVES = {
     *("repeat", "unfold", "split", "split_with_sizes", "chunk", "unbind", "narrow", "movedim"),
     *("cat", "stack", "diag_embed", "tril", "triu", "unsafe_split", "expand_copy", "view_copy"),
     *("index_select", "gather", "index", "take", "constant_pad_nd", "select_scatter"),
-    *("slice_scatter", "as_strided", "_reshape_alias", "lift_fresh", "lift", "contiguous"),
+    *("slice_scatter", "_reshape_alias", "lift_fresh", "lift", "contiguous"),
 }
+_RESHAPES = {"view", "_unsafe_view", "view_copy", "reshape", "_reshape_alias"}
 _SHAPED = {"squeeze_", "unsqueeze_", "t_", "transpose_"}
 _REDUCES = {
     *("sum", "mean", "amax", "amin", "prod", "logsumexp", "any", "all", "var", "std", "max", "min"),
@@ -168,6 +169,8 @@ def _moved(func: Any, args: Any, kwargs: Any, look: Look, outputs: list[Tensor])
         places = (_map_of(places[0], look), *places[1:])
     if func.overloadpacket.__name__ == "constant_pad_nd":
         return [func(*maps, *places[:1], 0)]
+    if func.overloadpacket.__name__ in _RESHAPES:  # maps may lie in memory otherwise than values
+        return [maps[0].reshape(outputs[0].shape)]
     moved = func(*maps, *places, **{k: v for k, v in kwargs.items() if k != "memory_format"})
     return [x for x in tree_leaves(moved) if isinstance(x, Tensor)]
 

@@ -405,3 +405,18 @@ def test_what_is_possible_has_the_density_of_torch(law: Any) -> None:
         for _ in range(5):
             value = law.sample()
             assert torch.allclose(log_density(law, value), law.log_prob(value), atol=1e-6)
+
+
+@pytest.mark.parametrize("level", [-3000.0, -800.0, 0.0, 800.0])
+def test_a_measure_of_any_size_is_normalised(level: float) -> None:
+    """P(z = 1) = e / (1 + e), whatever both weights are multiplied by."""
+
+    def p() -> Tensor:
+        z = sample("z", dist.Bernoulli(0.5))
+        factor("f", level + z)
+        return z
+
+    found = denote(p)
+    assert found.log_mass() == pytest.approx(level + math.log((1 + math.e) / 2))
+    assert found.normalize().pmf()[1.0] == pytest.approx(math.e / (1 + math.e))
+    assert found.mass() == (0.0 if level < -700 else math.inf if level > 700 else found.mass())

@@ -123,3 +123,12 @@ def test_a_rule_that_forgets_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(origins, "_unknown", origins._elementwise)
     with pytest.raises(AssertionError, match="cumulate"):
         require_sound(STEPS["cumulate"], torch.tensor([0.3, -1.2, 0.8, 1.9]), "cumulate")
+
+
+def test_what_lies_in_memory_otherwise_is_followed_by_its_places() -> None:
+    turned = maps_of(lambda x: x.reshape(2, 2).T.reshape(4), torch.arange(4.0))
+    assert turned.tolist() == [1, 3, 2, 4]
+    flat = maps_of(lambda x: x.view(2, 2).transpose(0, 1).flatten().flip(0), torch.arange(4.0))
+    assert flat.tolist() == [4, 2, 3, 1]
+    strided = maps_of(lambda x: x.as_strided((2,), (2,)), torch.arange(4.0))
+    assert strided.tolist() == [SEVERAL] * 2
