@@ -45,6 +45,7 @@ class Recording(Handler):
     """Notes the latents and deterministic sites that pass; a scan brings those of its steps."""
 
     lane_wise = False
+    spans_scans = True
 
     def __enter__(self) -> Any:
         self.choices: dict[str, Tensor] = {}

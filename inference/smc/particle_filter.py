@@ -34,15 +34,7 @@ from ...ppl.language.effects import (
     stack,
     whole_indices,
 )
-from ...ppl.language.handlers import (
-    Conditioning,
-    Handler,
-    Intervening,
-    Proposing,
-    Scoping,
-    Untracing,
-    Weighing,
-)
+from ...ppl.language.handlers import Handler, Intervening, Proposing, Untracing, Weighing
 from ...ppl.language.program import Callback, Program, program_name, signature
 from ...ppl.tensors.hidden import is_hidden
 from ...ppl.tensors.keys import Bookkeeping
@@ -115,7 +107,7 @@ class _AtScan(Handler):
     def _require_held(self) -> None:
         """Raise unless a particle holds all that the program remembers across its scan."""
         for handler in self.inner():
-            if not isinstance(handler, _HELD):
+            if not (isinstance(handler, _HELD) or getattr(handler, "spans_scans", False)):
                 what = f"the scan lies inside {_WITHIN.get(type(handler).__name__, 'a handler')}"
                 raise self._refused(f"{what} ({type(handler).__name__})")
         if self.open:
@@ -132,11 +124,8 @@ class _AtScan(Handler):
         raise NotImplementedError
 
 
-# Handlers that remember nothing across a scan, and what the others stand for.
-_HELD = (
-    *(Conditioning, Intervening, Scoping, Untracing),
-    *(IndepMessenger, ScaleMessenger, MaskMessenger),
-)
+# Pyro's handlers that remember nothing, and what some of ours stand for.
+_HELD = (IndepMessenger, ScaleMessenger, MaskMessenger)
 _WITHIN = {
     "Weighing": "weighted(...)",
     "Taken": "a branch of cond(...)",

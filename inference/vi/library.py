@@ -36,7 +36,7 @@ def elbo(model: Callback, guide: Any, *args: Any) -> Tensor:
 def _count(particles: Any) -> int:
     """How many particles, which an argument of the model must not be taken for."""
     if isinstance(particles, bool) or not isinstance(particles, int) or particles < 1:
-        what = f"the number of particles is {type(particles).__name__} {particles!r:.40}"
+        what = f"there must be at least one particle, and not {particles!r:.40}"
         raise ObjectiveError(located(what, hint="give it after model and guide: iwelbo(p, q, 5)"))
     return particles
 

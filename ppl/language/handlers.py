@@ -36,10 +36,12 @@ class Handler(Messenger):  # type: ignore[misc]
     ``lane_wise``: it treats a message of one lane as it would treat that lane of a batched message;
     one that records values by name, or gives them, does not.
     ``ignores_draws``: anonymous draws, and loops and lanes of them, pass it without a trace.
+    ``spans_scans``: what it remembers of a scan is nothing, or is among the scan's outputs.
     """
 
     lane_wise = True
     ignores_draws = False
+    spans_scans = False
 
     def state(self) -> Any:
         return ()
@@ -235,6 +237,7 @@ class Untracing(Handler):
     """Turns named latents into anonymous draws, all but those to ``keep``."""
 
     ignores_draws = True
+    spans_scans = True
 
     def __init__(self, keep: frozenset[str] = frozenset()) -> None:
         super().__init__()
@@ -261,6 +264,8 @@ class Untracing(Handler):
 
 class Intervening(Handler):
     """Sets sites from outside: they take the value and are neither drawn nor scored."""
+
+    spans_scans = True
 
     def __init__(self, values: dict[str, Tensor]) -> None:
         super().__init__()
@@ -304,6 +309,8 @@ class Intervening(Handler):
 
 class Conditioning(Handler):
     """Turns the latents that data name into observations."""
+
+    spans_scans = True
 
     def __init__(self, data: dict[str, Tensor], exact: set[str], seen: set[str]) -> None:
         super().__init__()
@@ -364,6 +371,8 @@ def _given(data: dict[str, Tensor], msg: Message) -> tuple[str, Tensor] | None:
 
 class Scoping(Handler):
     """Prefixes the names of the sites inside it."""
+
+    spans_scans = True
 
     def __init__(self, prefix: str) -> None:
         super().__init__()
