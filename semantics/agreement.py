@@ -93,6 +93,7 @@ def _atoms(typing: Typing, depth: int, _: int) -> _Comparison:
     first, second = collected(exact), collected(found.items())
     gaps = {v: abs(first.get(v, 0.0) - second.get(v, 0.0)) for v in {**first, **second}}
     gaps["what was cut"] = 0.0 if exact.rest == found.rest else abs(float(exact.rest) - found.rest)
+    mass = max(math.fsum(first.values()), math.fsum(second.values())) or 1.0
     worst = max(gaps, key=lambda v: gaps[v])
     where = (
         f"the value {worst} has mass {first.get(worst, 0.0):.10g} by the reference, "
@@ -101,7 +102,7 @@ def _atoms(typing: Typing, depth: int, _: int) -> _Comparison:
     note = f"{len(exact)} values, of mass {float(exact.mass()):.10g}"
     if exact.rest:
         note += f", and up to {float(exact.rest):.2g} more that both cut"
-    return _Comparison(gaps[worst], where, note)
+    return _Comparison(gaps[worst] / mass, where, note)
 
 
 def _integrals(typing: Typing, depth: int, nodes: int) -> _Comparison:

@@ -22,7 +22,7 @@ from .calibration import sbc
 from .denote import BUDGET, denote
 from .density import density
 from .involution import check_involution as involution
-from .measure import Measure, readable
+from .measure import EPSILON, Measure, readable, share
 from .orbit import check_orbit as orbit
 from .report import Report, decide
 
@@ -63,16 +63,26 @@ def meaning(output: Any) -> Iterator[tuple[Any, float]]:
 
 
 def allowance(tolerance: float, *measures: Measure) -> tuple[float, str]:
-    """The tolerance for comparing measures, and where it comes from.
+    """The tolerance for comparing measures, as a share of their mass, and where it comes from.
 
-    It grows by their quadrature errors, and covers the rounding of log weights in their dtype.
+    It grows by their quadrature errors, and covers the rounding of log weights, which grows with
+    their size, in the coarsest dtype.
     """
-    error = sum(measure.error for measure in measures)
-    rounding = max(ROUNDINGS * measure.resolution * measure.mass() for measure in measures)
+    error = sum(share(measure.log_error, measure.log_mass()) for measure in measures)
+    rounding = max(ROUNDINGS * measure.resolution * _size(measure) for measure in measures)
     if rounding > tolerance:
-        hint = "use float64 parameters for 1e-10"
-        return rounding + error, f"for the rounding of its coarsest dtype: {hint}"
-    return tolerance + error, "with the quadrature error" if error else "for float64 rounding"
+        coarse = max(measure.resolution for measure in measures) > EPSILON
+        hint = ": use float64 parameters for 1e-10" if coarse else ", for weights of this size"
+        return rounding + error, f"of the mass, for the rounding of its coarsest dtype{hint}"
+    return tolerance + error, "of the mass, " + (
+        "with the quadrature error" if error else "for float64 rounding"
+    )
+
+
+def _size(measure: Measure) -> float:
+    """Of the log weights, at least one."""
+    log_mass = abs(measure.log_mass())
+    return max(1.0, log_mass) if math.isfinite(log_mass) else 1.0
 
 
 def valid(
@@ -99,10 +109,11 @@ def valid(
     deviation, where = expected.deviation(truth)
     counterexample = ""
     if where is not None:
+        here, there = _told(truth.log_weight(where), expected.log_weight(where))
+        total, other = _told(truth.log_mass(), expected.log_mass())
         counterexample = (
-            f"the value {readable(where)} has mass {_mass(truth, where):.10g} under the model, "
-            f"and {_mass(expected, where):.10g} in expectation under the algorithm "
-            f"(total {truth.mass():.10g} against {expected.mass():.10g})"
+            f"the value {readable(where)} has mass {here} under the model, "
+            f"and {there} in expectation under the algorithm (total {total} against {other})"
         )
     return decide(
         f"{program_name(algorithm)} is valid for {program_name(model)}",
@@ -110,8 +121,10 @@ def valid(
         *allowance(tolerance, truth, outputs),
         counterexample,
         time.perf_counter() - start,
-        outputs.notes,
-        missing=max(truth.rest, outputs.rest),
+        (*outputs.notes, *_unseen(truth, tolerance)),
+        missing=share(
+            max(truth.log_rest, outputs.log_rest), max(truth.log_mass(), expected.log_mass())
+        ),
     )
 
 
@@ -133,9 +146,9 @@ def invariant(
     deviation, where = after.deviation(before)
     counterexample = ""
     if where is not None:
+        first, second = _told(before.log_weight(where), after.log_weight(where))
         counterexample = (
-            f"the state {readable(where)} has mass {_mass(before, where):.10g} before the step "
-            f"and {_mass(after, where):.10g} after it"
+            f"the state {readable(where)} has mass {first} before the step and {second} after it"
         )
     return decide(
         f"{program_name(kernel)} leaves {program_name(target)} invariant",
@@ -143,8 +156,8 @@ def invariant(
         *allowance(tolerance, before, after),
         counterexample,
         time.perf_counter() - start,
-        after.notes,
-        missing=after.rest,
+        (*after.notes, *_unseen(before, tolerance)),
+        missing=share(after.log_rest, before.log_mass()),
     )
 
 
@@ -168,18 +181,16 @@ def reversible(
     counterexample = ""
     if where is not None:
         there, home = readable(where)
-        counterexample = (
-            f"the flow from {there} to {home} is {_mass(flow, where):.10g}, "
-            f"and {_mass(back, where):.10g} the other way"
-        )
+        first, second = _told(flow.log_weight(where), back.log_weight(where))
+        counterexample = f"the flow from {there} to {home} is {first}, and {second} the other way"
     return decide(
         f"{program_name(kernel)} is reversible for {program_name(target)}",
         deviation,
         *allowance(tolerance, before, flow),
         counterexample,
         time.perf_counter() - start,
-        flow.notes,
-        missing=flow.rest,
+        (*flow.notes, *_unseen(before, tolerance)),
+        missing=share(flow.log_rest, before.log_mass()),
     )
 
 
@@ -193,6 +204,9 @@ def unbiased(
     budget: int = BUDGET,
 ) -> Report:
     """Whether the expected value of a gradient estimator is the gradient of the objective.
+
+    They are compared relative to the larger of the exact numbers and of the mean size of the
+    estimates.
 
     Args:
         estimator: a program from parameters [d] to a gradient estimate [d], or to a tuple of
@@ -208,18 +222,25 @@ def unbiased(
     mean = law.expect(_as_row)
     variance = law.expect(lambda estimate: (_as_row(estimate) - mean) ** 2)
     exact, labels = _derivatives(objective, at.detach(), parts)
-    gap = (mean - exact).abs().nan_to_num(math.inf)
+    gap = (mean - exact).abs().nan_to_num(math.inf) / _scale(law, exact, objective(at), tolerance)
     worst = int(gap.argmax())
     return decide(
         f"{program_name(estimator)} is an unbiased gradient estimator",
         float(gap.max()),
         tolerance,
-        "for the quadrature",
+        "of its size, for the quadrature",
         f"{labels[worst]}: expectation {float(mean[worst]):.10g}, exact {float(exact[worst]):.10g}",
         time.perf_counter() - start,
         (f"exact variance {[round(v, 6) for v in variance.tolist()]}",),
         missing=math.inf if law.rest else 0.0,
     )
+
+
+def _scale(law: Measure, exact: Tensor, value: Tensor, tolerance: float) -> float:
+    """The size of what is estimated, but no less than what the value's own rounding amounts to."""
+    sizes = law.expect(lambda estimate: _as_row(estimate).abs()), exact.abs()
+    largest = max(float(size.nan_to_num(0.0, 0.0).max()) for size in sizes)
+    return max(largest, tolerance * float(value.detach().abs().max())) or 1.0
 
 
 def _as_row(estimate: Any) -> Tensor:
@@ -246,6 +267,29 @@ def _derivatives(
     return torch.cat(exact[skipped:]), [label for part in labels[skipped:] for label in part]
 
 
-def _mass(measure: Measure, value: Any) -> float:
-    wanted = readable(value)
-    return sum(weight for v, weight in measure.items() if readable(v) == wanted)
+def _told(first: float, second: float) -> tuple[str, str]:
+    """Two masses, by their logs, with as many digits as tell them apart."""
+    for digits in (10, 17):
+        texts = tuple(_number(log_weight, digits) for log_weight in (first, second))
+        if texts[0] != texts[1]:
+            break
+    return texts[0], texts[1]
+
+
+def _number(log_weight: float, digits: int) -> str:
+    """A mass by its log: below and beyond what a number holds, as a power of e."""
+    if log_weight == -math.inf or abs(log_weight) < 700.0:
+        return f"{math.exp(log_weight):.{digits}g}"
+    return f"exp({log_weight:.{digits}g})"
+
+
+def _unseen(measure: Measure, tolerance: float) -> tuple[str, ...]:
+    """A note on the values that are too rare for a fault in them to show."""
+    if measure.log_error > -math.inf:
+        return ()  # nodes of a quadrature
+    total = measure.log_mass()
+    rare = sum(share(log_weight, total) <= tolerance for _, log_weight in measure.atoms)
+    if not rare:
+        return ()
+    held = f"{rare} of {len(measure)} values hold"
+    return (f"{held} no more than {tolerance:.0e} of the mass each: faults there do not show",)

@@ -29,7 +29,7 @@ from ..ppl.interpretations.log_density import LogDensity
 from ..ppl.interpretations.recorder import Recorder
 from ..ppl.language.handlers import Sealed
 from .exact import Evaluator
-from .measure import Measure, logsumexp
+from .measure import Measure, log_difference, logsumexp, product, share
 from .paths import CUT
 from .quadrature import integrate
 
@@ -88,7 +88,7 @@ def solved(
     with Sealed():
         settings = {**left, "depth": outer.depth}
         measure = _denoted(query, args, "value", nodes or outer.quadrature, settings, None)
-    if measure.rest:
+    if measure.log_rest > -math.inf:
         what = "normalize: a recursion was cut, so the constant is not known"
         raise ConvergenceError(located(what))
     return measure
@@ -115,7 +115,7 @@ def _denoted(
     if (density := _static_density(p, args)) is not None:
         try:
             measure = integrate(density, quadrature, of, budget)
-            if measure.error <= CONVERGED * measure.mass():
+            if share(measure.log_error, measure.log_mass()) <= CONVERGED:
                 return measure
         except InfiniteMassError as error:
             failure = error  # or heavy tails, which the rules of single sites know
@@ -130,9 +130,10 @@ def _denoted(
 
 def _converged(measure: Measure, coarse: Measure) -> Measure:
     """The measure with its error, by one of half the nodes, if that is a small part of it."""
-    measure = replace(measure, error=measure.error + abs(measure.mass() - coarse.mass()))
     fine, half = measure.log_mass(), coarse.log_mass()
-    if fine == half or (abs(half - fine) < 1.0 and abs(math.expm1(half - fine)) <= CONVERGED):
+    gap = log_difference(fine, half)
+    measure = replace(measure, log_error=logsumexp([measure.log_error, gap]))
+    if share(gap, fine) <= CONVERGED:
         return measure
     raise ConvergenceError(
         located(
@@ -158,11 +159,15 @@ def _evaluate(
                 )
             )
     whole = [(o.value, o.log_weight) for o in outcomes if o.value is not CUT]
-    cut = [o.log_weight for o in outcomes if o.value is CUT]
+    cut = logsumexp([o.log_weight for o in outcomes if o.value is CUT])
     measure = Measure.of(whole, notes=evaluator.notes)
-    rest = math.exp(logsumexp(cut)) * (math.inf if bound is None else bound) if cut else 0.0
-    error = evaluator.query_error * measure.mass() if evaluator.query_error else 0.0
-    measure = replace(measure, resolution=evaluator.resolution, rest=rest, error=error)
+    beyond = math.inf if bound is None else math.log(bound) if bound else -math.inf
+    measure = replace(
+        measure,
+        resolution=evaluator.resolution,
+        log_rest=product(cut, beyond),
+        log_error=product(evaluator.log_query_error, measure.log_mass()),
+    )
     return measure, evaluator.approximate
 
 

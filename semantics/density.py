@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..ppl import sample
 from ..ppl.errors import InfiniteSupportError
-from ..ppl.tensors.keys import Keys
+from ..ppl.tensors.keys import Values
 from ..ppl.types.supports import support_of
 from .denote import BUDGET, denote
 from .measure import Measure, readable
@@ -104,7 +104,7 @@ def _by_value(law: Measure, drawn: Tensor, level: float) -> tuple[float, float, 
     """The worst difference of a frequency from a mass, what is allowed there, and where it is."""
     from scipy.stats import binom  # slow to import
 
-    n, key = len(drawn), Keys()
+    n, key = len(drawn), Values()
     masses = {key(value): (value, mass) for value, mass in law.items()}
     distinct, repeats = drawn.unique(dim=0, return_counts=True)
     counts = {key(value): count for value, count in zip(distinct, repeats.tolist(), strict=True)}

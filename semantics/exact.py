@@ -97,7 +97,7 @@ class Evaluator(Explorer):
         super().__init__(budget)
         self.quadrature, self.merge, self.depth, self.terms = quadrature, merge, depth, terms
         self.approximate, self.resolution = False, EPSILON
-        self.solve, self.query_error = solve, 0.0  # the largest relative error of a query's mass
+        self.solve, self.log_query_error = solve, -math.inf  # the largest share of a query's mass
         self.notes: dict[str, None] = {}
         self._memo: dict[Hashable, list[Outcome]] = {}
         self._queries: dict[Hashable, Ideal] = {}
@@ -305,9 +305,10 @@ class Evaluator(Explorer):
         """The normalised measure of a query."""
         if self.quadrature is not None and self.solve is not None:
             measure = self.solve(lambda *inner: _apart(query, inner), args, self)
-            if measure.error:
-                relative = measure.error / measure.mass() if measure.mass() else math.inf
-                self.approximate, self.query_error = True, max(self.query_error, relative)
+            if measure.log_error > -math.inf:
+                relative = measure.log_error - measure.log_mass()
+                self.approximate = True
+                self.log_query_error = max(self.log_query_error, relative)
             return normalized(measure.atoms)
         inner = Evaluator(
             budget=self.budget - self.paths,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ppl.errors import ConvergenceError, InfiniteMassError, ZeroMassError, located
-from ..ppl.tensors.keys import Keys
+from ..ppl.tensors.keys import Values
 
 EPSILON = torch.finfo(torch.float64).eps
 
@@ -24,26 +24,39 @@ class Measure:
     itself: it is the estimated absolute error of the mass, zero where all was enumerated.
     ``notes`` tell how the measure was computed, and ``resolution`` is the rounding unit of the
     coarsest numbers that took part.  ``rest`` bounds the mass that is missing where recursion or an
-    infinite support was cut; it is infinite if nothing is known of the scores beyond.
+    infinite support was cut; it is infinite if nothing is known of the scores beyond.  Both are
+    kept as logs, as the weights are: the mass of a model with many data is below any number.
     """
 
     atoms: tuple[tuple[Any, float], ...]
-    error: float = 0.0
+    log_error: float = -math.inf
     notes: tuple[str, ...] = ()
     resolution: float = EPSILON
-    rest: float = 0.0
+    log_rest: float = -math.inf
 
     @staticmethod
     def of(
-        weighted: Iterable[tuple[Any, float]], error: float = 0.0, notes: Iterable[str] = ()
+        weighted: Iterable[tuple[Any, float]],
+        log_error: float = -math.inf,
+        notes: Iterable[str] = (),
     ) -> Measure:
         """Merge equal values and drop those of weight zero."""
-        key, merged = Keys(), dict[Hashable, tuple[Any, list[float]]]()
+        key, merged = Values(), dict[Hashable, tuple[Any, list[float]]]()
         for value, log_weight in weighted:
             if log_weight > -math.inf:
                 merged.setdefault(key(value), (value, []))[1].append(log_weight)
         atoms = tuple((value, logsumexp(logs)) for value, logs in merged.values())
-        return Measure(atoms, error, tuple(notes))
+        return Measure(atoms, log_error, tuple(notes))
+
+    @property
+    def error(self) -> float:
+        """The estimated absolute error of the mass."""
+        return _exp(self.log_error)
+
+    @property
+    def rest(self) -> float:
+        """A bound of the mass that was cut away."""
+        return _exp(self.log_rest)
 
     def items(self) -> Iterator[tuple[Any, float]]:
         """The atoms as (value, weight)."""
@@ -70,6 +83,12 @@ class Measure:
         """Weights by value, with tensors written as numbers and tuples."""
         return {readable(value): weight for value, weight in self.items()}
 
+    def log_weight(self, value: Any) -> float:
+        """The log weight of one value."""
+        key = Values()
+        wanted = key(value)
+        return logsumexp([log_weight for v, log_weight in self.atoms if key(v) == wanted])
+
     def map(self, f: Callable[[Any], Any]) -> Measure:
         """The pushforward along f."""
         return self._with((f(v), lw) for v, lw in self.atoms)
@@ -88,7 +107,7 @@ class Measure:
             ConvergenceError: more than a hundredth of it may be missing.
         """
         log_mass = self.log_mass()
-        if self.rest and not math.log(self.rest) <= log_mass + math.log(0.01):
+        if self.log_rest > -math.inf and not self.log_rest <= log_mass + math.log(0.01):
             raise ConvergenceError(
                 located(
                     f"of the mass {_exp(log_mass):.4g} up to {self.rest:.4g} more was cut away",
@@ -102,27 +121,27 @@ class Measure:
         if not math.isfinite(log_mass):
             raise InfiniteMassError(located(f"the measure has mass {_exp(log_mass)}"))
         atoms = tuple((v, lw - log_mass) for v, lw in self.atoms)
-        rest, error = (x and x * _exp(-log_mass) for x in (self.rest, self.error))
-        return replace(self, atoms=atoms, rest=rest, error=error)
+        error, rest = self.log_error - log_mass, self.log_rest - log_mass
+        return replace(self, atoms=atoms, log_error=error, log_rest=rest)
 
     def then(self, kernel: Callable[[Any], Measure]) -> Measure:
         """The mixture of the measures kernel(value), none of which has a mass beyond one."""
         rows = [(log_weight, kernel(value)) for value, log_weight in self.atoms]
-        rest = self.rest + sum(math.exp(lw) * row.rest for lw, row in rows if row.rest)
-        error = self.error + sum(math.exp(lw) * row.error for lw, row in rows)
+        error = logsumexp([self.log_error, *(product(lw, row.log_error) for lw, row in rows)])
+        rest = logsumexp([self.log_rest, *(product(lw, row.log_rest) for lw, row in rows)])
         notes = dict.fromkeys((*self.notes, *(note for _, row in rows for note in row.notes)))
         mixed = Measure.of(((y, lw + ly) for lw, row in rows for y, ly in row.atoms), error, notes)
         resolution = max(self.resolution, *(row.resolution for _, row in rows), 0.0)
-        return replace(mixed, rest=rest, resolution=resolution)
+        return replace(mixed, log_rest=rest, resolution=resolution)
 
     def _with(self, weighted: Iterable[tuple[Any, float]]) -> Measure:
         return replace(self, atoms=Measure.of(weighted).atoms)
 
     def deviation(self, other: Measure) -> tuple[float, Any]:
-        """The largest absolute difference of weights, and the value where it occurs."""
-        key = Keys()
-        mine = {key(v): (v, math.exp(lw)) for v, lw in self.atoms}
-        theirs = {key(v): (v, math.exp(lw)) for v, lw in other.atoms}
+        """The largest difference of weights, as a share of the larger mass, and where it is."""
+        key, top = Values(), max(self.log_mass(), other.log_mass())
+        mine = {key(v): (v, share(lw, top)) for v, lw in self.atoms}
+        theirs = {key(v): (v, share(lw, top)) for v, lw in other.atoms}
         worst, where = 0.0, None
         for k in mine.keys() | theirs.keys():
             value = (mine.get(k) or theirs[k])[0]
@@ -148,6 +167,22 @@ class Measure:
 def _exp(x: float) -> float:
     """exp x, infinite where it is too large for a number."""
     return math.exp(x) if x < 709.0 else math.inf
+
+
+def share(log_part: float, log_whole: float) -> float:
+    """What part of a whole it is; a part of nothing is infinite."""
+    return 0.0 if log_part == -math.inf else _exp(log_part - log_whole)
+
+
+def product(first: float, second: float) -> float:
+    """The log of a product, given by the logs of its factors: nothing times infinity is nothing."""
+    return -math.inf if -math.inf in (first, second) else first + second
+
+
+def log_difference(first: float, second: float) -> float:
+    """The log of the difference of two masses, given by their logs."""
+    low, high = sorted((first, second))
+    return -math.inf if low == high else high + math.log(-math.expm1(low - high))
 
 
 def logsumexp(logs: list[float]) -> float:

@@ -132,7 +132,7 @@ def check_orbit(
         sources = slice(j - reach, j + reach + 1)
         weights = (orbit.log_weight[sources] - orbit.log_weight[sources].max()).exp()
         flow, weight = float(weights @ matrix[sources, j]), float(weights[reach])
-        if abs(flow - weight) > found["deviation"]:
+        if not abs(flow - weight) <= found["deviation"]:
             found = {"deviation": abs(flow - weight), "at": j, "flow": flow, "weight": weight}
     j = int(found["at"])
     return decide(

@@ -78,10 +78,12 @@ def integrate(density: LogDensity, nodes: int, of: str, budget: int) -> Measure:
     index = torch.round((z + window) / (axis[1] - axis[0])).long()
     coarse = (index % 2 == 0).all(1)
     halved = float(weights[coarse].sum()) * 2 ** len(centre)
-    scale_back = math.exp(log_cell + float(log_peak))
+    log_error = (
+        math.log(abs(total - halved)) + log_cell + float(log_peak) if total != halved else -math.inf
+    )
     logs = (log_density[keep] + log_cell).tolist()
     atoms = zip(_values(outcome, u[keep]), logs, strict=True)
-    return Measure.of(atoms, abs(total - halved) * scale_back, ("quadrature about the mode",))
+    return Measure.of(atoms, log_error, ("quadrature about the mode",))
 
 
 def _values(outcome: Callable[[Tensor], Any], u: Tensor) -> Iterator[Any]:

@@ -17,8 +17,9 @@ class CheckFailed(AssertionError):
 class Report:
     """The outcome of one check.
 
-    ``deviation`` is the largest absolute difference found, ``tolerance`` what was allowed and
-    ``source`` where that comes from; ``counterexample`` tells a failing case in words.
+    ``deviation`` is the largest difference found, ``tolerance`` what was allowed and ``source``
+    of what both are shares, and where that comes from; ``counterexample`` tells a failing case
+    in words.
     """
 
     subject: str

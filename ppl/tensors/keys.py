@@ -207,7 +207,10 @@ def _fields(distribution: Any) -> dict[str, Any]:
 _FEW = 16  # so many numbers are quicker to round by Python
 
 
-def _tensor_key(value: Tensor) -> Hashable:
+_EXACT = 2**53  # integers below are numbers of double precision
+
+
+def _tensor_key(value: Tensor) -> tuple[torch.Size, torch.dtype, bytes]:
     if value.dtype in (torch.float64, torch.float32) and value.numel() <= _FEW:
         numbers = value.detach().flatten().tolist()
         rounded = array("d", map(_rounded, numbers))
@@ -218,6 +221,22 @@ def _tensor_key(value: Tensor) -> Hashable:
         fraction, exponent = np.frexp(parts)
         found = np.ldexp(np.round(np.ldexp(fraction, BITS)), exponent - BITS) + 0.0
     return (value.shape, value.dtype, found.tobytes())
+
+
+class Values(Keys):
+    """Keys of results: numbers are equal whatever holds them (0, 0.0, tensor(0.)); so are lists."""
+
+    def __call__(self, value: Any) -> Hashable:
+        if isinstance(value, float) or (isinstance(value, int) and abs(value) < _EXACT):
+            return (torch.Size(), array("d", [_rounded(float(value))]).tobytes())
+        if isinstance(value, np.ndarray | np.generic):
+            value = torch.as_tensor(value)
+        if isinstance(value, Tensor) and not value.is_complex():
+            double = value.detach().double()
+            if value.is_floating_point() or bool((double.abs() < _EXACT).all()):
+                shape, _, rounded = _tensor_key(double)
+                return (shape, rounded)
+        return super().__call__(tuple(value) if type(value) is list else value)
 
 
 def _rounded(x: float) -> float:
