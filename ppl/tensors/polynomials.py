@@ -1,0 +1,105 @@
+"""Whether a function is a quadratic polynomial: by what it does, and not by trying points.
+
+A smooth function is one if its Hessian does not depend on the point.  A product of the Hessian is
+computed once, and every operation on the way is looked at: what depends on the point must not reach
+the result, and must not pass an operation with steps, which derivatives do not see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+aten = torch.ops.aten
+
+
+class NotQuadratic(ValueError):
+    """The function is not, or not visibly, a quadratic polynomial; the text says why."""
+
+
+def require_quadratic(f: Callable[[Tensor], Tensor], at: Tensor) -> None:
+    """Raise unless a function of vectors [d] is a quadratic polynomial; it is run at ``at``.
+
+    Errors:
+        NotQuadratic: its Hessian depends on the point, or it has steps.
+    """
+    at = at.clone()
+    with torch.enable_grad(), _Following(at) as following:
+        back = torch.func.vjp(torch.func.grad(f), at)[1]
+        product = back(torch.ones_like(at))[0]
+    if following.steps:
+        raise NotQuadratic(f"it has steps, by {following.steps[0]}")
+    if following.depends(product):
+        raise NotQuadratic("its second derivative is not constant")
+
+
+class _Following(TorchDispatchMode):
+    """Notes which tensors hold numbers that depend on one tensor, by their storages.
+
+    Tensors that depend are kept alive, so that no other gets their storage.
+    """
+
+    def __init__(self, source: Tensor) -> None:
+        super().__init__()
+        self.kept, self.storages = [source], {_storage(source)}
+        self.steps: list[str] = []
+
+    def depends(self, x: Tensor) -> bool:
+        return _storage(x) in self.storages
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        reads = any(map(self.depends, _tensors((args, kwargs))))
+        results = func(*args, **kwargs)
+        if reads and not _is_constant(func, args):
+            if _has_steps(func, results, kwargs):
+                self.steps.append(str(func))
+            written = _tensors(args[:1]) if func._schema.is_mutable else ()
+            for x in (*_tensors(results), *written):
+                self.kept.append(x)
+                self.storages.add(_storage(x))
+        return results
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+
+
+def _storage(x: Tensor) -> int:
+    return int(x.untyped_storage()._cdata)
+
+
+def _is_constant(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operation looks at the shape of its inputs only, or has one possible result.
+
+    No polynomial with finite coefficients is NaN or infinite anywhere.
+    """
+    return func in _CONSTANT or (func is aten.pow.Tensor_Scalar and args[1] == 0)
+
+
+_CONSTANT = {
+    *(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default),
+    *(aten.empty_like.default, aten.new_zeros.default, aten.new_ones.default),
+    *(aten.new_full.default, aten.new_empty.default, aten.new_empty_strided.default),
+    *(aten.isnan.default, aten.isinf.default, aten.isfinite.default),
+}
+
+
+def _has_steps(func: Any, results: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether an operation may jump, or hides what it computes from derivatives."""
+    name = str(func).removeprefix("aten.").partition(".")[0]
+    whole = any(not x.is_floating_point() for x in _tensors(results))
+    return whole or name in _STEPS or "rounding_mode" in kwargs
+
+
+_STEPS = {
+    *("sign", "sgn", "floor", "ceil", "round", "trunc", "fix", "frac", "heaviside", "detach"),
+    *("floor_divide", "remainder", "fmod", "nextafter", "copysign", "bernoulli"),
+}
