@@ -162,8 +162,7 @@ def _moved(func: Any, args: Any, kwargs: Any, look: Look, outputs: list[Tensor])
     maps = tree_map(lambda x: _map_of(x, look), sources)
     if any(m is not None for m in chosen) or any(is_traced(x) for x in asked if not values):
         whole = functools.reduce(_merge, (_all(m) for m in tree_leaves(maps)))
-        told = [whole, *(_broadcast(m, outputs[0].shape) for m in chosen if m is not None)]
-        joined = functools.reduce(_merge, told)
+        joined = _merge(whole, _picked(func, args, look, outputs[0]))
         return [joined.expand(output.shape).clone() for output in outputs]
     if values:
         places = (_map_of(places[0], look), *places[1:])
@@ -175,13 +174,24 @@ def _moved(func: Any, args: Any, kwargs: Any, look: Look, outputs: list[Tensor])
     return [x for x in tree_leaves(moved) if isinstance(x, Tensor)]
 
 
-def _broadcast(told: Tensor, shape: Sequence[int]) -> Tensor:
-    """The map of places by which a result was picked, which may have further dimensions."""
-    for extra in range(len(shape) - told.ndim + 1):
-        padded = told.reshape(*told.shape, *(1,) * extra)
-        if all(a in (1, b) for a, b in zip(reversed(padded.shape), reversed(shape), strict=False)):
-            return padded
-    return _all(told)
+def _picked(func: Any, args: Any, look: Look, output: Tensor) -> Tensor:
+    """The map of the places by which a result was picked, where they are in the result."""
+    name = func.overloadpacket.__name__
+    asked = [x for x in tree_leaves(args[1:]) if isinstance(x, Tensor)]
+    told = [_map_of(x, look) for x in asked]
+    if name == "index_select":
+        dim = args[1] % max(output.ndim, 1)
+        return told[0].reshape(-1, *(1,) * (output.ndim - 1 - dim))
+    if name in ("gather", "take"):  # a place for each entry of the result
+        return told[0].reshape(output.shape)
+    if name == "index" and all(x.dtype is not torch.bool for x in asked):
+        joined = functools.reduce(_merge, told)
+        first = next(dim for dim, x in enumerate(args[1]) if x is not None)
+        last = max(dim for dim, x in enumerate(args[1]) if x is not None)
+        apart = any(x is None for x in args[1][first:last])  # then their dimensions are the first
+        after = output.ndim - (0 if apart else first) - joined.ndim
+        return joined.reshape(*joined.shape, *(1,) * after)
+    return functools.reduce(_merge, map(_all, told))
 
 
 def _map_of(x: Any, look: Look) -> Any:
@@ -203,11 +213,18 @@ def _elementwise(
     return [merged.expand(output.shape).clone() for output in outputs]
 
 
-def _dims(args: Any, kwargs: Any, rank: int) -> tuple[list[int], bool]:
+def _given(func: Any, args: Any, kwargs: Any, name: str, default: Any) -> Any:
+    """An argument of an operation by its name."""
+    names = [argument.name for argument in func._schema.arguments]
+    place = names.index(name) if name in names else len(args)
+    return kwargs.get(name, args[place] if place < len(args) else default)
+
+
+def _dims(func: Any, args: Any, kwargs: Any, rank: int) -> tuple[list[int], bool]:
     """The dimensions of a reduction, and whether they are kept."""
-    dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
-    keep = kwargs.get("keepdim", args[2] if len(args) > 2 and isinstance(args[2], bool) else False)
+    dims = _given(func, args, kwargs, "dim", None)
     listed = [dims] if isinstance(dims, int) else list(dims or range(rank))
+    keep = _given(func, args, kwargs, "keepdim", False)
     return [d % max(rank, 1) for d in listed], bool(keep)
 
 
@@ -215,9 +232,9 @@ def _reduced(func: Any, args: Any, kwargs: Any, look: Look, outputs: list[Tensor
     source = args[0]
     if any(look(x) is not None for x in tree_leaves(args[1:]) if isinstance(x, Tensor)):
         return _unknown(func, args, kwargs, look, outputs)
-    if not all(isinstance(a, int | bool | list | tuple | type(None)) for a in args[1:]):
+    if any(isinstance(x, Tensor) for x in tree_leaves((args[1:], kwargs))):
         return _unknown(func, args, kwargs, look, outputs)
-    dims, keep = _dims(args, kwargs, source.ndim)
+    dims, keep = _dims(func, args, kwargs, source.ndim)
     told = _merged(_map_of(source, look), dims, keep)
     if any(told.shape != output.shape for output in outputs):
         return _unknown(func, args, kwargs, look, outputs)
@@ -225,7 +242,7 @@ def _reduced(func: Any, args: Any, kwargs: Any, look: Look, outputs: list[Tensor
 
 
 def _along(func: Any, args: Any, kwargs: Any, look: Look, outputs: list[Tensor]) -> list[Tensor]:
-    source, dim = args[0], kwargs.get("dim", args[1] if len(args) > 1 else -1)
+    source, dim = args[0], _given(func, args, kwargs, "dim", -1)
     told = _merged(_map_of(source, look), [dim % max(source.ndim, 1)], True)
     return [told.expand(output.shape).clone() for output in outputs]
 

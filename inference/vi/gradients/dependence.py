@@ -195,6 +195,8 @@ def _keeps(node: Node, sources: list[Node], rank: int) -> bool:
     others = [x for x in node.all_input_nodes if x is not first]
     if first not in sources or any(x in sources for x in others):
         return False
+    if target is aten.expand.default:
+        return len(_shape(first)) == len(_shape(node))  # else the new dimensions stand in front
     if target in _SHAPES:
         return True  # these keep the order of elements, and here the first dimensions too
     if target in _REDUCTIONS and len(node.args) > 1:
@@ -205,7 +207,7 @@ def _keeps(node: Node, sources: list[Node], rank: int) -> bool:
 
 
 _SHAPES = (
-    *(aten.view.default, aten.unsqueeze.default, aten.squeeze.dim, aten.expand.default),
+    *(aten.view.default, aten.unsqueeze.default, aten.squeeze.dim),
     *(aten.clone.default, aten.detach.default, aten.alias.default, aten._to_copy.default),
     *(aten._unsafe_view.default, aten.contiguous.default),
 )

@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from support.moves import STEPS, N, Step
 from torch import Tensor
 
 from pushforward.ppl.tensors import origins
 from pushforward.ppl.tensors.origins import SEVERAL, Origins
 
 pytestmark = pytest.mark.usefixtures("double")
-
-N = 4  # entries of the input
-TABLE = torch.linspace(-1.0, 2.0, 12).reshape(4, 3)
-PLACES = torch.tensor([3, 0, 0, 2])
-
-Step = Callable[[Tensor], Tensor]
-# Steps from a tensor whose last dimension has N entries to another such one.
-STEPS: dict[str, Step] = {
-    "scale": lambda x: 2 * x + 1,
-    "permute": lambda x: x[..., PLACES],
-    "flip": lambda x: x.flip(-1),
-    "roll": lambda x: x.roll(1, -1),
-    "shift": lambda x: torch.cat([torch.zeros_like(x[..., :1]), x[..., :-1]], -1),
-    "gather": lambda x: x.gather(-1, PLACES.expand(x.shape)),
-    "select and spread": lambda x: x[..., 1:2].expand(x.shape),
-    "outer": lambda x: (x[..., :, None] * torch.ones(3)).sum(-1),
-    "transpose": lambda x: torch.stack([x, x.flip(-1)], -1).transpose(-1, -2)[..., 0, :],
-    "where": lambda x: torch.where(torch.tensor([True, False, True, False]), x, x[..., :1]),
-    "matrix": lambda x: x @ torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0])),
-    "cumulate": lambda x: x.cumsum(-1),
-    "normalise": lambda x: x.softmax(-1),
-    "table": lambda x: TABLE[x.detach().abs().long() % 4][..., 1] + 0 * x,
-    "lanes": lambda x: torch.func.vmap(lambda e: e.sin())(x),
-    "write": lambda x: torch.zeros_like(x).index_copy(-1, PLACES[:2], x[..., :2]),
-    "in place": lambda x: torch.zeros_like(x).add_(x),
-    "select": lambda x: x.index_select(-1, PLACES),
-    "unfold": lambda x: torch.nn.functional.pad(x, (1, 0)).unfold(-1, 2, 1)[..., 0],
-    "masked": lambda x: x.masked_fill(torch.tensor([False, True, False, False]), 0.5),
-}
 
 
 def maps_of(function: Step, value: Tensor) -> Tensor:
@@ -98,6 +69,14 @@ def test_maps_of_random_functions_are_sound(block: int) -> None:
         ("select and spread", [2, 2, 2, 2]),
         ("outer", [1, 2, 3, 4]),
         ("table", [1, 2, 3, 4]),
+        ("columns, summed", [1, 2, 3, 4]),
+        ("entries of a table", [1, 2, 3, 4]),
+        ("places apart, kept", [1, 2, 3, 4]),
+        ("gathered", [1, 2, 3, 4]),
+        ("norm of columns", [1, 2, 3, 4]),
+        ("spread of columns", [1, 2, 3, 4]),
+        ("rows of a table", [SEVERAL] * 4),
+        ("norm of rows", [SEVERAL] * 4),
         ("lanes", [1, 2, 3, 4]),
         ("normalise", [SEVERAL] * 4),
     ],
