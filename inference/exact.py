@@ -22,6 +22,7 @@ from ..ppl.interpretations.log_density import LogDensity
 from ..ppl.interpretations.recorder import Recorder
 from ..ppl.language.handlers import Sealed
 from ..ppl.language.program import Callback, program_name
+from ..ppl.tensors.capture import refusing
 from ..ppl.tensors.polynomials import NotQuadratic, require_quadratic
 from ..ppl.tensors.seeds import seeded
 from ..ppl.types import Site
@@ -207,7 +208,8 @@ def _possible(log_evidence: float) -> float:
 
 
 def _derived(p: Callback, args: tuple[Any, ...], choices: dict[str, Tensor]) -> dict[str, Tensor]:
-    with no_validation(), Sealed(), Recorder(choices, density=False, validate=False) as recorder:
+    recording = Recorder(choices, density=False, validate=False)
+    with refusing(), no_validation(), Sealed(), recording as recorder:
         p(*args)
     found: dict[str, Tensor] = recorder.of("derived")
     return found

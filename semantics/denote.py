@@ -25,6 +25,7 @@ from ..ppl.errors import (
     implemented,
     located,
 )
+from ..ppl.interpretations.abstract_run import unless_impossible
 from ..ppl.interpretations.log_density import LogDensity
 from ..ppl.interpretations.recorder import Recorder
 from ..ppl.language.handlers import Sealed
@@ -109,8 +110,11 @@ def _denoted(
         evaluator = Evaluator(quadrature=nodes, solve=whole, **settings)
         return _evaluate(target, args, evaluator, bound)
 
+    def once(nodes: int | None) -> tuple[Measure, bool]:
+        return unless_impossible(p, args, lambda: evaluate(nodes))
+
     if quadrature is None:
-        return evaluate(None)[0]
+        return once(None)[0]
     failure: ProgramError | None = None
     if (density := _static_density(p, args)) is not None:
         try:
@@ -120,10 +124,10 @@ def _denoted(
         except InfiniteMassError as error:
             failure = error  # or heavy tails, which the rules of single sites know
     try:
-        measure, approximate = evaluate(quadrature)
+        measure, approximate = once(quadrature)
         if not approximate:
             return measure
-        return _converged(measure, evaluate(max(2, quadrature // 2))[0])
+        return _converged(measure, once(max(2, quadrature // 2))[0])
     except (BudgetError, InfiniteSupportError, ConvergenceError) as error:
         raise failure or error from error
 

@@ -24,31 +24,32 @@ from .repeated import Repeated
 from .validate import possible
 
 
-def log_density(distribution: Any, value: Tensor) -> Tensor:
+def log_density(distribution: Any, value: Tensor, *, inside: bool = False) -> Tensor:
     """``distribution.log_prob(value)``, exact at probability zero.
 
     torch clamps the probabilities of discrete laws away from 0 and 1, so that an impossible event
-    keeps a mass of about 1e-16 (1e-7 in float32).
+    keeps a mass of about 1e-16 (1e-7 in float32); and the formulas of many laws go on outside their
+    support, which may move with a choice, or the value may.  ``inside``: the value is known to lie
+    in the support, by how it was made.
     """
     if isinstance(distribution, Repeated):
-        return log_density(distribution.base, value)
-    if not torch.distributions.Distribution._validate_args:
-        distribution = unvalidated(distribution)
+        return log_density(distribution.base, value, inside=inside)
+    distribution = unvalidated(distribution)
     if isinstance(distribution, torch.distributions.Independent):
-        inner = log_density(distribution.base_dist, value)
+        inner = log_density(distribution.base_dist, value, inside=inside)
         dims = distribution.reinterpreted_batch_ndims
         return inner.sum(tuple(range(-dims, 0))) if dims else inner
     if isinstance(distribution, MaskedDistribution):
         value = filled(value, distribution._mask, len(distribution.event_shape))
-        inner = log_density(distribution.base_dist, value)
+        inner = log_density(distribution.base_dist, value, inside=inside)
         return torch.where(torch.as_tensor(distribution._mask), inner, torch.zeros_like(inner))
     if isinstance(distribution, ExpandedDistribution):
-        inner = log_density(distribution.base_dist, value)
+        inner = log_density(distribution.base_dist, value, inside=inside)
         return inner.expand(torch.broadcast_shapes(inner.shape, distribution.batch_shape))
     exact = _exact(distribution)
     log_prob = distribution.log_prob(value) if exact is None else exact(distribution, value)
-    inside = possible(distribution, value)
-    return log_prob if inside is None else log_prob.masked_fill(~inside, -math.inf)
+    lies = None if inside else possible(distribution, value)
+    return log_prob if lies is None else log_prob.masked_fill(~lies, -math.inf)
 
 
 def unvalidated(distribution: Any) -> Any:

@@ -23,7 +23,7 @@ def check_data(name: str, distribution: Any, value: Any, mask: Any = None) -> No
     """Raise unless ``value`` has the shape of the site, no NaN, and lies in its support."""
     if isinstance(value, Tensor) and hasattr(distribution, "batch_shape"):
         check_shape(name, distribution, value)
-        check_values(name, distribution, value, mask=mask)
+        check_values(name, distribution, value, mask=mask, given=True)
 
 
 def check_shape(name: str, distribution: Any, value: Any) -> None:
@@ -64,7 +64,13 @@ def _event_of(distribution: Any, value: Tensor) -> tuple[int, ...]:
 
 
 def check_values(
-    name: str, distribution: Any, value: Any, *, fixed: bool = False, mask: Any = None
+    name: str,
+    distribution: Any,
+    value: Any,
+    *,
+    fixed: bool = False,
+    given: bool = False,
+    mask: Any = None,
 ) -> None:
     """Raise on NaN that count, and on values outside the support.
 
@@ -72,6 +78,7 @@ def check_values(
 
     Where the support has tensors for bounds they may depend on a random choice, and a value outside
     has probability zero on this path (see ``possible``); it is an error only if they are ``fixed``.
+    Within ``impossible_data`` it is none, unless the value is ``given`` from outside the program.
     """
     if is_hidden(value) or not isinstance(value, Tensor) or get_proxy_mode() is not None:
         return
@@ -85,7 +92,8 @@ def check_values(
             )
         )
     support = _support(distribution)
-    if support is None or (_has_tensor_bounds(support) and not fixed):
+    moved = _has_tensor_bounds(support) or (_IMPOSSIBLE and not given)
+    if support is None or (moved and not fixed):
         return
     inside = _inside(support, value)
     if inside is None:
@@ -114,12 +122,34 @@ def _counting(distribution: Any, nan: Tensor, mask: Any) -> int:
     return int(found.sum()) if is_known(found) else 0
 
 
+_IMPOSSIBLE: list[bool] = []
+
+
+@contextmanager
+def impossible_data() -> Iterator[None]:
+    """Within, observed values outside their support are no mistake: a choice moves one of both."""
+    _IMPOSSIBLE.append(True)
+    try:
+        yield
+    finally:
+        _IMPOSSIBLE.pop()
+
+
 def possible(distribution: Any, value: Tensor) -> Tensor | None:
-    """Which events lie in a support whose bounds are tensors; None where that is not asked."""
+    """Which events lie in a support that is told number by number; None if all are known to."""
     support = _support(distribution)
-    if is_hidden(value) or support is None or not _has_tensor_bounds(support):
+    core_of = support
+    while isinstance(core_of, constraints.independent):
+        core_of = core_of.base_constraint
+    if core_of is None or core_of.event_dim or isinstance(core_of, _NOT_ASKED):
         return None
-    return None if get_proxy_mode() is not None else _inside(support, value)
+    inside: Any = support.check(value)
+    if type(inside) is not Tensor:
+        return None  # abstract
+    return inside if is_hidden(inside) or not bool(inside.all()) else None
+
+
+_NOT_ASKED = (type(constraints.dependent), type(constraints.real))
 
 
 def _support(distribution: Any) -> Any:
@@ -130,6 +160,9 @@ def _support(distribution: Any) -> Any:
 
 
 def _has_tensor_bounds(support: Any) -> bool:
+    """Whether the support has tensors for bounds."""
+    if support is None:
+        return False
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return any(isinstance(bound, Tensor) for bound in vars(support).values())

@@ -9,9 +9,10 @@ line.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pyro
 import torch
@@ -30,6 +31,7 @@ from ..distributions.validate import (
     check_parameters,
     check_shape,
     check_values,
+    impossible_data,
     no_validation,
 )
 from ..errors import (
@@ -38,6 +40,7 @@ from ..errors import (
     ImpureProgramError,
     NoDensityError,
     ProgramError,
+    SupportError,
     UnsupportedDistributionError,
     checked,
     implemented,
@@ -65,6 +68,8 @@ from ..tensors.decompositions import Decomposing
 from ..types import ProgramType, Site, TraceType, space_of, space_of_value
 from ..types.bijections import bijection
 from .declarations import Found, Look, declaration, held, unconditioned
+
+T = TypeVar("T")
 
 
 class AbstractRun(Messenger):  # type: ignore[misc]
@@ -145,7 +150,8 @@ class AbstractRun(Messenger):  # type: ignore[misc]
             if msg["infer"].get("is_auxiliary"):
                 return
             check_shape(name, fn, msg["value"])
-            check_values(name, fn, concrete(msg["value"]), fixed=True, mask=msg["mask"])
+            if not marks_of(msg["value"]):
+                check_values(name, fn, concrete(msg["value"]), fixed=True, mask=msg["mask"])
         else:
             msg["value"] = _chosen(msg)
             self.dtypes[name] = msg["value"].dtype
@@ -409,6 +415,23 @@ def require_known(p: Callback, args: tuple[Any, ...]) -> None:
     if not isinstance(p, Conditioned) or p.data.keys() <= set(p.seen):
         return
     check_program(p, *args)  # other paths may meet the sites, if the program has several
+
+
+def unless_impossible(p: Callback, args: tuple[Any, ...], run: Callable[[], T]) -> T:
+    """What ``run`` returns; a value outside its support is an error unless a choice moves it.
+
+    Errors:
+        SupportError: no choice does, or the program has no type that could tell.
+    """
+    randomness = torch.get_rng_state()
+    try:
+        return run()
+    except SupportError:
+        if not has_type(p, *args):
+            raise
+    torch.set_rng_state(randomness)  # the same run, not another one
+    with impossible_data():
+        return run()
 
 
 def has_type(p: Callback, *args: Any) -> bool:

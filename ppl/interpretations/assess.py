@@ -11,7 +11,7 @@ from torch import Tensor
 from ..distributions.data import as_arguments, one_precision
 from ..errors import DataError, checked, implemented, located
 from ..language.handlers import Sealed
-from .abstract_run import require_known
+from .abstract_run import require_known, unless_impossible
 from .recorder import Recorder
 
 
@@ -22,9 +22,14 @@ def assess(p: Callable[..., Any], choices: dict[str, Tensor], *args: Any) -> tup
         DataError: a latent is missing, or a choice names no site.
         NoDensityError: the program draws anonymously.
     """
-    args, recording = as_arguments(args), Recorder(choices, density=True)
-    with one_precision(args), checked(), implemented(), Sealed(), recording as recorder:
-        value = p(*args)
+    args = as_arguments(args)
+
+    def run() -> tuple[Recorder, Any]:
+        recording = Recorder(choices, density=True)
+        with one_precision(args), checked(), implemented(), Sealed(), recording as recorder:
+            return recorder, p(*args)
+
+    recorder, value = unless_impossible(p, args, run)
     require_known(p, args)
     latents = recorder.of("latent")
     missing, unused = latents.keys() - choices.keys(), choices.keys() - latents.keys()

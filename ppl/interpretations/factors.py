@@ -38,7 +38,7 @@ from ..language.effects import (
 from ..language.handlers import Handler, Sealed, is_one, plated
 from ..language.program import Callback, Program, answers, derived, program_name, signature
 from ..tensors.abstract_tensor import Abstract, abstract, concrete, marks_of
-from ..tensors.capture import Fillable, Unread
+from ..tensors.capture import Fillable, Unread, refusing
 from ..tensors.keys import Unkeyed
 from ..tensors.origins import SEVERAL, Origins, plain
 from .abstract_run import abstract_run
@@ -128,7 +128,7 @@ class FiniteLatents:
                 found[name] = {v: maps.get(v, none) for v in self._family(name)}
             return torch.zeros(())
 
-        with torch.no_grad(), Origins() as origins, Unread():
+        with torch.no_grad(), Origins() as origins, Unread(), refusing():
             first = {}
             for name, values in self.values.items():
                 batch = self.shapes[name]
@@ -229,7 +229,8 @@ class FiniteLatents:
             }
             return self.added({**given, **self.choices_at(at)})
 
-        found = torch.func.vmap(lane)(lanes)
+        with refusing():
+            found = torch.func.vmap(lane)(lanes)
         tables = {}
         for name, column in found.items():
             table, family = column.reshape(*sizes, *column.shape[1:]), self._family(name)

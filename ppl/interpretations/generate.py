@@ -11,7 +11,7 @@ from torch import Tensor
 from ..distributions.data import as_arguments, one_precision
 from ..errors import DataError, checked, implemented, located
 from ..tensors.seeds import seeded
-from .abstract_run import require_known
+from .abstract_run import require_known, unless_impossible
 from .recorder import Recorder, Trace
 
 
@@ -19,17 +19,15 @@ def generate(
     p: Callable[..., Any], constraints: dict[str, Tensor], *args: Any, seed: int | None = None
 ) -> tuple[Trace, Tensor]:
     """Run a program with some latents given; the log weight scores those and the observations."""
-    recording = Recorder(constraints, density=False)
     args = as_arguments(args)
-    with (
-        one_precision(args),
-        checked(),
-        implemented(),
-        seeded(seed),
-        torch.no_grad(),
-        recording as recorder,
-    ):
-        value = p(*args)
+
+    def run() -> tuple[Recorder, Any]:
+        recording = Recorder(constraints, density=False)
+        with one_precision(args), checked(), implemented(), recording as recorder:
+            return recorder, p(*args)
+
+    with seeded(seed), torch.no_grad():
+        recorder, value = unless_impossible(p, args, run)
     require_known(p, args)
     unused = constraints.keys() - recorder.of("latent").keys()
     if unused:

@@ -121,7 +121,8 @@ class Recorder(Messenger):  # type: ignore[misc]
 
     def log_prob(self, msg: Message) -> Tensor:
         """The log densities [*batch] of a site."""
-        return log_density(law_of(msg), scored_value(msg))
+        placed = not self.validate and bool(msg["infer"].get("given"))  # by a layout
+        return log_density(law_of(msg), scored_value(msg), inside=placed)
 
     def of(self, kind: str) -> dict[str, Tensor]:
         return {name: self.values[name] for name, k in self.sites.items() if k == kind}

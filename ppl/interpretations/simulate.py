@@ -10,22 +10,20 @@ import torch
 from ..distributions.data import as_arguments, one_precision
 from ..errors import checked, implemented
 from ..tensors.seeds import seeded
-from .abstract_run import require_known
+from .abstract_run import require_known, unless_impossible
 from .recorder import Recorder, Trace
 
 
 def simulate(p: Callable[..., Any], *args: Any, seed: int | None = None) -> Trace:
     """Run a program and record its choices."""
-    recording = Recorder({}, density=False)
     args = as_arguments(args)
-    with (
-        one_precision(args),
-        checked(),
-        implemented(),
-        seeded(seed),
-        torch.no_grad(),
-        recording as recorder,
-    ):
-        value = p(*args)
+
+    def run() -> Trace:
+        recording = Recorder({}, density=False)
+        with one_precision(args), checked(), implemented(), recording as recorder:
+            return recorder.trace(p(*args))
+
+    with seeded(seed), torch.no_grad():
+        trace = unless_impossible(p, args, run)
     require_known(p, args)
-    return recorder.trace(value)
+    return trace

@@ -41,9 +41,17 @@ _REDUCES = {
     *("argmax", "argmin", "norm", "linalg_vector_norm"),
 }
 _ALONG = {"_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "cummax"}
+# Elementwise, though torch does not say so.
+_SINGLE = {"_to_copy", "copy", "where", "log_sigmoid_forward", "masked_fill"}
 # Operations that take from a tensor its shape only.
 _MAKES = {f"{kind}_like" for kind in ("zeros", "ones", "full", "empty", "rand", "randn")}
 _MAKES |= {f"new_{kind}" for kind in ("zeros", "ones", "full", "empty", "empty_strided")}
+# On the matrices of a batch: cholesky_solve, ...
+_MATRICES = {
+    *("linalg_solve_triangular", "cholesky_solve", "cholesky_inverse", "linalg_cholesky_ex"),
+    *("linalg_inv_ex", "_linalg_det", "_linalg_slogdet", "_linalg_eigh", "_linalg_svd"),
+}
+_COLUMNS = {"linalg_solve_triangular": 1, "cholesky_solve": 0}  # whose columns are solved alone
 _PRODUCTS = {"mm", "bmm", "mv", "dot", "addmm", "baddbmm"}
 
 
@@ -74,9 +82,9 @@ class Origins(TorchDispatchMode):
                 return {n: plain(_merged(told, [dim], False)) for n, told in of_all}
             value = inner
         found = self._maps.get(id(value), {})
-        for name, told in self._written.get(_storage(value), {}).items():
-            spread = told.expand(value.shape) if value.ndim else told.reshape(())
-            found = {**found, name: _merge(found.get(name, spread), spread)}
+        for name, all_of_it in self._written.get(_storage(value), {}).items():
+            told = _view(all_of_it, value).clone()
+            found = {**found, name: _merge(found.get(name, told), told)}
         return found
 
     def _look(self, name: str) -> Look:
@@ -101,7 +109,7 @@ class Origins(TorchDispatchMode):
             self._note(args[0], {n: getattr(m.clone(), shaped)(*args[1:]) for n, m in before})
             return result
         if func._schema.is_mutable:
-            self._write(func, args[0], inputs, names)
+            self._write(func, args, kwargs, names)
             return result
         rule = _rule(func)
         outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
@@ -115,13 +123,22 @@ class Origins(TorchDispatchMode):
             self._note(output, each)
         return result
 
-    def _write(self, func: Any, target: Tensor, inputs: list[Tensor], names: list[str]) -> None:
-        """What is written in place is known of the whole of the storage, and not more closely."""
+    def _write(self, func: Any, args: Any, kwargs: Any, names: list[str]) -> None:
+        """What is written in place is known of a storage, place by place, for all that views it."""
+        target: Tensor = args[0]
+        own = func.overloadpacket.__name__.removesuffix("_")
+        single = torch.Tag.pointwise in func.tags or own in _SINGLE
+        rule = _elementwise if single else _unknown
+        told = {name: rule(func, args, kwargs, self._look(name), [target])[0] for name in names}
         kept = self._written.setdefault(_storage(target), {})
-        for name in names:
-            told = [self.of(x)[name] for x in inputs if name in self.of(x)]
-            both = [*(_all(m) for m in told), *([kept[name]] if name in kept else [])]
-            kept[name] = functools.reduce(_merge, both)
+        size = target.untyped_storage().nbytes() // target.element_size()
+        for name, places in told.items():
+            whole = kept.setdefault(name, torch.zeros(size, dtype=torch.int64))
+            if single:
+                part = _view(whole, target)
+                part.copy_(_merge(part, places))
+            else:
+                whole.copy_(_merge(whole, _all(places)))
         self._alive.append(target)
 
 
@@ -142,7 +159,7 @@ def _rule(func: Any) -> Rule:
         return _moved
     if name in _MAKES:
         return _made
-    if torch.Tag.pointwise in func.tags or name in ("_to_copy", "copy", "where"):
+    if torch.Tag.pointwise in func.tags or name in _SINGLE:
         return _elementwise
     if name in _REDUCES:
         return _reduced
@@ -150,6 +167,8 @@ def _rule(func: Any) -> Rule:
         return _along
     if name in _PRODUCTS:
         return _multiplied
+    if name in _MATRICES:
+        return _by_matrix
     return _unknown
 
 
@@ -181,16 +200,19 @@ def _picked(func: Any, args: Any, look: Look, output: Tensor) -> Tensor:
     told = [_map_of(x, look) for x in asked]
     if name == "index_select":
         dim = args[1] % max(output.ndim, 1)
-        return told[0].reshape(-1, *(1,) * (output.ndim - 1 - dim))
+        columns: Tensor = told[0].reshape(-1, *(1,) * (output.ndim - 1 - dim))
+        return columns
     if name in ("gather", "take"):  # a place for each entry of the result
-        return told[0].reshape(output.shape)
+        places: Tensor = told[0].reshape(output.shape)
+        return places
     if name == "index" and all(x.dtype is not torch.bool for x in asked):
         joined = functools.reduce(_merge, told)
         first = next(dim for dim, x in enumerate(args[1]) if x is not None)
         last = max(dim for dim, x in enumerate(args[1]) if x is not None)
         apart = any(x is None for x in args[1][first:last])  # then their dimensions are the first
         after = output.ndim - (0 if apart else first) - joined.ndim
-        return joined.reshape(*joined.shape, *(1,) * after)
+        spread: Tensor = joined.reshape(*joined.shape, *(1,) * after)
+        return spread
     return functools.reduce(_merge, map(_all, told))
 
 
@@ -258,6 +280,25 @@ def _multiplied(
     return [told.expand(output.shape).clone() for output in outputs]
 
 
+def _by_matrix(
+    func: Any, args: Any, kwargs: Any, look: Look, outputs: list[Tensor]
+) -> list[Tensor]:
+    """Each matrix of a result looks at all of those in its place, but at columns one by one."""
+    matrices = [x for x in args if isinstance(x, Tensor)]
+    if any(x.ndim < 2 or not x.is_floating_point() for x in matrices):
+        return _unknown(func, args, kwargs, look, outputs)
+    whole = [_merged(_map_of(x, look), [x.ndim - 2, x.ndim - 1], True) for x in matrices]
+    told = functools.reduce(_merge, whole)
+    if (place := _COLUMNS.get(func.overloadpacket.__name__)) is not None:
+        sides = matrices[place]
+        dim = sides.ndim - (2 if _given(func, args, kwargs, "left", True) else 1)
+        rest = [m for i, m in enumerate(whole) if i != place]
+        by_column = functools.reduce(_merge, [_merged(_map_of(sides, look), [dim], True), *rest])
+        return [by_column.expand(outputs[0].shape).clone()]
+    parts = (told.reshape(told.shape[: x.ndim]) for x in outputs)
+    return [part.expand(x.shape).clone() for part, x in zip(parts, outputs, strict=True)]
+
+
 def _unknown(func: Any, args: Any, kwargs: Any, look: Look, outputs: list[Tensor]) -> list[Tensor]:
     told = [look(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     merged = functools.reduce(_merge, [_all(m) for m in told if m is not None])
@@ -280,6 +321,13 @@ def _merged(told: Tensor, dims: Sequence[int], keep: bool) -> Tensor:
     most = told.amax(list(dims), keepdim=keep)
     least = torch.where(told == 0, SEVERAL, told).amin(list(dims), keepdim=keep)
     return torch.where((most == 0) | (most == least), most, SEVERAL)
+
+
+def _view(whole: Tensor, value: Tensor) -> Tensor:
+    """The part of a storage's map that a tensor views."""
+    if whole.numel() != value.untyped_storage().nbytes() // value.element_size():
+        return _all(whole).expand(value.shape)  # its numbers have another size
+    return whole.as_strided(value.size(), value.stride(), value.storage_offset())
 
 
 def _all(told: Tensor) -> Tensor:

@@ -170,6 +170,7 @@ def _moved(transform: Transform) -> Callable[[Bound, Bound], tuple[Bound, Bound]
     if isinstance(known, T.AbsTransform) and not inverse:
         return _folded
     function: Callable[..., Any] | None = None
+    moves = any(isinstance(part, Tensor) for part in vars(known).values())
     if isinstance(known, T.AffineTransform):
         loc, scale = known.loc, known.scale
         function = (lambda y: (y - loc) / scale) if inverse else (lambda x: loc + scale * x)
@@ -185,7 +186,8 @@ def _moved(transform: Transform) -> Callable[[Bound, Bound], tuple[Bound, Bound]
         return None
 
     def ends(low: Bound, high: Bound) -> tuple[Bound, Bound]:
-        return _ordered(function(low), function(high))
+        kept = moves or isinstance(low, Tensor) or isinstance(high, Tensor)
+        return _ordered(function(low), function(high), kept)
 
     return ends
 
@@ -202,12 +204,13 @@ def _wide(x: Bound) -> torch.dtype:
     return x.dtype if isinstance(x, Tensor) else torch.float64
 
 
-def _ordered(a: Bound, b: Bound) -> tuple[Bound, Bound]:
+def _ordered(a: Bound, b: Bound, kept: bool) -> tuple[Bound, Bound]:
+    """The ends in order; ``kept`` as tensors, which a choice may move."""
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
         return min(a, b), max(a, b)
     first, second = torch.as_tensor(a), torch.as_tensor(b)
     low, high = torch.minimum(first, second), torch.maximum(first, second)
-    return _plain(low), _plain(high)
+    return (low, high) if kept else (_plain(low), _plain(high))
 
 
 def _plain(end: Tensor) -> Bound:

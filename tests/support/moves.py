@@ -24,6 +24,13 @@ def whole(x: Tensor) -> Tensor:
     return x.detach().abs().long() % N
 
 
+def viewed(x: Tensor) -> Tensor:
+    """Written by a view of a part, read as a whole."""
+    y = torch.zeros_like(x)
+    y[..., :2].copy_(x[..., 2:])
+    return y
+
+
 # Steps from a tensor whose last dimension has N entries to another such one.
 STEPS: dict[str, Step] = {
     "scale": lambda x: 2 * x + 1,
@@ -65,5 +72,32 @@ STEPS: dict[str, Step] = {
     "sorted rows": lambda x: (x[..., :, None] * SQUARE).sort(-2).values[..., 1, :],
     "running rows": lambda x: (x[..., :, None] * SQUARE).cumsum(-2)[..., 2, :],
     "spread in front": lambda x: x.expand(4, *x.shape).movedim(0, -1).sum(-2),
+    "filled": lambda x: torch.zeros_like(x).copy_(x.flip(-1)).mul_(2.0),
+    "filled by a view": lambda x: viewed(x),
+    "filled where": lambda x: (x + 1).masked_fill_(torch.tensor([False, True, False, False]), 0.5),
+    "log sigmoid": torch.nn.functional.logsigmoid,
+    "solved": lambda x: torch.linalg.solve_triangular(
+        SQUARE.tril() + 3 * torch.eye(4).double(), x[..., None], upper=False
+    )[..., 0],
+    "solved apart": lambda x: torch.linalg.solve_triangular(
+        torch.ones(1, 1).double(), x[..., None, None], upper=False
+    )[..., 0, 0],
+    "columns solved": lambda x: torch.linalg.solve_triangular(
+        SQUARE[:2, :2].tril() + 3 * torch.eye(2).double(), torch.stack([x, x], -2), upper=False
+    )[..., 1, :],
+    "rows solved": lambda x: torch.linalg.solve_triangular(
+        SQUARE[:2, :2].tril() + 3 * torch.eye(2).double(),
+        torch.stack([x, x], -1),
+        upper=False,
+        left=False,
+    )[..., 1],
+    "by factors": lambda x: torch.cholesky_solve(
+        torch.stack([x, x], -2), SQUARE[:2, :2].tril() + 3 * torch.eye(2).double()
+    )[..., 1, :],
+    "inverted apart": lambda x: torch.linalg.inv(
+        (x.abs() + 1)[..., None, None] * torch.eye(2).double()
+    )[..., 1, 1],
+    "determinants": lambda x: torch.logdet((x.abs() + 1)[..., None, None] * torch.eye(2).double()),
+    "factors apart": lambda x: torch.linalg.cholesky((x**2 + 1)[..., None, None])[..., 0, 0],
     "masked": lambda x: x.masked_fill(torch.tensor([False, True, False, False]), 0.5),
 }

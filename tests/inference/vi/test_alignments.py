@@ -1,7 +1,7 @@
 """Which nodes of a graph keep the elements of a choice apart: never one that mixes them.
 
-The class: values of a plate that a program moves, broadcasts or reduces, where another dimension
-has the size of the plate.  Members are random functions of a choice; a node that is said to keep the
+The class: values of a plate that are moved, broadcast or reduced, where another dimension has the
+size of the plate.  Members are random functions of a choice; a node that is said to keep the
 elements apart changes, for each element of the choice, at that element only.
 """
 
@@ -35,7 +35,7 @@ BATCHES: dict[str, Callable[[Tensor], Tensor]] = {
     "sum with turned": lambda x: x + x.flip(0),
     "reshaped": lambda x: x.reshape(-1).flip(0).reshape(x.shape),
 }
-UNTRACED = {"lanes", "write", "in place"}
+UNTRACED = {"lanes", "write", "in place", "filled", "filled by a view", "filled where"}
 
 
 class Values(Interpreter):  # type: ignore[misc]
