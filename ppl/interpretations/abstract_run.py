@@ -49,7 +49,7 @@ from ..errors import (
 )
 from ..language.batching import run_batched
 from ..language.combinators import Conditioned, Lanes, untraced, weighted
-from ..language.effects import Message, is_deterministic, is_draw, is_subsample
+from ..language.effects import Message, is_deterministic, is_draw, is_masked, is_subsample, taken_by
 from ..language.handlers import Sealed, is_one
 from ..language.program import Callback, Program, answers, program_name
 from ..tensors.abstract_tensor import (
@@ -138,8 +138,10 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         data = msg["value"] if msg["is_observed"] else None
         check_alike(name, fn, data)
         check_parameters(name, fn)
-        context = data, msg["mask"], msg["infer"].get("taken")
+        context = data, msg["mask"], taken_by(msg)
         marks = marks_on(fn) | _hidden(msg).depends | marks_of(context)
+        if is_masked(msg):
+            marks |= _hidden(msg).taken
         self.jumps.update((name, mark) for mark in sorted(marks) if mark.jump)
         self.parents[name] = choices_of(marks)
         if msg["is_observed"]:
@@ -210,9 +212,13 @@ class AbstractRun(Messenger):  # type: ignore[misc]
 
 @dataclass
 class Hidden:
-    """What a site inside lanes depends on, and the marks that its value gets outside."""
+    """What a site inside lanes depends on, and the marks that its value gets outside.
+
+    ``taken``: whether its branch is, on which it depends if it becomes an observation.
+    """
 
     depends: Marks = frozenset()
+    taken: Marks = frozenset()
     marks: Marks = frozenset()
 
 
@@ -239,8 +245,9 @@ class Inside(Messenger):  # type: ignore[misc]
         if msg["type"] == "sample" and not is_subsample(msg):
             hidden = msg["infer"].setdefault("hidden", Hidden())  # of the lanes within, if any
             data = msg["value"] if msg["is_observed"] else None
-            taken = msg["infer"].pop("taken", None)  # only what is scored asks for it
-            hidden.depends |= marks_on(msg["fn"]) | marks_of((data, msg["mask"], taken))
+            hidden.taken |= marks_of(msg["infer"].get("taken"))
+            hidden.depends |= marks_on(msg["fn"]) | marks_of((data, msg["mask"], taken_by(msg)))
+            msg["infer"].pop("taken", None)  # it is abstract, and cannot leave
             leaves, spec = flatten(msg["fn"])
             msg["fn"] = rebuild(spec, concrete(leaves))
             msg["value"], msg["mask"] = concrete(msg["value"]), concrete(msg["mask"])

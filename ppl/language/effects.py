@@ -209,6 +209,12 @@ def _lies_in(inner: torch.Size, outer: torch.Size) -> bool:
     return short and all(a in (1, b) for a, b in zip(inner[::-1], outer[::-1], strict=False))
 
 
+def taken_by(message: Message) -> Any:
+    """Where the branch of a site is taken, if it scores there only; None if it scores anywhere."""
+    scores = is_masked(message) or message["infer"].get("only_taken")
+    return message["infer"].get("taken") if scores else None
+
+
 def masked_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
     """The log densities [*batch] of a site, zero where a score is masked or its branch not taken.
 
@@ -217,7 +223,7 @@ def masked_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
     """
     if log_prob is None:
         log_prob = log_density(law_of(message), scored_value(message))
-    for mask in (message["mask"] if is_masked(message) else None, message["infer"].get("taken")):
+    for mask in (message["mask"] if is_masked(message) else None, taken_by(message)):
         if mask is None or mask is True:
             continue
         mask = torch.as_tensor(mask, device=log_prob.device)

@@ -129,7 +129,8 @@ class Lane(Messenger):  # type: ignore[misc]
 class Taken(Messenger):  # type: ignore[misc]
     """Masks the observations and factors of a branch that is not taken.
 
-    Latents there keep their prior, unless a handler has ``masks_latents``: then they score nothing.
+    So it does with latents that become observations further out.  Others keep their prior there,
+    unless a handler has ``masks_latents``: then they score nothing.
     """
 
     def __init__(self, pred: Tensor) -> None:
@@ -141,9 +142,10 @@ class Taken(Messenger):  # type: ignore[misc]
             return
         if msg["is_observed"]:
             msg["mask"] = self.pred if msg["mask"] is None else self.pred & msg["mask"]
-        elif is_latent(msg) and _mask_latents():
+        elif is_latent(msg):
             inner = msg["infer"].get("taken")
             msg["infer"]["taken"] = self.pred if inner is None else self.pred & inner
+            msg["infer"]["only_taken"] = _mask_latents()
 
 
 def _mask_latents() -> bool:
