@@ -174,37 +174,31 @@ class Evaluator(Explorer):
 
     def _enumerate(self, msg: Message) -> list[Outcome]:
         """The outcomes of a choice; a latent in a scaled context stands for density ** scale."""
-        fn = law_of(msg)
+        fn, beyond = law_of(msg), 0.0
+        density = lambda values: log_density(fn, values)  # noqa: E731
         continuous = not (is_subsample(msg) or lists_values(fn) or support_of(fn).is_discrete)
         if self.quadrature is not None and continuous:
             values, log_probs = quadrature_rule(fn, self.quadrature)
             self.approximate = True
+        elif self.terms is not None and (listed := first_values(fn, self.terms)) is not None:
+            values, log_probs = listed
+            beyond = max(0.0, -math.expm1(logsumexp(log_probs.tolist())))
         else:
-            if self.terms is not None and (listed := first_values(fn, self.terms)) is not None:
-                return self._listed(listed)
             values, log_probs = finite_support(fn, limit=self.budget)
             if not is_subsample(msg):
                 log_probs = log_density(fn, values)
         self._see(log_probs)
         flat = log_probs.reshape(len(values), -1).sum(1)
         if not is_draw(msg) and not is_subsample(msg) and not is_one(msg["scale"]):
-            exponent = [
-                scaled_log_prob({**msg, "scale": msg["scale"] - 1.0}, log_prob)
-                for log_prob in log_probs
-            ]
-            flat = flat + torch.stack(exponent)
-        return [
+            power = {**msg, "scale": msg["scale"] - 1.0}
+            flat = flat + torch.stack([scaled_log_prob(power, each) for each in density(values)])
+            if bool((torch.as_tensor(power["scale"]) < 0).any()) and beyond:
+                beyond = math.inf  # a root of small masses is larger
+        outcomes = [
             Outcome(value, (), log_weight)
             for value, log_weight in zip(values, flat.tolist(), strict=True)
             if log_weight > -math.inf
         ]
-
-    def _listed(self, listed: tuple[Tensor, Tensor]) -> list[Outcome]:
-        """The first values of an infinite support, and what lies beyond as a cut."""
-        values, log_probs = listed
-        logs = log_probs.tolist()
-        beyond = max(0.0, -math.expm1(logsumexp(logs)))
-        outcomes = [Outcome(v, (), lw) for v, lw in zip(values, logs, strict=True)]
         return outcomes + ([Outcome(CUT, (), math.log(beyond))] if beyond else [])
 
     # ---------------------------------------------------------------------- calls, loops and lanes

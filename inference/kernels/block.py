@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...ppl.errors import ProgramError, located
-from ...ppl.language.handlers import Proposing, Untracing, Weighing
+from ...ppl.language.handlers import Proposing, Sampling, Untracing, Weighing
 from ...ppl.language.program import Callback, program_name
 from .kernel import Acceptance, Moved, TraceKernel, decide, log_ratio, metropolis
 from .traces import Traced, fresh, traced
@@ -30,7 +30,7 @@ def block(proposal: Callback, accept: Acceptance = metropolis) -> TraceKernel:
     """
 
     def step(run: Traced, p: Callback, *args: Any) -> Moved:
-        with Untracing(), Proposing() as there:
+        with Untracing(), Proposing() as there, Sampling():
             proposal(run.choices, *args)
         names = there.choices.keys()
         _require(names <= run.choices.keys(), proposal, names - run.choices.keys(), "the run")
@@ -60,7 +60,7 @@ def independence(proposal: Callback, accept: Acceptance = metropolis) -> TraceKe
 def _log_density(
     proposal: Callback, values: dict[str, Tensor], seen: dict[str, Tensor], args: tuple[Any, ...]
 ) -> Tensor:
-    with Untracing(), Proposing() as drawn, Weighing(given=values) as weighing:
+    with Untracing(), Proposing() as drawn, Weighing(given=values) as weighing, Sampling():
         proposal(seen, *args)
     wrong = drawn.choices.keys() | (values.keys() - weighing.used)
     _require(not wrong, proposal, wrong, "the way back")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...ppl.errors import ProgramError, located
 from ...ppl.language.effects import Message, is_latent
-from ...ppl.language.handlers import Proposing, Untracing, Weighing
+from ...ppl.language.handlers import Proposing, Sampling, Untracing, Weighing
 from ...ppl.language.program import Callback, program_name
 from ...ppl.types import space_of
 from .kernel import Acceptance, Moved, TraceKernel, decide, metropolis
@@ -42,7 +42,7 @@ def involutive(
     name = program_name(involution)
 
     def step(run: Traced, p: Callback, *args: Any) -> Moved:
-        with Untracing(), _Auxiliary() as there:
+        with Untracing(), _Auxiliary() as there, Sampling():
             auxiliary(run.choices, *args)
         choices, others = involution(dict(run.choices), dict(there.choices))
         _require_return(name, involution(dict(choices), dict(others)), (run.choices, there.choices))
@@ -53,7 +53,7 @@ def involutive(
             wrong = sorted((proposed.choices.keys() ^ choices.keys()) | proposed.drawn)
             what = f"{name} leads to no run: {wrong} are not the choices of one"
             raise ProgramError(located(what, hint="map to all the choices of a run"))
-        with Untracing(), Weighing(given=others) as back, Proposing() as extra:
+        with Untracing(), Weighing(given=others) as back, Proposing() as extra, Sampling():
             auxiliary(proposed.choices, *args)
         if extra.choices.keys() - others.keys() or others.keys() - back.used:
             what = f"{name} leads to auxiliary choices that {program_name(auxiliary)} cannot make"

@@ -19,7 +19,7 @@ from ...ppl.errors import (
 )
 from ...ppl.interpretations.abstract_run import check_program
 from ...ppl.interpretations.guides import check_guide
-from ...ppl.language.handlers import Proposing, Untracing, Weighing
+from ...ppl.language.handlers import Proposing, Sampling, Untracing, Weighing
 from ...ppl.language.program import Callback, Program, signature
 from ...ppl.tensors.keys import Bookkeeping
 from .population import Population
@@ -47,7 +47,7 @@ def importance(model: Callback, particles: int, guide: Callback | None = None) -
 
     def particle(*args: Any) -> tuple[Any, Tensor]:
         with Untracing():
-            with Proposing() as proposal:
+            with Proposing() as proposal, Sampling():
                 if guide is not None:
                     guide(*args)
             with Weighing(given=proposal.choices) as target:

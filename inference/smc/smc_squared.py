@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from ...ppl import draw, iterate, vmap
 from ...ppl.errors import ProgramError, located
 from ...ppl.interpretations.abstract_run import check_program
-from ...ppl.language.handlers import Proposing, Untracing, Weighing
+from ...ppl.language.handlers import Proposing, Sampling, Untracing, Weighing
 from ...ppl.language.program import Callback, Program, program_name, signature
 from ...ppl.tensors.hidden import is_hidden
 from ...ppl.tensors.keys import Bookkeeping
@@ -95,9 +95,9 @@ def smc_squared(
     def proposed(choices: Choices, *args: Any) -> tuple[Choices, Tensor]:
         """Other choices, with the log ratio of prior and proposal."""
         assert proposal is not None
-        with Untracing(), Proposing() as there:
+        with Untracing(), Proposing() as there, Sampling():
             proposal(choices, *args)
-        with Untracing(), Weighing(given=choices) as back:
+        with Untracing(), Weighing(given=choices) as back, Sampling():
             proposal(there.choices, *args)
         ratio = at(there.choices, *args)[1] - at(choices, *args)[1]
         return there.choices, ratio + back.log_weight - there.log_density

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...ppl import vmap
 from ...ppl.compile.inductor import Notify, Potential, by_columns
+from ...ppl.errors import ProgramError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.handlers import Proposing, Untracing, Weighing
 from ...ppl.language.program import Program
@@ -35,7 +36,15 @@ def tempering(
 
     Args:
         watch: is told the power of each stage, and the effective sample size at each resampling.
+
+    Errors:
+        ProgramError: a latent is under a scale, so that its prior has no law to start from.
     """
+    for name in sorted(density.scaled):
+        what = "a latent in a subsampled or scaled plate has no law of its own to start from"
+        hint = "use all the data, NUTS on the scaled density, or SMC(algorithm=importance)"
+        line = density.sites[name].line
+        raise ProgramError(located(what, site=name, line=line, hint=hint))
     example = torch.zeros(particles, density.layout.size, dtype=density.layout.dtype)
     potential = Potential(
         density.tempered, example, example.new_ones(()), compiled=compiled, notify=notify

@@ -68,7 +68,7 @@ def unvalidated(distribution: Any) -> Any:
 
 
 def _validates(distribution: Any) -> bool:
-    return bool(vars(distribution).get("_validate_args"))
+    return bool(getattr(distribution, "_validate_args", False))
 
 
 def _by_probs(distribution: Any) -> bool:

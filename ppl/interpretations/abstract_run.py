@@ -453,7 +453,9 @@ def has_type(p: Callback, *args: Any) -> bool:
 
 @answers("type")
 def program_type(p: Callback, *args: Any, **kwargs: Any) -> ProgramType:
-    """The type of ``p(*args)``: trace type and result, ``P`` unscored or ``M`` scored.
+    """The type of ``p(*args)``: trace type and result, ``P``, or ``M`` if anything is scored.
+
+    A latent under a scale stands for a power of its density, whose mass is not one: that scores.
 
     A declared result is printed as it is written.
 
@@ -465,7 +467,7 @@ def program_type(p: Callback, *args: Any, **kwargs: Any) -> ProgramType:
     arguments = tuple(space_of_value(concrete(arg)) for arg in as_arguments(args))
     found, trace = space_of_value(concrete(value)), TraceType(run.sites)
     shown = declared.shown if declared is not None else None
-    return ProgramType(arguments, trace, found, not run.scores, shown)
+    return ProgramType(arguments, trace, found, not (run.scores or run.scaled), shown)
 
 
 def trace_type(p: Callback, *args: Any, **kwargs: Any) -> TraceType:

@@ -90,7 +90,7 @@ class LogDensity:
         self.parameters, self.writes = run.parameters, run.writes
         self.jumps = {name: (mark, run.lines[name]) for name, mark in run.jumps.items()}
         self.discrete = {name: as_data(name, value) for name, value in (discrete or {}).items()}
-        self.sites = run.sites
+        self.sites, self.scaled = run.sites, run.scaled
         latents = {name: site for name, site in run.sites.items() if not site.observed}
         unknown = self.discrete.keys() - latents.keys()
         if unknown:

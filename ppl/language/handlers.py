@@ -223,6 +223,20 @@ class Proposing(Handler):
             self.log_density = self.log_density + scaled_log_prob(msg)
 
 
+class Sampling(Handler):
+    """Within, choices have the laws that they are drawn by, whatever scales or masks their scores.
+
+    So a program proposes: what it draws is weighed by the density that it was drawn with.
+    """
+
+    ignores_draws = True
+    spans_scans = True
+
+    def _process_message(self, msg: Message) -> None:
+        if is_latent(msg):
+            msg["scale"], msg["mask"] = 1.0, None
+
+
 def plated(msg: Message) -> Message:
     """An absorbed message with its distribution broadcast to the plates it stands in."""
     expanded = {**msg, "type": "sample", "done": False}
