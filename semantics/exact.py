@@ -14,12 +14,14 @@ from typing import Any
 
 import pyro.poutine as poutine
 import torch
+from pyro.distributions import Delta
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ..ppl.distributions.densities import log_density
+from ..ppl.distributions.masks import core
 from ..ppl.distributions.support import finite_support, first_values, lists_values, quadrature_rule
 from ..ppl.distributions.validate import check_parameters, check_values
 from ..ppl.errors import (
@@ -187,6 +189,8 @@ class Evaluator(Explorer):
             values, log_probs = finite_support(fn, limit=self.budget)
             if not is_subsample(msg):
                 log_probs = log_density(fn, values)
+            if is_draw(msg) and isinstance(core(fn), Delta):
+                log_probs = torch.zeros_like(log_probs)  # drawn whatever its own log density is
         self._see(log_probs)
         flat = log_probs.reshape(len(values), -1).sum(1)
         if not is_draw(msg) and not is_subsample(msg) and not is_one(msg["scale"]):

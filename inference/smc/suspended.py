@@ -21,7 +21,7 @@ from ...ppl.language.effects import (
     is_subsample,
     scaled_log_prob,
 )
-from ...ppl.language.handlers import Handler, Untracing, is_one, plated
+from ...ppl.language.handlers import Handler, Untracing, plated, weight_of_draw
 from ...ppl.language.program import Callback, Program, program_name
 from .population import Apart, Population
 
@@ -133,10 +133,8 @@ class Advancing(_Counting):
             self.draws = (*self.draws, msg["value"])
         elif self.marked(msg) == "choice":
             self.choices[msg["name"]] = msg["value"]
-            if msg["name"] not in self.given and not is_one(msg["scale"]):
-                # it was drawn with its own density p, but stands for p ** scale
-                log_prob = scaled_log_prob(msg) - scaled_log_prob({**msg, "scale": 1.0})
-                self.log_weight = self.log_weight + log_prob
+            if msg["name"] not in self.given:
+                self.log_weight = self.log_weight + weight_of_draw(msg)
         elif self.marked(msg) == "score" and self.met >= self.passed:
             self.log_weight = self.log_weight + scaled_log_prob(plated(msg))
         super()._postprocess_message(msg)

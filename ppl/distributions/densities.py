@@ -178,9 +178,18 @@ def _discrete_hmm(distribution: Any, value: Tensor) -> Tensor:
     return logsumexp(first.flatten(-2), -1)
 
 
+def _mixture(distribution: Any, value: Tensor) -> Tensor:
+    """By components, each of which has a support of its own."""
+    weights = distribution.mixture_distribution
+    logs = log_of(weights.probs) if _by_probs(weights) else weights.logits.log_softmax(-1)
+    parts = log_density(distribution.component_distribution, distribution._pad(value))
+    return logsumexp(parts + logs, -1)
+
+
 # What torch clamps, always and only where probabilities are given; and what it cannot do in lanes.
 _ALWAYS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     torch.distributions.Bernoulli: _bernoulli,
+    torch.distributions.MixtureSameFamily: _mixture,
     torch.distributions.Multinomial: _multinomial,
     torch.distributions.Poisson: _poisson,
     Delta: _delta,

@@ -84,6 +84,15 @@ def is_unscored_point(distribution: Any) -> bool:
     return masked and isinstance(core(distribution), dist.Delta)
 
 
+def weighs(distribution: Any) -> bool:
+    """Whether a law is a point with a log density of its own, which is then no probability."""
+    point = core(distribution)
+    if not isinstance(point, dist.Delta):
+        return False
+    log_density = point.log_density
+    return not is_known(log_density) or bool((log_density != 0).any())
+
+
 def is_image(distribution: Any, value: Any) -> bool:
     """Whether an observed value is the very point of its law: what it is made of was sampled.
 

@@ -119,8 +119,7 @@ def _choices(distribution: Any) -> Tensor:
         lead = (1,) * (len(distribution.batch_shape) - len(distribution.base_dist.batch_shape))
         return inner.reshape(len(inner), *lead, *inner.shape[1:])
     if isinstance(distribution, torch.distributions.MixtureSameFamily):
-        inner = _choices(distribution.component_distribution)
-        return inner.select(1 + len(distribution.batch_shape), 0)
+        return _mixed(_choices(distribution.component_distribution), distribution)
     if getattr(distribution, "has_enumerate_support", False):
         return distribution.enumerate_support(expand=False)  # type: ignore[no-any-return]
     raise InfiniteSupportError(
@@ -129,6 +128,27 @@ def _choices(distribution: Any) -> Tensor:
             hint="pass quadrature= for continuous choices, or use a sampling method",
         )
     )
+
+
+def _mixed(inner: Tensor, distribution: Any) -> Tensor:
+    """The distinct outcomes of all components, which stand along the last batch dimension."""
+    batch, events = len(distribution.batch_shape), len(distribution.event_shape)
+    if inner.shape[1 + batch] == 1:
+        return inner.squeeze(1 + batch)
+    rows = inner.movedim(1 + batch, 0)
+    rows = rows.reshape(-1, *rows.shape[2:])  # [components * k, *batch, *event]
+    first = rows.flatten(1, batch)[:, 0] if batch else rows
+    if batch and not bool(
+        (rows == first.reshape(len(rows), *(1,) * batch, *first.shape[1:])).all()
+    ):
+        raise InfiniteSupportError(
+            located(
+                "a batch of mixtures whose components have other values has no one list of them",
+                hint="sample the elements one by one",
+            )
+        )
+    distinct: Tensor = first.unique(dim=0)
+    return distinct.reshape(len(distinct), *(1,) * batch, *distinct.shape[1 : 1 + events])
 
 
 def _independent_choices(distribution: Any) -> Tensor:

@@ -141,7 +141,7 @@ def possible(distribution: Any, value: Tensor) -> Tensor | None:
     core_of = support
     while isinstance(core_of, constraints.independent):
         core_of = core_of.base_constraint
-    if core_of is None or core_of.event_dim or isinstance(core_of, _NOT_ASKED):
+    if core_of is None or isinstance(core_of, _NOT_ASKED) or core_of.event_dim:
         return None
     inside: Any = support.check(value)
     if type(inside) is not Tensor:

@@ -23,7 +23,7 @@ from torch.distributions import constraints
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from ..distributions.data import as_arguments, one_precision, value_dtype
-from ..distributions.masks import is_image
+from ..distributions.masks import is_image, weighs
 from ..distributions.pytrees import flatten, rebuild
 from ..distributions.support import lists_values
 from ..distributions.validate import (
@@ -93,7 +93,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         self.values: dict[str, Tensor] = {}  # the placeholders of the latents
         self.subsampled: dict[str, tuple[str, str]] = {}
         self.given_parts: dict[str, int] = {}  # plates that are given some of their indices
-        self.scaled: set[str] = set()  # latents that stand for a power of their density
+        self.scaled: set[str] = set()  # latents that stand for more or less than their law
         self.parameters: Any = {"params": {}, "constraints": {}}
         self.points: set[str] = set()  # latents whose law is carried by single values
         self.scores: dict[str, str] = {}  # observations and factors, and their lines
@@ -157,7 +157,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         else:
             msg["value"] = _chosen(msg)
             self.dtypes[name] = msg["value"].dtype
-            if not is_one(msg["scale"]):
+            if not is_one(msg["scale"]) or weighs(fn):
                 self.scaled.add(name)
             self.values[name] = msg["value"]
             if lists_values(fn):

@@ -102,7 +102,9 @@ class FiniteLatents:
             n: s.space.enumerate().to(run.dtypes[n]) for n, s in finite.items()
         }  # [k, *event]
         self.shapes = {name: torch.Size(site.space.batch_shape) for name, site in finite.items()}
-        scored = [n for n in run.parents if n in finite or n not in (*latents, *run.derived)]
+        images = {name for name in run.derived if name in run.scores}  # points that may score
+        unscored = (latents.keys() - finite.keys()) | (run.derived.keys() - images)
+        scored = [name for name in run.parents if name not in unscored]
         self.lines = {**run.scores, **{name: site.line for name, site in run.sites.items()}}
         self.families = {
             name: [v for v in finite if v in run.parents[name] or v == name] for name in scored

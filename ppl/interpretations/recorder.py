@@ -23,7 +23,7 @@ from ..language.effects import (
     scaled_log_prob,
     scored_value,
 )
-from ..language.handlers import is_one
+from ..language.handlers import weight_of_draw
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,8 @@ class Recorder(Messenger):  # type: ignore[misc]
             self.log_latents = self.log_latents + total
         if self.sites[name] != "latent" or msg["infer"].get("given"):
             self.log_weight = self.log_weight + total
-        elif not is_one(msg["scale"]):  # drawn with its own density p, it stands for p ** scale
-            own = scaled_log_prob({**msg, "scale": 1.0}, log_prob)
-            self.log_weight = self.log_weight + total - own
+        else:
+            self.log_weight = self.log_weight + weight_of_draw(msg)
 
     def log_prob(self, msg: Message) -> Tensor:
         """The log densities [*batch] of a site."""

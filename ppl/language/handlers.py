@@ -11,12 +11,14 @@ import re
 from typing import Any
 
 import torch
+from pyro.distributions import Delta
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _DIM_ALLOCATOR
 from torch import Tensor
 
 from ..distributions.data import fitted
+from ..distributions.masks import core
 from ..distributions.validate import check_data
 from ..errors import DataError, located
 from .effects import (
@@ -190,10 +192,8 @@ class Weighing(Handler):
         if msg["type"] == "absorbed" and msg["infer"]["absorber"] is self:
             if not is_deterministic(msg):
                 self.log_weight = self.log_weight + scaled_log_prob(plated(msg))
-        elif self in msg["infer"].get("weighed", ()) and not is_one(msg["scale"]):
-            # the site was drawn with its own density p, but stands for p ** scale
-            log_prob = scaled_log_prob(msg) - scaled_log_prob({**msg, "scale": 1.0})
-            self.log_weight = self.log_weight + log_prob
+        elif self in msg["infer"].get("weighed", ()):
+            self.log_weight = self.log_weight + weight_of_draw(msg)
 
 
 class Proposing(Handler):
@@ -242,6 +242,19 @@ def plated(msg: Message) -> Message:
     expanded = {**msg, "type": "sample", "done": False}
     BroadcastMessenger._pyro_sample(expanded)  # type: ignore[arg-type]
     return expanded
+
+
+def weight_of_draw(msg: Message) -> Tensor | float:
+    """The log of the density that a drawn latent stands for, over that of what drew it.
+
+    It was drawn by its own density p, and stands for p ** scale; a point is drawn whatever its own
+    log density is.
+    """
+    if isinstance(core(msg["fn"]), Delta):
+        return scaled_log_prob(msg)
+    if is_one(msg["scale"]):
+        return 0.0
+    return scaled_log_prob(msg) - scaled_log_prob({**msg, "scale": 1.0})
 
 
 def is_one(scale: Any) -> bool:

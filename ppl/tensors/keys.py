@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from pyro.distributions.distribution import Distribution
 from torch import Tensor
-from torch.distributions.transforms import Transform
+from torch.distributions.transforms import Transform, _InverseTransform
 from torch.distributions.utils import lazy_property
 
 _BY_IDENTITY = (torch.nn.Module, types.ModuleType, types.BuiltinFunctionType)
@@ -103,6 +103,8 @@ class Keys:
             fields = {k: v for k, v in vars(value).items() if not k.startswith("__")}
             if isinstance(value, Transform):
                 fields.pop("_cached_x_y", None)  # what it was last used for
+                if not isinstance(value, _InverseTransform):
+                    fields.pop("_inv", None)  # whether its inverse was asked for
             return (type(value), self(fields))
         return self._identity(value)
 

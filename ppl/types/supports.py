@@ -38,7 +38,7 @@ def support_of(distribution: Any) -> Constraint:
     if isinstance(distribution, torch.distributions.Independent):
         return _elementwise(support_of(base), distribution.reinterpreted_batch_ndims)
     if isinstance(distribution, torch.distributions.MixtureSameFamily):
-        return MixtureSameFamilyConstraint(support_of(distribution.component_distribution))
+        return _union(support_of(distribution.component_distribution))
     inherited = type(distribution).support is TransformedDistribution.support
     if isinstance(distribution, TransformedDistribution) and inherited:
         support = support_of(base)
@@ -50,6 +50,17 @@ def support_of(distribution: Any) -> Constraint:
     if isinstance(found, constraints.interval) and (ends := interval_of(found)) is not None:
         return _between(*ends) if any(map(_endless, ends)) else found
     return found
+
+
+def _union(support: Constraint) -> Constraint:
+    """The support of a mixture, by that of its components; not known where they differ.
+
+    torch asks that a value lies in the supports of all of them.
+    """
+    bounds = [bound for bound in vars(_core(support)).values() if isinstance(bound, Tensor)]
+    if any(not _same(bound, bound.flatten()[0]) for bound in bounds):
+        return UNKNOWN
+    return MixtureSameFamilyConstraint(support)
 
 
 def _unknown(support: Constraint) -> bool:
