@@ -16,16 +16,16 @@ from ...ppl.distributions.data import as_arguments
 from ...ppl.distributions.strategies import Enum, strategy_of
 from ...ppl.errors import ObjectiveError, located
 from ...ppl.interpretations.elimination import Factor, expected, order_of
-from ...ppl.interpretations.factors import FiniteLatents
+from ...ppl.interpretations.factors import FiniteLatents, Structures
 from ...ppl.language.effects import Message, is_draw, is_latent, scaled_log_prob
 from ...ppl.language.handlers import Handler, Sealed
-from ...ppl.language.program import Callback, program_name, signature
+from ...ppl.language.program import Callback, program_name
 from .gradients.estimators import choose
 from .gradients.replay import current
 from .objective import objective
 
 # Structures by guide and model (or the objects that they are methods of); no result depends on it.
-KNOWN: WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[Any, Any]]] = WeakKeyDictionary()
+KNOWN: WeakKeyDictionary[Any, WeakKeyDictionary[Any, Structures]] = WeakKeyDictionary()
 
 
 @objective
@@ -68,13 +68,15 @@ def _structures(
     """The finite latents of guide and model; found once for arguments of a kind."""
     owners = [getattr(p, "__self__", p) for p in (guide, model)]
     methods = [getattr(p, "__func__", None) for p in (guide, model)]
-    known = KNOWN.setdefault(owners[0], WeakKeyDictionary()).setdefault(owners[1], {})
-    key, programs = (*methods, signature(args)), (guide, model)
-    if key not in known:
+    known = KNOWN.setdefault(owners[0], WeakKeyDictionary()).setdefault(owners[1], Structures())
+
+    def find() -> list[FiniteLatents]:
         with torch.no_grad():
-            made = [FiniteLatents(p, args, frozenset(given)) for p in programs]
-        known[key] = [each.alone() for each in made]  # else it would keep its own key alive
-    q, p = (each.on(args, program) for each, program in zip(known[key], programs, strict=True))
+            made = [FiniteLatents(p, args, frozenset(given)) for p in (guide, model)]
+        return [each.alone() for each in made]  # else it would keep its own key alive
+
+    found = known.of(tuple(methods), args, find)
+    q, p = (each.on(args, program) for each, program in zip(found, (guide, model), strict=True))
     return q, p
 
 

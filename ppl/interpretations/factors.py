@@ -11,10 +11,10 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import networkx as nx
 import pyro.distributions as dist
@@ -39,6 +39,8 @@ from ..language.handlers import Handler, Sealed, is_one, plated
 from ..language.program import Callback, Program, answers, derived, program_name, signature
 from ..tensors.abstract_tensor import Abstract, abstract, concrete, marks_of
 from ..tensors.capture import Fillable, Unread, refusing
+from ..tensors.following import Reading, tensors
+from ..tensors.hidden import is_hidden, is_known
 from ..tensors.keys import Unkeyed
 from ..tensors.origins import SEVERAL, Origins, plain
 from .abstract_run import abstract_run
@@ -47,6 +49,7 @@ from .elimination import Bucket, Factor, Variable, eliminated, order_of
 Tables = dict[str, tuple[Tensor, torch.Size]]  # of each site, and its batch shape
 
 LANES = 100_000
+T = TypeVar("T")
 
 
 class FiniteLatents:
@@ -418,13 +421,11 @@ def summed_out(p: Callback, keep: frozenset[str] | None, score: str) -> Program:
 
     The others are summed out exactly, and what is left is scored under the name ``score``.
     """
-    known: dict[str, FiniteLatents] = Structures()
+    known = Structures()
 
     def run(*args: Any) -> dict[str, Tensor]:
         args = as_arguments(args)
-        if (key := signature(args)) not in known:
-            known[key] = FiniteLatents(p, args, keep)
-        model = known[key].on(args)
+        model = known.of(None, args, lambda: FiniteLatents(p, args, keep)).on(args)
         with _Keeping(model) as keeping:
             p(*args)
         marks = marks_of([keeping.kept, args])
@@ -437,5 +438,29 @@ def summed_out(p: Callback, keep: frozenset[str] | None, score: str) -> Program:
     return derived(run, f"marginal({program_name(p)}, exact)")
 
 
-class Structures(dict[str, Any], Unkeyed):
-    """What is known of a program by the signatures of its arguments; no result depends on it."""
+class Structures(Unkeyed):
+    """What was found of programs for arguments of a kind, or of given values if they were read.
+
+    A program may branch by its arguments; what is found then holds for those values only.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, tuple[list[Tensor] | None, Any]] = {}
+
+    def of(self, key: Hashable, args: tuple[Any, ...], find: Callable[[], T]) -> T:
+        """What ``find`` finds, or what it found for these arguments before."""
+        key = (key, signature(args))
+        values, found = self._known.get(key, ([], None))
+        given = list(tensors(args))
+        if found is None or not (values is None or _equal(values, given)):
+            with Reading(x for x in given if not is_hidden(x)) as reading:
+                found = find()
+            kept = [x.detach().clone() for x in given] if reading.found else None
+            self._known[key] = kept, found
+        result: T = found
+        return result
+
+
+def _equal(a: list[Tensor], b: list[Tensor]) -> bool:
+    """Whether tensors hold the same numbers, as far as Python may look at them."""
+    return all(is_known(y) and torch.equal(x, y) for x, y in zip(a, b, strict=True))

@@ -7,13 +7,13 @@ the result, and must not pass an operation with steps, which derivatives do not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from .following import Following, tensors
 
 aten = torch.ops.aten
 
@@ -29,7 +29,7 @@ def require_quadratic(f: Callable[[Tensor], Tensor], at: Tensor) -> None:
         NotQuadratic: its Hessian depends on the point, or it has steps.
     """
     at = at.clone()
-    with torch.enable_grad(), _Following(at) as following:
+    with torch.enable_grad(), _Degree(at) as following:
         back = torch.func.vjp(torch.func.grad(f), at)[1]
         product = back(torch.ones_like(at))[0]
     if following.steps:
@@ -38,42 +38,19 @@ def require_quadratic(f: Callable[[Tensor], Tensor], at: Tensor) -> None:
         raise NotQuadratic("its second derivative is not constant")
 
 
-class _Following(TorchDispatchMode):
-    """Notes which tensors hold numbers that depend on one tensor, by their storages.
-
-    Tensors that depend are kept alive, so that no other gets their storage.
-    """
+class _Degree(Following):
+    """Notes operations with steps on the way."""
 
     def __init__(self, source: Tensor) -> None:
-        super().__init__()
-        self.kept, self.storages = [source], {_storage(source)}
+        super().__init__([source])
         self.steps: list[str] = []
 
-    def depends(self, x: Tensor) -> bool:
-        return _storage(x) in self.storages
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        reads = any(map(self.depends, _tensors((args, kwargs))))
-        results = func(*args, **kwargs)
-        if reads and not _is_constant(func, args):
-            if _has_steps(func, results, kwargs):
-                self.steps.append(str(func))
-            written = _tensors(args[:1]) if func._schema.is_mutable else ()
-            for x in (*_tensors(results), *written):
-                self.kept.append(x)
-                self.storages.add(_storage(x))
-        return results
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
-
-
-def _storage(x: Tensor) -> int:
-    return int(x.untyped_storage()._cdata)
+    def see(self, func: Any, args: Any, kwargs: dict[str, Any], results: Any) -> bool:
+        if _is_constant(func, args):
+            return False
+        if _has_steps(func, results, kwargs):
+            self.steps.append(str(func))
+        return True
 
 
 def _is_constant(func: Any, args: tuple[Any, ...]) -> bool:
@@ -95,7 +72,7 @@ _CONSTANT = {
 def _has_steps(func: Any, results: Any, kwargs: dict[str, Any]) -> bool:
     """Whether an operation may jump, or hides what it computes from derivatives."""
     name = str(func).removeprefix("aten.").partition(".")[0]
-    whole = any(not x.is_floating_point() for x in _tensors(results))
+    whole = any(not x.is_floating_point() for x in tensors(results))
     return whole or name in _STEPS or "rounding_mode" in kwargs
 
 
