@@ -52,6 +52,7 @@ from ..ppl.language.handlers import (
     Taken,
     Untracing,
     is_one,
+    require_meaning,
 )
 from ..ppl.language.queries import Ideal
 from ..ppl.language.recursion import Activation
@@ -131,6 +132,7 @@ class Evaluator(Explorer):
         if is_subsample(msg) and msg["value"] is not None:
             msg["done"] = True
             return
+        require_meaning(self)
         fn, name = law_of(msg), msg["name"]
         path = self._current[-1]
         if not is_draw(msg) and not is_subsample(msg):

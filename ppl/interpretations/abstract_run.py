@@ -50,7 +50,7 @@ from ..errors import (
 from ..language.batching import run_batched
 from ..language.combinators import Conditioned, Lanes, untraced, weighted
 from ..language.effects import Message, is_deterministic, is_draw, is_masked, is_subsample, taken_by
-from ..language.handlers import Sealed, is_one
+from ..language.handlers import Sealed, is_one, require_meaning
 from ..language.program import Callback, Program, answers, program_name
 from ..tensors.abstract_tensor import (
     ARGUMENTS,
@@ -114,6 +114,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
 
     def _sample(self, msg: Message) -> None:
         name, fn = msg["name"], msg["fn"]
+        require_meaning(self)
         if is_subsample(msg):
             self._subsample(msg)
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pyro.poutine as poutine
 import torch
 from pyro.distributions import Delta
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
@@ -20,7 +21,7 @@ from torch import Tensor
 from ..distributions.data import fitted
 from ..distributions.masks import core
 from ..distributions.validate import check_data
-from ..errors import DataError, located
+from ..errors import DataError, ProgramError, located
 from .effects import (
     Message,
     is_deterministic,
@@ -221,6 +222,32 @@ class Proposing(Handler):
         if msg["type"] == "sample" and msg["infer"].get("proposer") is self:
             self.choices[msg["name"]] = msg["value"]
             self.log_density = self.log_density + scaled_log_prob(msg)
+
+
+def require_meaning(interpretation: Messenger) -> None:
+    """Raise if one of Pyro's inference handlers stands between a site and an interpretation.
+
+    They hide choices, or give them values, for an algorithm: a part of a program has no such
+    meaning that all interpretations could share.
+    """
+    handlers = stack()
+    for handler in handlers[handlers.index(interpretation) + 1 :]:
+        if isinstance(handler, _OF_INFERENCE):
+            name = type(handler).__name__.removesuffix("Messenger").lower()
+            raise ProgramError(
+                located(
+                    f"poutine.{name} stands within the program, where it has no meaning",
+                    hint="use condition, do, mask or untraced, or put it around the inference",
+                )
+            )
+
+
+_OF_INFERENCE = (
+    *(poutine.block_messenger.BlockMessenger, poutine.replay_messenger.ReplayMessenger),
+    *(poutine.lift_messenger.LiftMessenger, poutine.trace_messenger.TraceMessenger),
+    *(poutine.collapse_messenger.CollapseMessenger, poutine.enum_messenger.EnumMessenger),
+    *(poutine.escape_messenger.EscapeMessenger, poutine.uncondition_messenger.UnconditionMessenger),
+)
 
 
 class Sampling(Handler):
