@@ -1,4 +1,4 @@
-"""Pyro's inference handlers within a program are refused by name, and around inference they work."""
+"""Pyro's inference handlers in a program are refused by name; around an inference they work."""
 
 from __future__ import annotations
 
