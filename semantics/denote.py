@@ -127,16 +127,23 @@ def _denoted(
         measure, approximate = once(quadrature)
         if not approximate:
             return measure
-        return _converged(measure, once(max(2, quadrature // 2))[0])
+        coarse = once(max(2, quadrature // 2))[0]
+        other = once(max(2, quadrature // 2) + 1)[0] if measure.alike(coarse) else coarse
+        return _converged(measure, coarse, other)
     except (BudgetError, InfiniteSupportError, ConvergenceError) as error:
         raise failure or error from error
 
 
-def _converged(measure: Measure, coarse: Measure) -> Measure:
-    """The measure with its error, by one of half the nodes, if that is a small part of it."""
+def _converged(measure: Measure, coarse: Measure, other: Measure) -> Measure:
+    """The measure with its error, by one of half the nodes, if that is a small part of it.
+
+    Weights of values that both have are compared with those of an ``other`` one, of a node more,
+    too: rules of even numbers of nodes may be wrong alike where a result jumps.
+    """
     fine, half = measure.log_mass(), coarse.log_mass()
     gap = log_difference(fine, half)
-    measure = replace(measure, log_error=logsumexp([measure.log_error, gap]))
+    jumps = max(measure.log_changes(coarse), measure.log_changes(other))
+    measure = replace(measure, log_error=logsumexp([measure.log_error, max(gap, jumps)]))
     if share(gap, fine) <= CONVERGED:
         return measure
     raise ConvergenceError(

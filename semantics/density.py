@@ -21,11 +21,11 @@ from ..ppl.types.supports import support_of
 from .denote import BUDGET, denote
 from .measure import Measure, readable
 from .report import Report, decide
+from .waves import Waves, rows_of, shares
 
 TOLERANCE = 1e-8  # of the mass: normalisers of some libraries are rational approximations
 NODES = {1: 256, 2: 64}  # of quadrature, by numbers of an event; fewer for more of them
 FEWEST_NODES = 32
-WAVES = 32
 
 
 def density(
@@ -125,41 +125,19 @@ def _by_value(law: Measure, drawn: Tensor, level: float) -> tuple[float, float, 
 
 
 def _by_waves(law: Measure, drawn: Tensor, level: float) -> tuple[float, float, str]:
-    """The worst difference of the means of a wave, what is allowed, and which wave it is.
-
-    Waves are cos and sin of <w, atan((x - m) / s)> with m and s from the density: bounded, smooth
-    in the coordinates of the quadrature, and enough to tell any two laws apart.
-    """
-    nodes = torch.stack([value for value, _ in law.items()]).reshape(len(law), -1).double()
-    masses = torch.tensor([mass for _, mass in law.items()], dtype=torch.float64) / law.mass()
-    points = drawn.reshape(len(drawn), -1).double()
-    low, middle, high = (_quantiles(nodes, masses, q) for q in (0.25, 0.5, 0.75))
-    spread = (high - low).clamp(min=1e-12)
-    generator = torch.Generator().manual_seed(0)
-    rates = 2 * torch.randn(WAVES, nodes.shape[1], generator=generator, dtype=torch.float64)
-
-    def waves(x: Tensor) -> Tensor:
-        angles = torch.atan((x - middle) / spread) @ rates.T
-        return torch.cat([angles.cos(), angles.sin()], 1)
-
+    """The worst difference of the means of a wave, what is allowed, and which wave it is."""
+    nodes = rows_of(value for value, _ in law.items())
+    assert nodes is not None
+    masses = shares(law, law.log_mass())
+    waves = Waves.about(nodes, masses)
     at_nodes = waves(nodes)
     expected = masses @ at_nodes
     variance = masses @ at_nodes.square() - expected.square()
-    found, share = waves(points).mean(0), math.log(2 * len(expected) / level) / len(points)
-    allowed = (2 * variance.clamp(min=0) * share).sqrt() + 4 / 3 * share + law.error + TOLERANCE
+    points = drawn.reshape(len(drawn), -1).double()
+    found, bits = waves(points).mean(0), math.log(2 * len(expected) / level) / len(points)
+    allowed = (2 * variance.clamp(min=0) * bits).sqrt() + 4 / 3 * bits + law.error + TOLERANCE
     gaps = (found - expected).abs()
     worst = int((gaps / allowed).argmax())
-    kind, rate = ("cos", "sin")[worst // WAVES], rates[worst % WAVES].tolist()
-    told = f"the mean of {kind}<{rate}, atan((x - m) / s)> is {float(expected[worst]):.4g} by the"
+    told = f"the mean of {waves.name(worst)} is {float(expected[worst]):.4g} by the"
     told += f" density, and {float(found[worst]):.4g} of the draws"
     return float(gaps[worst]), float(allowed[worst]), told
-
-
-def _quantiles(nodes: Tensor, masses: Tensor, q: float) -> Tensor:
-    """Of every coordinate."""
-    found = []
-    for column in nodes.T:
-        order = column.argsort()
-        place = int(torch.searchsorted(masses[order].cumsum(0), q))
-        found.append(column[order][min(place, len(order) - 1)])
-    return torch.stack(found)

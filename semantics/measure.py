@@ -21,7 +21,8 @@ class Measure:
     """An unnormalised measure with finitely many atoms.
 
     ``atoms`` holds (value, log weight), one per distinct value.  ``error`` bounds nothing by
-    itself: it is the estimated absolute error of the mass, zero where all was enumerated.
+    itself: it is the estimated absolute error of the mass, and of the weights of values that
+    several nodes of a quadrature share, zero where all was enumerated.
     ``notes`` tell how the measure was computed, and ``resolution`` is the rounding unit of the
     coarsest numbers that took part.  ``rest`` bounds the mass that is missing where recursion or an
     infinite support was cut; it is infinite if nothing is known of the scores beyond.  Both are
@@ -136,6 +137,19 @@ class Measure:
 
     def _with(self, weighted: Iterable[tuple[Any, float]]) -> Measure:
         return replace(self, atoms=Measure.of(weighted).atoms)
+
+    def alike(self, other: Measure) -> bool:
+        """Whether both have the same values."""
+        key = Values()
+        return {key(v) for v, _ in self.atoms} == {key(v) for v, _ in other.atoms}
+
+    def log_changes(self, other: Measure) -> float:
+        """The log of the sum of all changes of weights, if both have the same values; else -inf."""
+        if not self.alike(other):
+            return -math.inf
+        key = Values()
+        mine, theirs = ({key(v): lw for v, lw in m.atoms} for m in (self, other))
+        return logsumexp([log_difference(lw, theirs[k]) for k, lw in mine.items()])
 
     def deviation(self, other: Measure) -> tuple[float, Any]:
         """The largest difference of weights, as a share of the larger mass, and where it is."""

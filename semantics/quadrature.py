@@ -11,7 +11,7 @@ not a bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ from ..ppl.errors import (
     located,
 )
 from ..ppl.interpretations.log_density import LogDensity
-from .measure import Measure
+from ..ppl.tensors.keys import Values
+from .measure import Measure, log_difference, logsumexp
 
 EDGE = 1e-17  # of the mass, at the edge of a window that is wide enough
 REACH = 7.6  # asinh of how far a second mode is looked for
@@ -82,8 +83,27 @@ def integrate(density: LogDensity, nodes: int, of: str, budget: int) -> Measure:
         math.log(abs(total - halved)) + log_cell + float(log_peak) if total != halved else -math.inf
     )
     logs = (log_density[keep] + log_cell).tolist()
-    atoms = zip(_values(outcome, u[keep]), logs, strict=True)
-    return Measure.of(atoms, log_error, ("quadrature about the mode",))
+    values = list(_values(outcome, u[keep]))
+    jumps = _log_error_of_shared(values, logs, coarse[keep].tolist(), len(centre))
+    log_error = max(log_error, jumps)
+    return Measure.of(zip(values, logs, strict=True), log_error, ("quadrature about the mode",))
+
+
+def _log_error_of_shared(
+    values: list[Any], logs: list[float], coarse: list[bool], dims: int
+) -> float:
+    """The log of what halving the nodes changes in the weights of values that several nodes share.
+
+    Where the result jumps in a coordinate, the mass is exact and these are not.
+    """
+    key, groups = Values(), dict[Hashable, tuple[list[float], list[float]]]()
+    for value, log_weight, halved in zip(values, logs, coarse, strict=True):
+        fine, half = groups.setdefault(key(value), ([], []))
+        fine.append(log_weight)
+        if halved:
+            half.append(log_weight + dims * math.log(2.0))
+    shared = ((fine, half) for fine, half in groups.values() if len(half) > 1)
+    return logsumexp([log_difference(logsumexp(fine), logsumexp(half)) for fine, half in shared])
 
 
 def _values(outcome: Callable[[Tensor], Any], u: Tensor) -> Iterator[Any]:
