@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import torch
+
 _LIBRARY = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _EXAMPLES = os.path.join(_LIBRARY, "examples") + os.sep
 _FOREIGN = (
@@ -115,9 +117,17 @@ class UnsupportedDistributionError(PushforwardError, TypeError):
 
 @contextmanager
 def implemented() -> Iterator[None]:
-    """Within, what a distribution does not implement is a named error."""
+    """Within, what a distribution does not implement, or a matrix does not admit, is named."""
     try:
         yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise ProgramError(
+            located(
+                f"a matrix cannot be decomposed: {error}",
+                line=raising_line(error),
+                hint="check what it is made of; a covariance may want more on its diagonal",
+            )
+        ) from error
     except NotImplementedError as error:
         raise UnsupportedDistributionError(
             located(

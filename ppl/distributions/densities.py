@@ -124,8 +124,11 @@ def _geometric(distribution: Any, value: Tensor) -> Tensor:
 
 
 def _negative_binomial(distribution: Any, value: Tensor) -> Tensor:
+    """Of no failures there is no success either: a total of zero has its mass at zero."""
     n, p = distribution.total_count, distribution.probs
-    orders = torch.lgamma(n + value) - torch.lgamma(value + 1) - torch.lgamma(n)
+    some = torch.where(n == 0, 1.0, n)
+    orders = torch.lgamma(some + value) - torch.lgamma(value + 1) - torch.lgamma(some)
+    orders = torch.where((n == 0) & (value > 0), -math.inf, orders)
     return orders + _times(value, log_of(p)) + _times(n, log_rest(p))
 
 

@@ -15,7 +15,6 @@ from ..distributions.validate import no_validation
 from ..errors import (
     DataError,
     NoDensityError,
-    ProgramError,
     SmoothnessError,
     SupportError,
     UnsupportedDistributionError,
@@ -54,9 +53,9 @@ class LogDensity:
 
     Errors:
         NoDensityError: the program draws anonymously, or a plate draws its subsample.
-        UnsupportedDistributionError: a latent is discrete and not fixed by ``discrete``.
+        UnsupportedDistributionError: a latent is discrete and not fixed by ``discrete``, or its
+            support depends on another.
         DataError: ``discrete`` names no latent site, or gives a value that does not fit.
-        ProgramError: the support of a latent depends on another.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class LogDensity:
                 )
             moving = dependence(list(vars(site.space.constraint).values()))
             if moving:
-                raise ProgramError(
+                raise UnsupportedDistributionError(
                     located(
                         f"the support of the site depends on the choices {sorted(moving)}",
                         site=name,

@@ -217,6 +217,8 @@ def _tensor_key(value: Tensor) -> tuple[torch.Size, torch.dtype, bytes]:
         numbers = value.detach().flatten().tolist()
         rounded = array("d", map(_rounded, numbers))
         return (value.shape, value.dtype, rounded.tobytes())
+    if value.dtype in (torch.bfloat16, torch.float16):
+        return (value.shape, value.dtype, _tensor_key(value.double())[2])
     found = value.numpy(force=True)
     if found.dtype.kind in "fc":
         parts = found.view(found.real.dtype) if found.dtype.kind == "c" else found
