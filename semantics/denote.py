@@ -16,7 +16,6 @@ from ..ppl.errors import (
     BranchError,
     BudgetError,
     ConvergenceError,
-    DataError,
     InfiniteMassError,
     InfiniteSupportError,
     NoDensityError,
@@ -25,7 +24,7 @@ from ..ppl.errors import (
     implemented,
     located,
 )
-from ..ppl.interpretations.abstract_run import unless_impossible
+from ..ppl.interpretations.abstract_run import has_type, unless_impossible
 from ..ppl.interpretations.log_density import LogDensity
 from ..ppl.interpretations.recorder import Recorder
 from ..ppl.language.handlers import Sealed
@@ -68,7 +67,7 @@ def denote(
         InfiniteSupportError: a choice has infinite support and no quadrature was asked for.
         BudgetError: more than ``budget`` paths.
         ImpureProgramError: the program behaves differently when run again.
-        DataError: data for a site that no path meets.
+        DataError: data for a site, or for a step of a loop, that no path meets.
     """
     if of not in ("value", "trace"):
         raise ValueError(f"denote: of must be 'value' or 'trace', not {of!r}")
@@ -88,7 +87,7 @@ def solved(
     left = {"budget": outer.budget - outer.paths, "merge": outer.merge, "terms": outer.terms}
     with Sealed():
         settings = {**left, "depth": outer.depth}
-        measure = _denoted(query, args, "value", nodes or outer.quadrature, settings, None)
+        measure = _denoted(query, args, "value", nodes or outer.quadrature, settings, None, True)
     if measure.log_rest > -math.inf:
         what = "normalize: a recursion was cut, so the constant is not known"
         raise ConvergenceError(located(what))
@@ -102,13 +101,18 @@ def _denoted(
     quadrature: int | None,
     settings: dict[str, Any],
     bound: float | None,
+    inside: bool = False,
 ) -> Measure:
+    """The measure; one that another evaluation asks for is ``inside`` that, which sees its data."""
     target, budget = p if of == "value" else _choices_of(p), settings["budget"]
 
     def evaluate(nodes: int | None) -> tuple[Measure, bool]:
         whole = functools.partial(solved, nodes=quadrature)  # queries have an error of their own
         evaluator = Evaluator(quadrature=nodes, solve=whole, **settings)
-        return _evaluate(target, args, evaluator, bound)
+        found = _evaluate(target, args, evaluator, bound)
+        if not inside and not evaluator.coverage.complete:
+            _require_known(p, args, evaluator)
+        return found
 
     def once(nodes: int | None) -> tuple[Measure, bool]:
         return unless_impossible(p, args, lambda: evaluate(nodes))
@@ -160,15 +164,6 @@ def _evaluate(
 ) -> tuple[Measure, bool]:
     with implemented(), torch.no_grad(), no_validation(), evaluator:
         outcomes = evaluator.run(lambda: p(*args))
-    for conditioning in evaluator.data.values():
-        missing = sorted(set(conditioning.data) - conditioning.seen)
-        if missing:
-            raise DataError(
-                located(
-                    f"data for a site that does not exist: {', '.join(map(repr, missing))}",
-                    hint="no path of the program meets it; check the spelling",
-                )
-            )
     whole = [(o.value, o.log_weight) for o in outcomes if o.value is not CUT]
     cut = logsumexp([o.log_weight for o in outcomes if o.value is CUT])
     measure = Measure.of(whole, notes=evaluator.notes)
@@ -180,6 +175,12 @@ def _evaluate(
         log_error=product(evaluator.log_query_error, measure.log_mass()),
     )
     return measure, evaluator.approximate
+
+
+def _require_known(p: Callable[..., Any], args: tuple[Any, ...], evaluator: Evaluator) -> None:
+    """Raise if data were met on no path, unless one that was given up might have met them."""
+    if not (has_type(p, *args) or evaluator.gave_up):
+        evaluator.coverage.require_complete()
 
 
 def _static_density(p: Callable[..., Any], args: tuple[Any, ...]) -> LogDensity | None:

@@ -33,6 +33,7 @@ from ..ppl.errors import (
     located,
 )
 from ..ppl.language.combinators import Lanes, Loop, stack_outputs
+from ..ppl.language.coverage import Coverage
 from ..ppl.language.effects import (
     Message,
     is_draw,
@@ -43,7 +44,6 @@ from ..ppl.language.effects import (
     whole_indices,
 )
 from ..ppl.language.handlers import (
-    Conditioning,
     Handler,
     Lane,
     Scoping,
@@ -105,7 +105,7 @@ class Evaluator(Explorer):
         self._memo: dict[Hashable, list[Outcome]] = {}
         self._queries: dict[Hashable, Ideal] = {}
         self._valid: set[Hashable] = set()
-        self.data: dict[int, Conditioning] = {}
+        self.coverage = Coverage()
 
     # ------------------------------------------------------------------------------------ messages
 
@@ -141,9 +141,6 @@ class Evaluator(Explorer):
                     located("the name is used twice on one path", site=name, hint="rename a site")
                 )
             path.names.add(name)
-            for handler in self._between():
-                if isinstance(handler, Conditioning):
-                    self.data[id(handler.data)] = handler
         identity = (msg["is_observed"], name, self._key(fn))
         if identity not in self._valid:
             check_parameters(name, fn)
@@ -323,7 +320,6 @@ class Evaluator(Explorer):
         self.approximate |= inner.approximate
         self.resolution = max(self.resolution, inner.resolution)
         self.notes |= inner.notes
-        self.data |= inner.data
         if any(outcome.value is CUT for outcome in outcomes):
             raise ConvergenceError(
                 located("normalize: a recursion was cut, so the constant is not known")

@@ -107,6 +107,7 @@ class Explorer(Messenger):  # type: ignore[misc]
     def __init__(self, budget: int) -> None:
         super().__init__()
         self.budget, self.paths = budget, 0
+        self.gave_up = False  # whether some path was left before its end
         self.store = Store()
         self._key = Keys()
         self._current: list[Path] = []
@@ -168,8 +169,10 @@ class Explorer(Messenger):  # type: ignore[misc]
         try:
             value = fn()
         except Dead:
+            self.gave_up = True
             return None
         except Cut:
+            self.gave_up = True
             return Outcome(CUT, (), path.log_weight)
         finally:
             self._current.pop()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...ppl import iterate, vmap
-from ...ppl.interpretations.abstract_run import has_type
+from ...ppl.interpretations.abstract_run import check_program, has_type
 from ...ppl.language.effects import Message
 from ...ppl.language.handlers import Handler
 from ...ppl.language.program import Callback, Program, signature
@@ -72,6 +72,8 @@ def smc(
             met = _Branching()
             if has_type(met.inside(model), *args):
                 typed.add(key)
+            else:
+                check_program(model, *args)
             if met.branches:
                 branching.add(key)
             asked.add(key)

@@ -48,7 +48,8 @@ from ..errors import (
     user_line,
 )
 from ..language.batching import run_batched
-from ..language.combinators import Conditioned, Lanes, untraced, weighted
+from ..language.combinators import Lanes, untraced, weighted
+from ..language.coverage import Coverage, Hearing
 from ..language.effects import Message, is_deterministic, is_draw, is_masked, is_subsample, taken_by
 from ..language.handlers import Sealed, is_one, require_meaning
 from ..language.program import Callback, Program, answers, program_name
@@ -65,6 +66,7 @@ from ..tensors.abstract_tensor import (
     storage,
 )
 from ..tensors.decompositions import Decomposing
+from ..tensors.keys import Bookkeeping, fingerprint
 from ..types import ProgramType, Site, TraceType, space_of, space_of_value
 from ..types.bijections import bijection
 from .declarations import Found, Look, declaration, held, unconditioned
@@ -97,6 +99,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         self.parameters: Any = {"params": {}, "constraints": {}}
         self.points: set[str] = set()  # latents whose law is carried by single values
         self.scores: dict[str, str] = {}  # observations and factors, and their lines
+        self.coverage = Coverage()
         self.draws, self.writes = 0, False
         self.draw_line: str | None = None
 
@@ -395,8 +398,7 @@ def abstract_run(p: Callback, *args: Any, **kwargs: Any) -> tuple[AbstractRun, A
             WRITTEN[:] = outer[0]
             ARGUMENTS.intersection_update(outer[1])
     run.parameters = state
-    if isinstance(p, Conditioned):
-        p.require_all_seen(list(run.sites))
+    run.coverage.require_complete(list(run.sites))
     return run, value
 
 
@@ -412,17 +414,33 @@ UNTYPED = (
 def check_program(p: Callback, *args: Any) -> None:
     """Raise what ``abstract_run`` finds wrong; a program that has no type may pass unchecked.
 
-    Such are those whose control flow is random, and those whose branches share names.
+    Such are those whose control flow is random, and those whose branches share names.  Of these it
+    is seen whether data go on beyond the loops of some runs.
     """
-    with suppress(*UNTYPED), Sealed():
-        abstract_run(p, *args)
+    with Hearing() as hearing:
+        if has_type(p, *args) or not hearing.coverage.given:
+            return
+        random = torch.random.fork_rng(range(torch.cuda.device_count()))
+        with suppress(ProgramError, RuntimeError), Sealed(), torch.no_grad(), random:
+            p(*args)
+            for _ in range(0 if hearing.coverage.within else OTHER_RUNS):
+                p(*args)
+    hearing.coverage.require_within()
 
 
-def require_known(p: Callback, args: tuple[Any, ...]) -> None:
-    """Raise if a program is conditioned on sites that it has not, whatever its choices are."""
-    if not isinstance(p, Conditioned) or p.data.keys() <= set(p.seen):
+OTHER_RUNS = 20  # which may take branches where loops are longer
+_JUDGED = Bookkeeping()  # programs with data that some of their paths leave out, and that are right
+
+
+def require_known(p: Callback, args: tuple[Any, ...], coverage: Coverage) -> None:
+    """Raise if a program is conditioned on what it has not, whatever its choices are.
+
+    ``coverage``: of one run.  What it has not met other paths may meet, if the program has several.
+    """
+    if coverage.complete or (key := fingerprint((p, args))) in _JUDGED:
         return
-    check_program(p, *args)  # other paths may meet the sites, if the program has several
+    check_program(p, *args)
+    _JUDGED.add(key)
 
 
 def unless_impossible(p: Callback, args: tuple[Any, ...], run: Callable[[], T]) -> T:

@@ -30,7 +30,7 @@ def assess(p: Callable[..., Any], choices: dict[str, Tensor], *args: Any) -> tup
             return recorder, p(*args)
 
     recorder, value = unless_impossible(p, args, run)
-    require_known(p, args)
+    require_known(p, args, recorder.coverage)
     latents = recorder.of("latent")
     missing, unused = latents.keys() - choices.keys(), choices.keys() - latents.keys()
     if missing or unused:

@@ -28,7 +28,7 @@ def generate(
 
     with seeded(seed), torch.no_grad():
         recorder, value = unless_impossible(p, args, run)
-    require_known(p, args)
+    require_known(p, args, recorder.coverage)
     unused = constraints.keys() - recorder.of("latent").keys()
     if unused:
         raise DataError(

@@ -13,6 +13,7 @@ from ..distributions.densities import log_density
 from ..distributions.masks import is_image
 from ..distributions.validate import check_data, check_shape, check_values
 from ..errors import DuplicateNameError, NoDensityError, located
+from ..language.coverage import Coverage
 from ..language.effects import (
     Message,
     is_deterministic,
@@ -62,6 +63,7 @@ class Recorder(Messenger):  # type: ignore[misc]
         self.log_weight: Tensor | float = 0.0
         self.log_latents: Tensor | float = 0.0
         self.decomposes = False
+        self.coverage = Coverage()
         super().__enter__()
         return self
 

@@ -18,12 +18,12 @@ def simulate(p: Callable[..., Any], *args: Any, seed: int | None = None) -> Trac
     """Run a program and record its choices."""
     args = as_arguments(args)
 
-    def run() -> Trace:
+    def run() -> tuple[Recorder, Any]:
         recording = Recorder({}, density=False)
         with one_precision(args), checked(), implemented(), recording as recorder:
-            return recorder.trace(p(*args))
+            return recorder, p(*args)
 
     with seeded(seed), torch.no_grad():
-        trace = unless_impossible(p, args, run)
-    require_known(p, args)
-    return trace
+        recorder, value = unless_impossible(p, args, run)
+    require_known(p, args, recorder.coverage)
+    return recorder.trace(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..distributions.data import as_data, has_dtype
-from ..errors import DataError, ProgramError, located
+from ..errors import ProgramError, located
 from ..tensors.hidden import is_hidden
-from ..tensors.keys import Bookkeeping
 from .batching import run_batched
+from .coverage import Entry
 from .effects import emit
-from .handlers import Conditioning, Scoping, Step, Taken, Untracing, Weighing, at_step, split_name
+from .handlers import Conditioning, Scoping, Step, Taken, Untracing, Weighing, at_step
 from .program import Callback, Derived, Program, derived, program_name
 
 # ------------------------------------------------------------------------------------------- loops
@@ -35,7 +34,7 @@ class Loop:
 
     def advance(self, t: int | Tensor, carry: Any, xs: Any) -> tuple[Any, Any]:
         """Run step ``t`` (its sites are named ``name[t]``) and return (carry, output)."""
-        with Step(t):
+        with Step(t, self._entry(t)):
             if not self.has_outputs:
                 return self.step(carry), None
             result = self.step(carry, tree_map(lambda x: at_step(x, t), xs))
@@ -44,6 +43,12 @@ class Loop:
             hint = "a step of scan returns a pair: the next carry, and an output or None"
             raise ProgramError(located(what, hint=hint))
         return result
+
+    def _entry(self, t: int | Tensor) -> Entry:
+        """Where step t stands; for all, if it is traced or if the loop may stop early."""
+        if isinstance(t, Tensor) or self.until is not None:
+            return Entry(slice(0, self.length), self.length)
+        return Entry(t, self.length)
 
     def done(self, carry: Any) -> Tensor | None:
         """Whether the loop may stop before a step: ``until`` holds in every lane."""
@@ -222,43 +227,15 @@ class Conditioned(Derived):
     def __init__(self, p: Callback, data: dict[str, Any]) -> None:
         self.base = p
         self.data = {name: as_data(name, value) for name, value in data.items()}
-        self.seen = seen = Bookkeeping()
-        tensors = self.data
+        tensors, name = self.data, program_name(p)
         exact = {name for name, value in data.items() if has_dtype(value)}
 
         def conditioned(*args: Any, **kwargs: Any) -> Any:
-            with Conditioning(tensors, exact, seen):
+            with Conditioning(tensors, exact, name):
                 return p(*args, **kwargs)
 
         super().__init__(conditioned)
-        conditioned.__qualname__ = self.__qualname__ = (
-            f"condition({program_name(p)}, {sorted(data)})"
-        )
-
-    def require_all_seen(self, names: list[str]) -> None:
-        """Raise if data name a site that no run has met, or have entries for more steps than met.
-
-        ``names``: the sites of a run of all paths.
-        """
-        missing = [name for name in self.data if name not in self.seen]
-        if missing:
-            raise DataError(
-                located(
-                    f"data for a site that does not exist: {', '.join(map(repr, missing))}",
-                    hint=f"the sites of {program_name(self.base)} are {', '.join(names) or 'none'}",
-                )
-            )
-        steps = Counter(base for base, index in map(split_name, names) if len(index) == 1)
-        for name in self.data.keys() & steps.keys() - set(names):
-            if len(self.data[name]) != steps[name]:
-                raise DataError(
-                    located(
-                        f"the data for '{name}' have {len(self.data[name])} entries,"
-                        f" and the loop {steps[name]} steps",
-                        site=name,
-                        hint="give one entry for each step of the loop",
-                    )
-                )
+        conditioned.__qualname__ = self.__qualname__ = f"condition({name}, {sorted(data)})"
 
 
 def condition(p: Callback, data: dict[str, Any]) -> Conditioned:

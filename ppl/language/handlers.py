@@ -22,6 +22,7 @@ from ..distributions.data import fitted
 from ..distributions.masks import core
 from ..distributions.validate import check_data
 from ..errors import DataError, ProgramError, located
+from .coverage import Entry
 from .effects import (
     Message,
     is_deterministic,
@@ -87,16 +88,20 @@ class Step(Messenger):  # type: ignore[misc]
     """Marks the sites of one step of a loop: ``z`` becomes ``z[t]``.
 
     A step that is traced for all t knows t as a tensor; its sites have no names of their own.
+
+    ``entry``: what its sites meet of data that are stacked.
     """
 
-    def __init__(self, t: int | Tensor) -> None:
+    def __init__(self, t: int | Tensor, entry: Entry) -> None:
         super().__init__()
-        self.t = t
+        self.t, self.entry = t, entry
 
     def _process_message(self, msg: Message) -> None:
         if msg["type"] != "sample" or is_draw(msg):
             return
         base, index = split_name(msg["name"])
+        steps = (self.entry, *msg["infer"].get("steps", ()))
+        msg["infer"] = {**msg["infer"], "steps": steps}
         if isinstance(self.t, Tensor):
             msg["infer"]["traced_step"] = base, (self.t, *index)
             msg["name"] = base + "[*]" + "".join(f"[{i}]" for i in index)
@@ -341,7 +346,7 @@ class Intervening(Handler):
         found = _given(self.values, msg)
         if found is None:
             return
-        name, value = found
+        name, value, _ = found
         value = fitted(value, msg["fn"], exact=False)
         check_data(msg["name"], msg["fn"], value)
         self.used |= {name}
@@ -364,20 +369,34 @@ class Intervening(Handler):
 
 
 class Conditioning(Handler):
-    """Turns the latents that data name into observations."""
+    """Turns the latents that data name into observations, and tells what it met of the data."""
 
     spans_scans = True
 
-    def __init__(self, data: dict[str, Tensor], exact: set[str], seen: set[str]) -> None:
+    def __init__(self, data: dict[str, Tensor], exact: set[str], program: str) -> None:
         super().__init__()
-        self.data, self.exact, self.seen = data, exact, seen
+        self.data, self.exact, self.program = data, exact, program
+
+    def __enter__(self) -> Any:
+        outside = stack()
+        listening = [h.coverage for h in outside if hasattr(h, "coverage")]
+        place = _place(outside)
+        self.met = [each.of(place, self.program, self.data) for each in listening]
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> Any:
+        if error[0] is not None:
+            for met in self.met:
+                met.left = True
+        return super().__exit__(*error)
 
     def _process_message(self, msg: Message) -> None:
         found = _given(self.data, msg)
         if found is None:
             return
-        name, value = found
-        self.seen.add(name)
+        name, value, entries = found
+        for met in self.met:
+            met.note(name, entries)
         if msg["is_observed"]:
             raise DataError(
                 located(
@@ -391,9 +410,24 @@ class Conditioning(Handler):
         msg["value"], msg["is_observed"] = value, True
 
 
-def _given(data: dict[str, Tensor], msg: Message) -> tuple[str, Tensor] | None:
-    """The data for a site and their name: that of the site, or the one without the loops' steps.
+def _place(handlers: list[Messenger]) -> tuple[str, ...]:
+    """What tells a part of a program from others: the scopes that it is in, up to an algorithm.
 
+    The steps of a loop are one place, and so are lanes: what some of them meet is met.
+    """
+    place: list[str] = []
+    for handler in reversed(handlers):
+        if isinstance(handler, Untracing) and not handler.keep:
+            break
+        if isinstance(handler, Scoping):
+            place.append(handler.prefix)
+    return tuple(place)
+
+
+def _given(data: dict[str, Tensor], msg: Message) -> tuple[str, Tensor, tuple[Entry, ...]] | None:
+    """The data for a site, their name and which entries they are.
+
+    The name is that of the site, or the one without the loops' steps.
     The steps of the loops are the leading axes of data that are stacked, then come the lanes.
     """
     if msg["type"] != "sample" or is_draw(msg) or msg["name"] is None:
@@ -410,7 +444,8 @@ def _given(data: dict[str, Tensor], msg: Message) -> tuple[str, Tensor] | None:
         name, steps = split_name(name)
         if name not in data or not steps:
             return None
-    index = (*steps, *msg["infer"].get("lanes_index", ()))
+    lanes = msg["infer"].get("lanes_index", ())
+    index = (*steps, *lanes)
     value = data[name]
     for i in index:
         if isinstance(i, Tensor):
@@ -422,7 +457,7 @@ def _given(data: dict[str, Tensor], msg: Message) -> tuple[str, Tensor] | None:
             hint = "give one entry for each step of the loop, and then for each lane"
             raise DataError(located(what, site=name, hint=hint))
         value = value[i]
-    return name, value
+    return name, value, (*msg["infer"].get("steps", ())[: len(steps)], *map(Entry, lanes))
 
 
 class Scoping(Handler):

@@ -15,6 +15,7 @@ from ..errors import BranchError, ProgramError, located
 from ..tensors.hidden import is_known
 from ..tensors.keys import Keys, Unkeyed
 from ..tensors.nesting import deep
+from .coverage import Entry
 from .effects import emit, stack
 from .handlers import Handler, Scoping, Step
 from .program import Callback, Program, derived, program_name
@@ -74,7 +75,7 @@ def _call(step: Callback, args: tuple[Any, ...]) -> Any:
 
 
 def _activate(step: Callback, number: int | None, *args: Any) -> Any:
-    with nullcontext() if number is None else Step(number), Activation():
+    with nullcontext() if number is None else Step(number, Entry(number)), Activation():
         return step(Again(step), *args)
 
 

@@ -129,10 +129,15 @@ def test_data_for_a_site_that_does_not_exist(run: Run) -> None:
 def test_data_for_a_site_that_does_not_exist_under_the_exact_evaluator() -> None:
     wrong = condition(coin, {"xx": torch.tensor(1.0)})
     message = said(lambda: denote(wrong), DataError, mark="exact", site=None)  # exact
-    assert message == (
-        "data for a site that does not exist: 'xx'. "
-        "no path of the program meets it; check the spelling"
-    )
+    assert message == "data for a site that does not exist: 'xx'. the sites of coin are x"
+
+
+def test_data_that_no_path_meets_are_refused_where_a_program_has_no_type() -> None:
+    def either() -> Any:
+        return sample("a" if sample("b", dist.Bernoulli(0.5)) == 1 else "c", dist.Bernoulli(0.5))
+
+    with pytest.raises(DataError, match=r"'xx'.*no path of the program meets it"):
+        denote(condition(either, {"xx": torch.tensor(1.0)}))
 
 
 def test_data_may_be_for_a_site_of_another_path() -> None:

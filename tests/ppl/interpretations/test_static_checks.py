@@ -438,7 +438,7 @@ WRONG = {
     "data beyond the loop": Wrong(
         lambda: condition(chain, {"z": [1.0, 2.0, 3.0]}).type(2),
         DataError,
-        "the data for 'z' have 3 entries, and the loop 2 steps",
+        "the data for 'z' have shape [3], and no step meets entry [2]",
         "z",
         "",
         "give one entry for each step of the loop",
