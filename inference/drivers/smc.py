@@ -222,7 +222,7 @@ class SMC:
             algorithm = compiled(algorithm, progress.say)
 
         def named(values: Any) -> tuple[dict[str, Tensor], list[str]]:
-            runs = together(values)
+            runs = together(values).by_step()
             return {**runs.choices, **runs.derived}, list(runs.choices)
 
         return lambda: _drawn(algorithm(*args), named)

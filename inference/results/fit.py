@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -88,12 +89,15 @@ class Fit:
         return sum(int(x.sum()) for x in (of_chains, of_islands) if x is not None)
 
     def __getitem__(self, name: str) -> Tensor:
-        """The draws of one site, [chains, draws, *shape]."""
-        if name not in self.draws:
-            raise DataError(
-                located(f"the fit has no site '{name}'", hint=f"it has {', '.join(self.draws)}")
-            )
-        return self.draws[name]
+        """The draws of one site, [chains, draws, *shape]; of all steps of a loop, stacked."""
+        if name in self.draws:
+            return self.draws[name]
+        steps = [at for at in self.draws if re.fullmatch(re.escape(name) + r"\[\d+\].*", at)]
+        numbers = {int(at[len(name) + 1 : at.index("]", len(name))]) for at in steps}
+        if not steps or numbers != set(range(len(numbers))):
+            hint = f"it has {', '.join(self.draws)}"
+            raise DataError(located(f"the fit has no site '{name}'", hint=hint))
+        return torch.stack([self[f"{name}[{t}]"] for t in range(len(numbers))], 2)
 
     def to_arviz(
         self,

@@ -1,28 +1,40 @@
-"""A program that returns what it chose: the latents by name, those of a loop stacked."""
+"""A program that returns what it chose: its latents and deterministic sites, by name."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ...ppl.language.combinators import run_loop
-from ...ppl.language.effects import Message, is_deterministic, is_latent
-from ...ppl.language.handlers import Handler
+from ...ppl.interpretations.recorder import kind_of
+from ...ppl.language.effects import Message, is_draw, is_subsample
+from ...ppl.language.handlers import Handler, split_name
 from ...ppl.language.program import Callback, Program, program_name
 
 
 class Recorded(NamedTuple):
     """What a run made: its latents and deterministic sites by name, and its result.
 
-    Those of a ``scan`` are stacked over its steps under the name that they have in the step.
+    The names are those of a trace of the program.  Where an algorithm runs a ``scan`` step by step
+    (``particle_filter``), the sites ``z[t]`` of the steps are stacked as ``z[*]``.
     """
 
     choices: dict[str, Tensor]
     derived: dict[str, Tensor]
     value: Any
+
+    def by_step(self) -> Recorded:
+        """Many runs [n, ...] with all sites of a scan under the names of their steps."""
+        return self._replace(choices=_by_step(self.choices), derived=_by_step(self.derived))
+
+
+class Steps(NamedTuple):
+    """The outputs of a scan, with what its steps chose."""
+
+    outputs: Any
+    choices: dict[str, Tensor]
+    derived: dict[str, Tensor]
 
 
 def recorded(p: Callback) -> Program:
@@ -30,6 +42,10 @@ def recorded(p: Callback) -> Program:
 
     Algorithms that suspend a program at its scan (``particle_filter``) record it too, since the
     choices of each step are among the outputs of the loop.
+
+    Errors:
+        ProgramError: such an algorithm meets steps of which not all make the same choices, as where
+            data are given for some of them.
     """
 
     def run(*args: Any) -> Recorded:
@@ -41,8 +57,21 @@ def recorded(p: Callback) -> Program:
     return Program(run)
 
 
+def _by_step(sites: dict[str, Tensor]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, x in sites.items():
+        if "[*]" in name:
+            found |= {name.replace("[*]", f"[{t}]", 1): row for t, row in enumerate(x.unbind(1))}
+        else:
+            found[name] = x
+    return found
+
+
 class Recording(Handler):
-    """Notes the latents and deterministic sites that pass; a scan brings those of its steps."""
+    """Notes the latents and deterministic sites of the program inside, as a trace of it would.
+
+    So it stands outside all that renames sites, observes them or sets them.
+    """
 
     lane_wise = False
     spans_scans = True
@@ -50,56 +79,54 @@ class Recording(Handler):
     def __enter__(self) -> Any:
         self.choices: dict[str, Tensor] = {}
         self.derived: dict[str, Tensor] = {}
-        self.in_scan = 0
         return super().__enter__()
 
     def state(self) -> Any:
-        return dict(self.choices), dict(self.derived), self.in_scan
+        return dict(self.choices), dict(self.derived)
 
     def restore(self, state: Any) -> None:
-        self.choices, self.derived, self.in_scan = dict(state[0]), dict(state[1]), state[2]
+        self.choices, self.derived = map(dict, state)
 
     def _process_message(self, msg: Message) -> None:
-        if self.in_scan:
-            return
         if msg["type"] == "loop" and msg["infer"]["loop"].has_outputs:
-            loop = msg["infer"]["loop"]
-            self.in_scan += 1
             self.mark(msg, "scan")
-            recording = replace(loop, step=_recording(loop.step))
-            msg["infer"]["loop"] = recording
-            msg["fn"] = partial(run_loop, recording)
-        elif msg["type"] == "sample" and is_latent(msg):
-            self.mark(msg, "choice " + msg["name"])  # the step around will add its number
-        elif msg["type"] == "sample" and is_deterministic(msg):
-            self.mark(msg, "derived " + msg["name"])
+            loop = msg["infer"].get("suspended", msg["infer"]["loop"])
+            msg["infer"]["suspended"] = replace(loop, step=self._with_choices(loop.step))
+        elif msg["type"] == "sample" and not (is_draw(msg) or is_subsample(msg)):
+            self.mark(msg, f"{kind_of(msg)} {msg['name']}")
 
     def _postprocess_message(self, msg: Message) -> None:
         kind, _, name = self.marked(msg).partition(" ")
-        if kind == "scan":
-            self.in_scan -= 1
-            carry, outputs = msg["value"]
-            if outputs is None:  # of a scan without steps
-                return
-            ys, choices, derived = outputs
-            msg["value"] = carry, ys
-            self.choices.update(choices)
-            self.derived.update(derived)
-        elif kind == "choice":
+        if kind == "latent":
             self.choices[name] = msg["value"]
         elif kind == "derived":
             self.derived[name] = msg["value"]
+        elif kind == "scan" and isinstance(msg["value"][1], Steps):
+            carry, (outputs, choices, derived) = msg["value"]
+            msg["value"] = carry, outputs
+            self.choices |= choices
+            self.derived |= derived
 
+    def _with_choices(self, step: Callback) -> Callback:
+        """The step of a scan that is run by itself, with its choices among its outputs."""
 
-def _recording(step: Callback) -> Callback:
-    """The step of a scan with its choices among its outputs."""
-
-    def run(carry: Any, x: Any) -> Any:
-        with Recording() as recording:
+        def run(carry: Any, x: Any) -> Any:
+            before = self.state()
             result = step(carry, x)
-        if not isinstance(result, tuple) or len(result) != 2:
-            return result  # which the loop refuses
-        return result[0], (result[1], dict(recording.choices), dict(recording.derived))
+            after = self.state()
+            if not isinstance(result, tuple) or len(result) != 2:
+                return result  # which the loop refuses
+            choices, derived = (
+                {_for_all(name): x for name, x in now.items() if name not in earlier}
+                for earlier, now in zip(before, after, strict=True)
+            )
+            return result[0], Steps(result[1], choices, derived)
 
-    run.__name__ = run.__qualname__ = program_name(step)
-    return run
+        run.__name__ = run.__qualname__ = program_name(step)
+        return run
+
+
+def _for_all(name: str) -> str:
+    """The name ``z[t]`` of a site without the number of its step, ``z[*]``, as of a traced step."""
+    base, index = split_name(name)
+    return name if "[*]" in name else base + "[*]" + "".join(f"[{i}]" for i in index[1:])

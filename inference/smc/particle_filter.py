@@ -69,7 +69,7 @@ class _AtScan(Handler):
         if kind == "loop" and msg["infer"]["loop"].has_outputs:
             self.met = True
             self._require_held()
-            self.on_loop(msg, msg["infer"]["loop"])
+            self.on_loop(msg, msg["infer"].get("suspended", msg["infer"]["loop"]))
         elif kind in ("call", "loop"):
             # the scan may lie inside, and leaving an effect that is denoted on its own would be
             # seen by the first of its paths only: so it is run in place

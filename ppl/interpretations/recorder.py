@@ -90,20 +90,15 @@ class Recorder(Messenger):  # type: ignore[misc]
                     "the name is used twice on one path", site=name, hint="rename one of the sites"
                 )
             )
-        if is_deterministic(msg) or (msg["is_observed"] and is_image(msg["fn"], msg["value"])):
-            self.sites[name] = "derived"
-        elif msg["is_observed"]:
-            self.sites[name] = "auxiliary" if msg["infer"].get("is_auxiliary") else "observed"
-            if self.validate and self.sites[name] == "observed":
-                check_shape(name, msg["fn"], msg["value"])
-                check_values(name, msg["fn"], msg["value"], mask=msg["mask"])
-        else:
-            self.sites[name] = "latent"
-            if name in self.given:
-                if self.validate:
-                    check_data(name, msg["fn"], self.given[name])
-                msg["value"] = self.given[name]
-                msg["infer"]["given"] = True
+        self.sites[name] = kind = kind_of(msg)
+        if kind == "observed" and self.validate:
+            check_shape(name, msg["fn"], msg["value"])
+            check_values(name, msg["fn"], msg["value"], mask=msg["mask"])
+        elif kind == "latent" and name in self.given:
+            if self.validate:
+                check_data(name, msg["fn"], self.given[name])
+            msg["value"] = self.given[name]
+            msg["infer"]["given"] = True
 
     def _postprocess_message(self, msg: Message) -> None:
         name = msg["infer"].get("recorded", {}).get(id(self)) if msg["infer"] else None
@@ -141,6 +136,15 @@ class Recorder(Messenger):  # type: ignore[misc]
             value=value,
             log_probs={n: lp for n, lp in self.log_probs.items() if self.sites[n] == "observed"},
         )
+
+
+def kind_of(msg: Message) -> str:
+    """What a trace says of a named site: that it is latent, observed, auxiliary or derived."""
+    if is_deterministic(msg) or (msg["is_observed"] and is_image(msg["fn"], msg["value"])):
+        return "derived"
+    if msg["is_observed"]:
+        return "auxiliary" if msg["infer"].get("is_auxiliary") else "observed"
+    return "latent"
 
 
 def _require_whole(msg: Message) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..distributions.data import as_data, has_dtype
-from ..errors import ProgramError, located
+from ..errors import ProgramError, PushforwardError, located
 from ..tensors.hidden import is_hidden
 from .batching import run_batched
 from .coverage import Entry
@@ -57,7 +57,17 @@ class Loop:
     def result(self, carry: Any, ys: list[Any]) -> Any:
         if not self.has_outputs:
             return carry
-        return carry, stack_outputs(ys)
+        try:
+            return carry, stack_outputs(ys)
+        except PushforwardError:
+            raise
+        except (ValueError, RuntimeError) as error:
+            what = f"the steps of {program_name(self.step)} return outputs of different structures"
+            hint = (
+                "return one tree of tensors of one shape; where choices are recorded step by step,"
+            )
+            hint += " give data and interventions for all steps of the loop, or use smc(...)"
+            raise ProgramError(located(what, hint=hint)) from error
 
 
 def stack_outputs(ys: list[Any]) -> Any:

@@ -134,7 +134,7 @@ def test_any_algorithm_gives_draws_and_evidence(algorithm: Any) -> None:
     fit = SMC(n, 40, algorithm, **QUIET).run(coin, seed=1)
     assert fit["up"].shape == (40, n, 2)
     assert fit["rate"].shape == (40, n)
-    assert fit.latents == ("rate", "up")
+    assert fit.latents == ("rate", "up[0]", "up[1]")
     assert fit.log_evidence is not None and fit.log_evidence_error is not None
     gap = fit.log_evidence - torch.tensor(exact.mass()).log()
     assert abs(float(gap)) < 4.5 * fit.log_evidence_error + 1e-6
