@@ -7,6 +7,9 @@ the rule rebuilds the distribution with the lane axis as its leftmost batch dime
 message to the handlers outside.  Nested lanes nest the same way, one level at a time.  An argument
 that is mapped at every level (the token) makes sure that the rule runs even if no parameter is
 mapped, so that lanes never share a draw.
+
+Data may be wider than their site, which scores all their entries.  Their further dimensions stand
+between the lanes and those of the site, so that no entry is taken for a lane.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from ..distributions.pytrees import batch, flatten
 from ..distributions.subsets import Subsets
 from ..distributions.validate import no_validation, spoilt
-from ..errors import ProgramError, implemented, located
+from ..errors import DataError, ProgramError, implemented, located
 from ..tensors.capture import is_tracing, refusing
 from .effects import Message, is_subsample, stack, whole_indices
 
@@ -105,9 +108,17 @@ class Boundary(Messenger):  # type: ignore[misc]
 
     def _ask_outside(self, msg: Message) -> None:
         """Collect the scale, mask and plates of the handlers outside, without sending a site."""
-        outer = {**msg, "scale": 1.0, "mask": None}
-        _outside(self, outer)
+        outer = self._context(msg)
+        _require_by_lane(outer, _rank(msg))
         _merge_context(msg, outer)
+
+    def _context(self, msg: Message) -> Message:
+        """A message as it would come to the outside, without a score of its own."""
+        infer = {"absorber": None, **(msg["infer"] or {})}
+        outer = {**msg, "type": "absorbed", "scale": 1.0, "mask": None, "infer": infer}
+        outer["done"] = True
+        _outside(self, outer)
+        return outer
 
     def _cross_subsample(self, msg: Message) -> None:
         """Every lane subsamples its plate on its own."""
@@ -130,17 +141,22 @@ class Boundary(Messenger):  # type: ignore[misc]
         msg["value"], msg["done"] = _Crossing.apply(rule, self.token), True
 
     def _cross(self, msg: Message) -> None:
-        rank = max(len(msg["fn"].batch_shape), len(_DIM_ALLOCATOR._stack))
-        lane_fn = _padded(msg["fn"], rank)
-        leaves, spec = flatten(lane_fn)
         crossing = {key: msg[key] for key in ("value", "scale", "mask")}
         crossing["taken"] = msg["infer"].get("taken")
         extra = [key for key, item in crossing.items() if isinstance(item, Tensor)]
+        events = len(msg["fn"].event_shape)
+        site = rank = _rank(msg)
+        if "value" in extra:
+            rank = max(site, msg["value"].ndim - events)
+        lane_fn = _padded(msg["fn"], rank)
+        leaves, spec = flatten(lane_fn)
         outer: dict[str, Any] = {}
 
         def rule(
             in_dims: tuple[int | None, ...], tensors: tuple[Tensor, ...]
         ) -> tuple[Tensor, int]:
+            if rank > site:
+                _require_by_lane(self._context(msg), site)
             params, dims = tensors[: len(leaves)], in_dims[: len(leaves)]
             fn = batch(spec, list(params), list(dims), self.size)
             outer.update(msg)
@@ -148,7 +164,7 @@ class Boundary(Messenger):  # type: ignore[misc]
             for key, item, dim in zip(
                 extra, tensors[len(leaves) :], in_dims[len(leaves) :], strict=True
             ):
-                width = rank + (len(lane_fn.event_shape) if key == "value" else 0)
+                width = rank + (events if key == "value" else 0)
                 holder = outer["infer"] if key == "taken" else outer
                 holder[key] = _lead(item, dim, width, self.size)
             if "scale" not in extra:
@@ -156,6 +172,7 @@ class Boundary(Messenger):  # type: ignore[misc]
             frame = CondIndepStackFrame(f"lanes{rank}", -rank - 1, self.size, 0)
             outer["cond_indep_stack"] = (frame, *msg["cond_indep_stack"])
             _outside(self, outer)
+            _require_wide_lanes(outer)
             value = outer["value"]
             if not msg["is_observed"]:
                 value = spoilt(fn, value)
@@ -172,6 +189,40 @@ class Boundary(Messenger):  # type: ignore[misc]
         """Let handlers inside see the scale and plates of those outside."""
         if not isinstance(msg["scale"], Tensor) and not isinstance(outer["scale"], Tensor):
             msg["scale"] = outer["scale"]
+
+
+def _rank(msg: Message) -> int:
+    """How many batch dimensions a site has in its lane, by its law and its plates."""
+    return max(len(msg["fn"].batch_shape), len(_DIM_ALLOCATOR._stack))
+
+
+def _require_by_lane(context: Message, rank: int) -> None:
+    """Raise if a scale or mask outside has entries for lanes where these cannot be told apart."""
+    for what in ("scale", "mask"):
+        item = context[what]
+        if isinstance(item, Tensor) and item.ndim > rank:
+            shape = list(item.shape)
+            raise DataError(
+                located(
+                    f"a {what} of shape {shape} around lanes whose scores become values, or whose"
+                    " data are wider than their site",
+                    site=context["name"],
+                    hint=f"give each lane its {what} as an argument of vmap",
+                )
+            )
+
+
+def _require_wide_lanes(site: Message) -> None:
+    """Raise if data from outside are wider than a site of all lanes: they would shift its lanes."""
+    batch, value = list(site["fn"].batch_shape), site["value"]
+    if value.ndim - len(site["fn"].event_shape) > len(batch):
+        raise DataError(
+            located(
+                f"data of shape {list(value.shape)} for a site of batch {batch} in lanes",
+                site=site["name"],
+                hint="put the site into a plate, or observe the data inside the lanes",
+            )
+        )
 
 
 def _merge_context(msg: Message, outer: Message) -> None:

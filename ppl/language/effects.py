@@ -7,6 +7,7 @@ obeys plates and is visible to every interpretation, but is no part of a trace.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias, cast
@@ -215,6 +216,11 @@ def taken_by(message: Message) -> Any:
     return message["infer"].get("taken") if scores else None
 
 
+def _without_ones(shape: torch.Size) -> torch.Size:
+    """A shape without the leading ones, which broadcast to nothing more."""
+    return torch.Size(itertools.dropwhile(lambda size: size == 1, shape))
+
+
 def masked_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
     """The log densities [*batch] of a site, zero where a score is masked or its branch not taken.
 
@@ -236,8 +242,17 @@ def masked_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
 
 
 def scaled_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
-    """The log density of a site, masked, scaled by every enclosing plate and scale, and summed."""
+    """The log density of a site, masked, scaled by every enclosing plate and scale, and summed.
+
+    Errors:
+        DataError: the mask or scale is wider than the site, which would count data several times.
+    """
     log_prob, scale = masked_log_prob(message, log_prob), message["scale"]
+    if isinstance(scale, Tensor) and not _lies_in(_without_ones(scale.shape), log_prob.shape):
+        what = f"a scale of shape {list(scale.shape)} on a site of batch {list(log_prob.shape)}"
+        raise DataError(
+            located(what, site=message["name"], hint="give one factor for each event of the site")
+        )
     if not (isinstance(scale, float) and scale == 1.0):
         log_prob = log_prob * scale
     return log_prob.sum()
