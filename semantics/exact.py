@@ -382,9 +382,9 @@ class Evaluator(Explorer):
         return [Outcome(loop.result(*o.value), o.states, o.log_weight) for o in front] + cut
 
     def _lanes(self, msg: Message, lanes: Lanes) -> None:
-        """A product over lanes; the batched rule where a handler holds data for all lanes."""
+        """A product over lanes; the batched rule where a handler has entries for all lanes."""
         handlers = self._mergeable("vmap")
-        if handlers is None or not all(getattr(h, "lane_wise", True) for h in handlers):
+        if handlers is None or not all(map(_is_lane_wise, handlers)):
             return
         if not lanes.size:
             return  # only a run tells the shape of what no lane returns
@@ -456,6 +456,14 @@ def _apart(query: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Run a query; its recursive calls are not numbered with those of the program around it."""
     with Activation():
         return query(*args)
+
+
+def _is_lane_wise(handler: Messenger) -> bool:
+    """Whether a handler does to a lane on its own what it does to that lane among all."""
+    held = getattr(handler, "scale", None), getattr(handler, "mask", None)
+    if any(isinstance(item, Tensor) and item.ndim for item in held):
+        return False
+    return bool(getattr(handler, "lane_wise", True))
 
 
 def _is_transparent(handler: Messenger) -> bool:
