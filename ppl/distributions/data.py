@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..errors import DataError, PushforwardError, located, raising_line
+from .masks import core
 
 
 def has_dtype(value: Any) -> bool:
@@ -45,11 +47,39 @@ def fitted(value: Tensor, distribution: Any, *, exact: bool) -> Tensor:
     return value.to(own) if own.is_floating_point or not value.is_floating_point() else value
 
 
+def as_numbers(value: Tensor, distribution: Any) -> Tensor:
+    """Data as the numbers that they stand for: integers of few bits overflow, and truth values.
+
+    Points are compared as they are.  What may be an index stays whole, as all data do of laws that
+    users write; else data get the precision of the law.
+    """
+    if value.is_floating_point() or value.is_complex() or isinstance(distribution, dist.Delta):
+        return value
+    numeric = type(distribution).__module__.startswith(("torch.", "pyro."))
+    if not numeric or isinstance(distribution, _OF_INDICES):
+        return value.long()
+    return value.to(_own(distribution))
+
+
+_OF_INDICES = (
+    torch.distributions.Categorical,
+    dist.OneOneMatching,
+    dist.OneTwoMatching,
+    dist.SpanningTree,
+)
+
+
 def value_dtype(distribution: Any) -> torch.dtype:
     """The dtype of what a distribution samples, told from its parameters."""
-    if getattr(distribution, "has_enumerate_support", False):
+    counts = hasattr(core(distribution), "total_count")  # whose values may differ in their number
+    if getattr(distribution, "has_enumerate_support", False) and not counts:
         dtype: torch.dtype = distribution.enumerate_support(expand=False).dtype
         return dtype
+    return _own(distribution)
+
+
+def _own(distribution: Any) -> torch.dtype:
+    """The dtype of the first floating parameter of a distribution."""
     pending = [distribution]
     while pending:
         for value in vars(pending.pop()).values():

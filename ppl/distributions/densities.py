@@ -19,6 +19,7 @@ from pyro.distributions import (
 from torch import Tensor
 
 from ..tensors.logs import log_of, log_rest, logsumexp
+from .data import as_numbers
 from .masks import filled
 from .repeated import Repeated
 from .validate import possible
@@ -46,6 +47,7 @@ def log_density(distribution: Any, value: Tensor, *, inside: bool = False) -> Te
     if isinstance(distribution, ExpandedDistribution):
         inner = log_density(distribution.base_dist, value, inside=inside)
         return inner.expand(torch.broadcast_shapes(inner.shape, distribution.batch_shape))
+    value = as_numbers(value, distribution)
     exact = _exact(distribution)
     log_prob = distribution.log_prob(value) if exact is None else exact(distribution, value)
     lies = None if inside else possible(distribution, value)

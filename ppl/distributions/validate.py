@@ -16,6 +16,7 @@ from ..errors import DataError, ProgramError, SupportError, located
 from ..tensors.hidden import is_hidden, is_known
 from ..types import space_of
 from ..types.supports import support_of
+from .data import as_numbers
 from .masks import core, counted, over_events
 
 
@@ -82,6 +83,7 @@ def check_values(
     """
     if is_hidden(value) or not isinstance(value, Tensor) or get_proxy_mode() is not None:
         return
+    value = as_numbers(value, core(distribution))
     nan = torch.isnan(value)
     if value.is_floating_point() and (count := _counting(distribution, nan, mask)):
         raise DataError(
