@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..tensors.logs import log_of, log_rest, logsumexp
 from .data import as_numbers
-from .masks import filled
+from .points import filled
 from .repeated import Repeated
 from .validate import possible
 
@@ -41,7 +41,7 @@ def log_density(distribution: Any, value: Tensor, *, inside: bool = False) -> Te
         dims = distribution.reinterpreted_batch_ndims
         return inner.sum(tuple(range(-dims, 0))) if dims else inner
     if isinstance(distribution, MaskedDistribution):
-        value = filled(value, distribution._mask, len(distribution.event_shape))
+        value = filled(value, distribution._mask, distribution)
         inner = log_density(distribution.base_dist, value, inside=inside)
         return torch.where(torch.as_tensor(distribution._mask), inner, torch.zeros_like(inner))
     if isinstance(distribution, ExpandedDistribution):

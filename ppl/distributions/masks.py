@@ -9,8 +9,6 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..tensors.hidden import is_known
-
 LAW = torch.distributions.Distribution
 
 
@@ -48,24 +46,19 @@ _NAN_IS_NONE = (dist.NanMaskedNormal, dist.NanMaskedMultivariateNormal)
 def over_events(mask: Any, events: int, like: Tensor) -> Tensor:
     """A mask of a batch as one of all entries of its events."""
     batch: Tensor = torch.as_tensor(mask, device=like.device)
-    return batch.reshape(*batch.shape, *(1,) * events)
+    return batch.reshape((*batch.shape, *(1,) * events))
 
 
-def filled(value: Any, mask: Any, events: int) -> Any:
-    """Data with numbers in place of the NaN that a mask of the batch drops.
+def lies_in(inner: torch.Size, outer: torch.Size) -> bool:
+    """Whether a shape broadcasts to another one and no further."""
+    short = len(inner) <= len(outer)
+    return short and all(a in (1, b) for a, b in zip(inner[::-1], outer[::-1], strict=False))
 
-    So what is masked has no part in a gradient either, where zero times NaN is NaN.  The numbers
-    are other data, which lie in the support.
-    """
-    if not isinstance(value, Tensor) or not value.is_floating_point() or not is_known(value):
-        return value
-    if not bool((nan := value.isnan()).any()):
-        return value
-    spoilt = nan.flatten(-events).any(-1) if events else nan
-    whole = value[~spoilt]
-    number = whole[0] if len(whole) else value.new_full(value.shape[value.ndim - events :], 0.5)
-    dropped = over_events(spoilt & ~torch.as_tensor(mask, device=value.device), events, value)
-    return torch.where(dropped, number, value)
+
+def is_of_batch(mask: Tensor, distribution: Any, value: Tensor) -> bool:
+    """Whether a mask is no wider than a site with these data."""
+    batch = value.shape[: value.ndim - len(distribution.event_shape)]
+    return lies_in(mask.shape, torch.broadcast_shapes(batch, distribution.batch_shape))
 
 
 def core(distribution: Any) -> Any:

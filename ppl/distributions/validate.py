@@ -17,7 +17,7 @@ from ..tensors.hidden import is_hidden, is_known
 from ..types import space_of
 from ..types.supports import support_of
 from .data import as_numbers
-from .masks import core, counted, over_events
+from .masks import core, counted, is_of_batch, over_events
 
 
 def check_data(name: str, distribution: Any, value: Any, mask: Any = None) -> None:
@@ -119,7 +119,7 @@ def _counting(distribution: Any, nan: Tensor, mask: Any) -> int:
     if not bool(nan.any()):
         return 0
     found = counted(distribution, nan)
-    if mask is not None:
+    if mask is not None and is_of_batch(torch.as_tensor(mask), distribution, nan):
         found = found & over_events(mask, len(distribution.event_shape), nan)
     return int(found.sum()) if is_known(found) else 0
 

@@ -19,11 +19,11 @@ import torch
 from pyro import distributions as pyro_dist
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import constraints
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from ..distributions.data import as_arguments, one_precision, value_dtype
+from ..distributions.data import as_arguments, one_precision
 from ..distributions.masks import is_image, weighs
+from ..distributions.points import inner_point
 from ..distributions.pytrees import flatten, rebuild
 from ..distributions.support import lists_values
 from ..distributions.validate import (
@@ -68,7 +68,6 @@ from ..tensors.abstract_tensor import (
 from ..tensors.decompositions import Decomposing
 from ..tensors.keys import Bookkeeping, fingerprint
 from ..types import ProgramType, Site, TraceType, space_of, space_of_value
-from ..types.bijections import bijection
 from .declarations import Found, Look, declaration, held, unconditioned
 
 T = TypeVar("T")
@@ -318,19 +317,7 @@ def placeholder(distribution: Any) -> Tensor:
     if marks_on(distribution):  # a support may move with the choices: take that of placeholders
         leaves, spec = flatten(distribution)
         distribution = rebuild(spec, concrete(leaves))
-    shape = distribution.batch_shape + distribution.event_shape
-    dtype = value_dtype(distribution)
-    if getattr(distribution, "has_enumerate_support", False):
-        first: Tensor = concrete(distribution.enumerate_support(expand=False))[0]
-        return first.expand(shape).clone()
-    support = space_of(distribution).constraint
-    if not isinstance(support, type(constraints.dependent)) and support.is_discrete:
-        low = concrete(getattr(support, "lower_bound", 0))
-        return torch.as_tensor(low, dtype=dtype).expand(shape).clone()
-    transform = bijection(support)
-    free = torch.zeros(transform.inverse_shape(shape), dtype=dtype)
-    value: Tensor = concrete(transform(free))
-    return value.expand(shape).clone()
+    return inner_point(distribution).clone()
 
 
 def single_value(distribution: Any) -> Tensor | None:

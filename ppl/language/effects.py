@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ..distributions.data import as_data, fitted, has_dtype
 from ..distributions.densities import log_density
-from ..distributions.masks import filled, is_unscored_point, unmasked
+from ..distributions.masks import is_unscored_point, lies_in, unmasked
+from ..distributions.points import filled
 from ..distributions.repeated import Repeated
 from ..distributions.subsets import Subsets
 from ..errors import DataError, NoDensityError, ProgramError, located
@@ -201,13 +202,7 @@ def scored_value(message: Message) -> Any:
     """The value of a site, with numbers in place of the NaN that a mask drops."""
     if message["mask"] is None or not is_masked(message):
         return message["value"]
-    return filled(message["value"], message["mask"], len(message["fn"].event_shape))
-
-
-def _lies_in(inner: torch.Size, outer: torch.Size) -> bool:
-    """Whether a shape broadcasts to another one and no further."""
-    short = len(inner) <= len(outer)
-    return short and all(a in (1, b) for a, b in zip(inner[::-1], outer[::-1], strict=False))
+    return filled(message["value"], message["mask"], message["fn"])
 
 
 def taken_by(message: Message) -> Any:
@@ -233,7 +228,7 @@ def masked_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
         if mask is None or mask is True:
             continue
         mask = torch.as_tensor(mask, device=log_prob.device)
-        if not _lies_in(mask.shape, log_prob.shape):
+        if not lies_in(mask.shape, log_prob.shape):
             what = f"a mask of shape {list(mask.shape)} on a site of batch {list(log_prob.shape)}"
             hint = "give one truth value for each event (a missing part of an event is a latent)"
             raise DataError(located(what, site=message["name"], hint=hint))
@@ -248,7 +243,7 @@ def scaled_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
         DataError: the mask or scale is wider than the site, which would count data several times.
     """
     log_prob, scale = masked_log_prob(message, log_prob), message["scale"]
-    if isinstance(scale, Tensor) and not _lies_in(_without_ones(scale.shape), log_prob.shape):
+    if isinstance(scale, Tensor) and not lies_in(_without_ones(scale.shape), log_prob.shape):
         what = f"a scale of shape {list(scale.shape)} on a site of batch {list(log_prob.shape)}"
         raise DataError(
             located(what, site=message["name"], hint="give one factor for each event of the site")

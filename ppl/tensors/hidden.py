@@ -19,6 +19,8 @@ def is_hidden(value: Any) -> bool:
         if functorch.is_batchedtensor(value):
             return True
         value = functorch.get_unwrapped(value)  # a constant whose derivative is followed
+        if is_traced(value):
+            return True
     return False
 
 
