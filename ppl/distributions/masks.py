@@ -9,6 +9,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ..tensors.hidden import is_known
+
 LAW = torch.distributions.Distribution
 
 
