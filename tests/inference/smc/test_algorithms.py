@@ -105,7 +105,7 @@ def test_importance_with_a_guide_in_lanes(n: int) -> None:
 def test_a_guide_that_misses_support_is_rejected() -> None:
     report = check.valid(importance(coin, 1, guide(1.0)), coin)
     assert report.verdict == "fail"
-    assert report.deviation == exactly("1/6")
+    assert report.deviation == exactly("5/13")  # 1/6 of 13/30
     assert "(0.0, 1.0)" in report.counterexample
 
 

@@ -460,7 +460,7 @@ def test_ancestors_are_kept_for_outputs_only() -> None:
         return scan(step)(torch.tensor(2), ys)[0]
 
     laws = [denote(particle_filter(model, 2, multinomial), SEEN) for model in (silent, recording)]
-    assert laws[0].deviation(laws[1])[0] < 1e-16
+    assert laws[0].deviation(laws[1])[0] < 1e-15  # of the mass
 
 
 def test_the_global_random_state_and_the_data_are_left_alone() -> None:
