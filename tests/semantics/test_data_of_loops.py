@@ -229,7 +229,7 @@ def test_data_that_count_in_both_branches_are_noticed(monkeypatch: pytest.Monkey
 
     def forgetful(handler: Taken, msg: Any) -> None:
         passed(handler, msg)
-        msg["infer"].pop("branch", None)
+        msg["infer"].pop("taken", None)
 
     monkeypatch.setattr(Taken, "_process_message", forgetful)
     number = next(n for n in itertools.count() if member(n).branches)

@@ -95,7 +95,7 @@ FAULTS = [
     ),
     Fault(
         "the tail of an infinite support is dropped",
-        "semantics.exact:Evaluator._listed",
+        "semantics.exact:Evaluator._enumerate",
         "if beyond else []",
         "if beyond > 1 else []",
     ),
