@@ -22,7 +22,7 @@ from ..distributions.data import fitted
 from ..distributions.masks import core
 from ..distributions.validate import check_data
 from ..errors import DataError, ProgramError, located
-from .coverage import Entry
+from .coverage import Entry, Met
 from .effects import (
     Message,
     is_deterministic,
@@ -334,6 +334,7 @@ class Intervening(Handler):
 
     def __enter__(self) -> Any:
         self.used: frozenset[str] = frozenset()
+        self.met = Met("do", {name: tuple(value.shape) for name, value in self.values.items()})
         return super().__enter__()
 
     def state(self) -> Any:
@@ -346,7 +347,8 @@ class Intervening(Handler):
         found = _given(self.values, msg)
         if found is None:
             return
-        name, value, _ = found
+        name, value, entries = found
+        self.met.note(name, entries)
         value = fitted(value, msg["fn"], exact=False)
         check_data(msg["name"], msg["fn"], value)
         self.used |= {name}
@@ -358,7 +360,7 @@ class Intervening(Handler):
         msg["value"], msg["done"] = value.expand(shape), True
 
     def require_all_used(self, program: str) -> None:
-        """Raise if a value names no site of the run."""
+        """Raise if a value names no site of the run, or goes on beyond a loop."""
         if missing := sorted(self.values.keys() - self.used):
             raise DataError(
                 located(
@@ -366,6 +368,7 @@ class Intervening(Handler):
                     hint="check the spelling",
                 )
             )
+        self.met.require_none(self.met.beyond())
 
 
 class Conditioning(Handler):

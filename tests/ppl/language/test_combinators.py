@@ -42,7 +42,7 @@ from pushforward import (
     switch,
     vmap,
 )
-from pushforward.ppl.errors import BranchError, NoDensityError, PushforwardError
+from pushforward.ppl.errors import BranchError, DataError, NoDensityError, PushforwardError
 from pushforward.ppl.interpretations.log_density import LogDensity
 from pushforward.ppl.tensors.capture import capture
 from pushforward.semantics import denote
@@ -859,3 +859,19 @@ def test_single_precision_stays_single() -> None:
     single = denote(mixture([3, 1], [unlike, liked]))
     assert single.mass() == pytest.approx(float(sum(MIXTURE.law().values())), abs=1e-6)
     assert all(value.dtype == torch.float32 for value, _ in single.items())
+
+
+def test_causes_of_steps_that_no_loop_has_are_refused() -> None:
+    def walk() -> Tensor:
+        def step(c: Tensor, _: Tensor) -> tuple[Tensor, None]:
+            z = sample("z", dist.Bernoulli(0.3 + 0.4 * c))
+            observe("y", dist.Bernoulli(0.2 + 0.5 * z), torch.tensor(1.0))
+            return z, None
+
+        return scan(step)(torch.tensor(0.0), torch.zeros(2))[0]  # type: ignore[no-any-return]
+
+    assert denote(do(walk, {"z": [1.0, 0.0]})).mass() == pytest.approx(0.7 * 0.2)
+    long = do(walk, {"z": [1.0, 0.0, 1.0]})
+    for run in (denote, lambda p: assess(p, {}), simulate):
+        with pytest.raises(DataError, match=r"no step meets entry \[2\]"):
+            run(long)  # type: ignore[operator]
