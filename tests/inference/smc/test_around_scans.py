@@ -183,6 +183,7 @@ def member(number: int, around: dict[str, Any]) -> tuple[Any, str]:
         before = before[:1]  # they share names of sites
     if {"a scope", "a marginal"} & set(wraps):
         wraps = wraps[:1]  # the others go by the names of sites
+    wraps = list(dict.fromkeys(wraps))  # no site is given or set twice
     after = numbers.choice(sorted(AFTER))
 
     @program

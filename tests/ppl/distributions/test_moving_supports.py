@@ -131,8 +131,8 @@ class Member:
         table: Any = {"law": LAWS, "value": VALUES, "count": COUNTS}[self.kind]
         self.name = draws.choice(sorted(table))
         self.of, density = table[self.name]
-        self.low, self.high = draws.choice([-1, 0]), draws.choice([1, 2])
         while True:
+            self.low, self.high = draws.choice([-1, 0]), draws.choice([1, 2])
             near = [draws.uniform(-0.5, 2.0) for _ in range(self.n)]
             self.ys = [float(round(y)) for y in near] if self.kind == "count" else near
             at: Density = density if self.kind == "law" else lambda y, z: density(y - z)
