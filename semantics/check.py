@@ -155,13 +155,14 @@ def _by_waves(
     Halving the nodes estimates an error and does not bound it: up to three times what is allowed
     the verdict is unknown, and so it is where the quadrature has not converged.
     """
-    rows = [rows_of(value for value, _ in measure.atoms) for measure in (*truth, *expected)]
-    if any(row is None or row.shape[1] != rows[0].shape[1] for row in rows):  # type: ignore[union-attr]
+    found = [rows_of(value for value, _ in measure.atoms) for measure in (*truth, *expected)]
+    rows = [row for row in found if row is not None]
+    if len(rows) < len(found) or len({row.shape[1] for row in rows}) > 1:
         return None
     top = max(truth[0].log_mass(), expected[0].log_mass())
-    waves = Waves.about(rows[0], shares(truth[0], truth[0].log_mass()))  # type: ignore[arg-type]
+    waves = Waves.about(rows[0], shares(truth[0], truth[0].log_mass()))
     fine, halved, other, other_halved = (
-        shares(measure, top) @ torch.cat([torch.ones(len(row), 1), waves(row)], 1)  # type: ignore[arg-type]
+        shares(measure, top) @ torch.cat([torch.ones(len(row), 1), waves(row)], 1)
         for measure, row in zip((*truth, *expected), rows, strict=True)
     )
     gaps, errors = (fine - other).abs(), (fine - halved).abs() + (other - other_halved).abs()

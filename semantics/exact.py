@@ -176,7 +176,6 @@ class Evaluator(Explorer):
     def _enumerate(self, msg: Message) -> list[Outcome]:
         """The outcomes of a choice; a latent in a scaled context stands for density ** scale."""
         fn, beyond = law_of(msg), 0.0
-        density = lambda values: log_density(fn, values)  # noqa: E731
         continuous = not (is_subsample(msg) or lists_values(fn) or support_of(fn).is_discrete)
         if self.quadrature is not None and continuous:
             values, log_probs = quadrature_rule(fn, self.quadrature)
@@ -194,7 +193,8 @@ class Evaluator(Explorer):
         flat = log_probs.reshape(len(values), -1).sum(1)
         if not is_draw(msg) and not is_subsample(msg) and not is_one(msg["scale"]):
             power = {**msg, "scale": msg["scale"] - 1.0}
-            flat = flat + torch.stack([scaled_log_prob(power, each) for each in density(values)])
+            densities = log_density(fn, values)
+            flat = flat + torch.stack([scaled_log_prob(power, each) for each in densities])
             if bool((torch.as_tensor(power["scale"]) < 0).any()) and beyond:
                 beyond = math.inf  # a root of small masses is larger
         outcomes = [

@@ -145,10 +145,10 @@ class Measure:
 
     def log_changes(self, other: Measure) -> float:
         """The log of the sum of all changes of weights, if both have the same values; else -inf."""
-        if not self.alike(other):
-            return -math.inf
         key = Values()
         mine, theirs = ({key(v): lw for v, lw in m.atoms} for m in (self, other))
+        if mine.keys() != theirs.keys():
+            return -math.inf
         return logsumexp([log_difference(lw, theirs[k]) for k, lw in mine.items()])
 
     def deviation(self, other: Measure) -> tuple[float, Any]:

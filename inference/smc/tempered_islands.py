@@ -40,7 +40,8 @@ def tempering(
     Errors:
         ProgramError: a latent is under a scale, so that its prior has no law to start from.
     """
-    for name in sorted(density.scaled):
+    if density.scaled:
+        name = min(density.scaled)
         what = "a latent in a subsampled or scaled plate has no law of its own to start from"
         hint = "use all the data, NUTS on the scaled density, or SMC(algorithm=importance)"
         line = density.sites[name].line

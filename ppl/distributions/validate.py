@@ -94,8 +94,10 @@ def check_values(
             )
         )
     support = _support(distribution)
+    if support is None:
+        return
     moved = _has_tensor_bounds(support) or (_IMPOSSIBLE and not given)
-    if support is None or (moved and not fixed):
+    if moved and not fixed:
         return
     inside = _inside(support, value)
     if inside is None:
@@ -162,9 +164,6 @@ def _support(distribution: Any) -> Any:
 
 
 def _has_tensor_bounds(support: Any) -> bool:
-    """Whether the support has tensors for bounds."""
-    if support is None:
-        return False
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return any(isinstance(bound, Tensor) for bound in vars(support).values())

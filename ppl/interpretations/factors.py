@@ -105,7 +105,7 @@ class FiniteLatents:
             n: s.space.enumerate().to(run.dtypes[n]) for n, s in finite.items()
         }  # [k, *event]
         self.shapes = {name: torch.Size(site.space.batch_shape) for name, site in finite.items()}
-        images = {name for name in run.derived if name in run.scores}  # points that may score
+        images = run.derived.keys() & run.scores.keys()  # points that may score
         unscored = (latents.keys() - finite.keys()) | (run.derived.keys() - images)
         scored = [name for name in run.parents if name not in unscored]
         self.lines = {**run.scores, **{name: site.line for name, site in run.sites.items()}}

@@ -29,8 +29,8 @@ _LOOKS = {
 # Operations whose results have as many entries as the values of their arguments say.
 _COUNTS = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount"}
 # Operations to real numbers that are constant, or that jump, in between; or hide a derivative.
-_STEPS = {"floor", "ceil", "round", "trunc", "fix", "frac", "sign", "sgn", "heaviside", "detach"}
-_STEPS |= {
+STEPS = {"floor", "ceil", "round", "trunc", "fix", "frac", "sign", "sgn", "heaviside", "detach"}
+STEPS |= {
     name
     for op in ("floordiv", "floor_divide", "remainder", "fmod", "mod")
     for name in (op, f"r{op}")
@@ -111,7 +111,7 @@ def _after(name: str, marks: Marks, result: Any) -> Marks:
     if not isinstance(result, Tensor) or all(m.jump or not m.smooth for m in marks):
         return marks
     operation = name.strip("_")
-    if operation not in _STEPS and (result.is_floating_point() or result.is_complex()):
+    if operation not in STEPS and (result.is_floating_point() or result.is_complex()):
         return marks
     jump = f"{operation} at {user_line()}"
     return frozenset(m._replace(jump=m.jump or jump) if m.smooth else m for m in marks)

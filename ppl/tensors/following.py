@@ -105,7 +105,10 @@ class _Calls(TorchFunctionMode):
 
 _READERS = ("tolist", "numpy", "__array__", "__dlpack__")
 _BETWEEN = ("torch.", "contextlib", "pushforward.ppl.tensors.")
-_CHECKS = ("pushforward.ppl.distributions.", "pushforward.ppl.types.")
+_CHECKS = (
+    *("pushforward.ppl.distributions.validate", "pushforward.ppl.distributions.masks"),
+    "pushforward.ppl.types.supports",
+)
 
 
 def _by_mask(places: Any) -> bool:

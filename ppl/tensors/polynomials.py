@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .abstract_tensor import STEPS
 from .following import Following, tensors
 
 aten = torch.ops.aten
@@ -71,12 +72,9 @@ _CONSTANT = {
 
 def _has_steps(func: Any, results: Any, kwargs: dict[str, Any]) -> bool:
     """Whether an operation may jump, or hides what it computes from derivatives."""
-    name = str(func).removeprefix("aten.").partition(".")[0]
+    name = func.overloadpacket.__name__.removesuffix("_")  # written in place or not
     whole = any(not x.is_floating_point() for x in tensors(results))
-    return whole or name in _STEPS or "rounding_mode" in kwargs
+    return whole or name in STEPS | _MORE_STEPS or "rounding_mode" in kwargs
 
 
-_STEPS = {
-    *("sign", "sgn", "floor", "ceil", "round", "trunc", "fix", "frac", "heaviside", "detach"),
-    *("floor_divide", "remainder", "fmod", "nextafter", "copysign", "bernoulli"),
-}
+_MORE_STEPS = {"nextafter", "copysign", "bernoulli"}

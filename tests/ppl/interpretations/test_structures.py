@@ -56,6 +56,12 @@ def through_switch(flags: Tensor) -> None:
     switch(flags[0].long(), lambda: see(z), lambda: see(w))()
 
 
+def totals(flags: Tensor) -> None:
+    """What values a choice has is read, by its law."""
+    k = sample("k", dist.Binomial(2 + 3 * flags[0], torch.tensor(0.5)))
+    observe("y", dist.Bernoulli((k + 1) / 10), torch.tensor(1.0))
+
+
 READERS: dict[str, Callable[[Tensor], None]] = {
     "branch": by(lambda x: 1 if x[0] > 0 else 0),
     "item": by(lambda x: x[0].item()),
@@ -72,6 +78,7 @@ READERS: dict[str, Callable[[Tensor], None]] = {
     "count": counted,
     "cond": through_cond,
     "switch": through_switch,
+    "totals": totals,
 }
 
 

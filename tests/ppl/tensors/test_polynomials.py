@@ -58,6 +58,8 @@ OTHER: dict[str, Map] = {
     "step": lambda x: x + torch.where(x > 100, 1.0, 0.0),
     "sign": lambda x: x + (x - 100).sign(),
     "floor": lambda x: x + (x / 100).floor(),
+    "floor in place": lambda x: x + (x / 100).floor_(),
+    "sign in place": lambda x: x + (x - 100).sign_(),
     "division": lambda x: x + torch.div(x, 100, rounding_mode="trunc"),
     "remainder": lambda x: x.remainder(100.0),
     "maximum": lambda x: torch.maximum(x, x.new_tensor(-100.0)),
