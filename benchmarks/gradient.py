@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from pushforward.ppl import condition, deterministic, plate, program, sample
-from pushforward.ppl.compile.inductor import Potential
+from pushforward.ppl.compile.potential import Potential
 from pushforward.ppl.interpretations.log_density import LogDensity
 
 Y = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]

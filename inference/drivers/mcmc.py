@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ppl.compile.inductor import Potential, by_columns
+from ...ppl.compile.potential import Potential, by_columns
 from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import DataError, located
 from ...ppl.interpretations.log_density import LogDensity

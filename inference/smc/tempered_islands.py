@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ...ppl import vmap
-from ...ppl.compile.inductor import Notify, Potential, by_columns
+from ...ppl.compile.inductor import Notify
+from ...ppl.compile.potential import Potential, by_columns
 from ...ppl.errors import ProgramError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.handlers import Proposing, Untracing, Weighing

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...ppl import draw
-from ...ppl.compile.inductor import Potential
+from ...ppl.compile.potential import Potential
 from ...ppl.errors import ProgramError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.program import Callback

@@ -19,7 +19,8 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from ...ppl.compile.inductor import Notify, compile_graph, fold, is_pure
+from ...ppl.compile.folding import fold, is_pure
+from ...ppl.compile.inductor import Notify, compile_graph
 from ...ppl.compile.loops import taken_apart, trace
 from ...ppl.distributions.pytrees import flatten, rebuild
 from ...ppl.distributions.strategies import is_followed

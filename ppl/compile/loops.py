@@ -21,7 +21,8 @@ from ..language.handlers import Conditioning, Handler, Scoping, Step
 from ..language.program import Callback, Program, derived, program_name
 from ..tensors.capture import DataStayReal, Unread, refusing
 from ..tensors.keys import Contents, Unkeyed
-from .inductor import Notify, compile_graph, fold
+from .folding import fold
+from .inductor import Notify, compile_graph
 
 
 def compiled(p: Callback, notify: Notify | None = None) -> Program:

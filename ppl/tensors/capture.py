@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import (
     disable_proxy_modes_tracing,
@@ -50,15 +52,10 @@ def capture(
         ImpureProgramError: ``density`` draws from torch.
     """
 
-    def noting(*inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        with IN_LANES.collected() as failed:
-            value = density(*inputs)
-        return value, tuple(failed)
-
     def batched(u: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         shared = (0, *(None for _ in rest))
         with DataStayReal():
-            each = torch.func.grad_and_value(noting, has_aux=True)
+            each = torch.func.grad_and_value(_noting(density), has_aux=True)
             gradient, (value, failed) = torch.func.vmap(each, shared)(u, *rest)
             if not failed:
                 return value, gradient
@@ -70,6 +67,55 @@ def capture(
         graph: GraphModule = make_fx(batched)(*example)
     _detach_constants(graph)
     return graph
+
+
+def capture_vector(density: Callable[..., Tensor], u: Tensor, *rest: Tensor) -> GraphModule:
+    """Trace ``u [d], *rest -> log density, gradient [d]`` into a graph of few kinds of operations.
+
+    Of a density that decomposes matrices, a third result says whether one had no decomposition.
+    Otherwise as ``capture``.
+    """
+
+    def one(u: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        with DataStayReal():
+            each = torch.func.grad_and_value(_noting(density), has_aux=True)
+            gradient, (value, failed) = each(u, *rest)
+            if not failed:
+                return value, gradient
+            dead = torch.stack(failed).any(0)
+            return value, gradient.masked_fill(dead, 0.0), dead.to(value.dtype)
+
+    with refusing():
+        functional = torch.func.functionalize(one)
+        graph: GraphModule = make_fx(functional, decomposition_table=_core())(u, *rest)
+    _detach_constants(graph)
+    return graph
+
+
+def _noting(density: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, tuple[Tensor, ...]]]:
+    """The density, and where it was zero for want of a decomposition."""
+
+    def noting(*inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        with IN_LANES.collected() as failed:
+            value = density(*inputs)
+        return value, tuple(failed)
+
+    return noting
+
+
+@cache
+def _core() -> dict[Any, Callable[..., Any]]:
+    """How operations are written by fewer, as exported graphs are, and by still fewer."""
+    aten = torch.ops.aten
+    more = (
+        *(aten._log_softmax.default, aten._softmax.default, aten.linalg_cholesky.default),
+        *(aten.linalg_vector_norm.default, aten.logsumexp.default, aten.mv.default),
+        aten.softplus.default,
+        *(aten.softplus_backward.default, aten.stack.default, aten.xlogy.Tensor),
+    )
+    table = {**core_aten_decompositions(), **get_decompositions(more)}
+    table.pop(aten.linalg_solve_triangular.default, None)
+    return table
 
 
 def _detach_constants(graph: GraphModule) -> None:

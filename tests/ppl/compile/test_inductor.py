@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pushforward import dist, observe, plate, sample
-from pushforward.ppl.compile.inductor import Potential, fold
+from pushforward.ppl.compile.folding import fold
+from pushforward.ppl.compile.potential import Potential
 from pushforward.ppl.interpretations.log_density import LogDensity
 from pushforward.ppl.tensors.capture import capture
 

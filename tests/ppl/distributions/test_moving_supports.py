@@ -23,7 +23,7 @@ from pushforward import assess, dist, observe, plate, sample, simulate
 from pushforward.errors import ProgramError, SupportError
 from pushforward.inference import MCMC, Exact, importance, nuts
 from pushforward.inference.kernels import gibbs
-from pushforward.ppl.compile.inductor import Potential
+from pushforward.ppl.compile.potential import Potential
 from pushforward.ppl.distributions import densities
 from pushforward.ppl.interpretations.log_density import LogDensity
 from pushforward.semantics import check, denote

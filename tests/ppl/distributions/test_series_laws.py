@@ -11,7 +11,7 @@ from torch import Tensor
 from pushforward import assess, dist, observe, plate, sample
 from pushforward.errors import DataError
 from pushforward.inference import MCMC, nuts
-from pushforward.ppl.compile.inductor import Potential
+from pushforward.ppl.compile.potential import Potential
 from pushforward.ppl.interpretations.log_density import LogDensity
 
 pytestmark = pytest.mark.usefixtures("double")

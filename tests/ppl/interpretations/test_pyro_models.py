@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pushforward.ppl import program, simulate
-from pushforward.ppl.compile.inductor import Potential
+from pushforward.ppl.compile.potential import Potential
 from pushforward.ppl.errors import BranchError, NoDensityError
 from pushforward.ppl.interpretations.abstract_run import program_type, trace_type
 from pushforward.ppl.interpretations.log_density import LogDensity

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pushforward.errors import DataError, NoDensityError
 from pushforward.ppl import cond, condition, draw, factor, iterate, plate, program, sample, scan
-from pushforward.ppl.compile.inductor import Potential, compile_graph
+from pushforward.ppl.compile.inductor import compile_graph
+from pushforward.ppl.compile.potential import Potential
 from pushforward.ppl.interpretations.log_density import LogDensity
 from pushforward.ppl.tensors.capture import capture
 

@@ -8,7 +8,7 @@ import torch
 from pushforward import dist, factor, observe, program, sample
 from pushforward.errors import ProgramError
 from pushforward.inference import MCMC, SMC, hmc, nuts
-from pushforward.ppl.compile.inductor import Potential
+from pushforward.ppl.compile.potential import Potential
 from pushforward.ppl.interpretations.log_density import LogDensity
 
 pytestmark = pytest.mark.usefixtures("double")

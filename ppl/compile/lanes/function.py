@@ -1,0 +1,79 @@
+"""A graph of one vector as a function of many, in lane code."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from .build import built, widest
+from .emit import source
+from .operations import translate
+from .translation import Unsupported
+
+REALS = {torch.float64: "double", torch.float32: "float"}
+
+
+class LaneFunction:
+    """``u [lanes, d], *rest -> results [lanes, ...]``, by the graph of ``u [d], *rest``.
+
+    Each coordinate is contiguous over lanes in its results, and quickest so in ``u``.
+
+    Errors:
+        Unsupported: the graph has an operation that lane code does not know.
+    """
+
+    def __init__(self, graph: GraphModule, u: Tensor, *rest: Tensor) -> None:
+        if u.device.type != "cpu" or any(x.device.type != "cpu" for x in rest):
+            raise Unsupported("a device that is no CPU")
+        if u.dtype not in REALS or any(x.dtype != u.dtype for x in rest):
+            raise Unsupported(f"inputs of {u.dtype}")
+        t = translate(graph, u.dtype)
+        output = next(node for node in graph.graph.nodes if node.op == "output")
+        self._shapes = [tuple(result.meta["val"].shape) for result in output.args[0]]
+        sizes = [torch.Size(shape).numel() for shape in self._shapes]
+        self.dtype, self.size = u.dtype, u.shape[1]
+        text, work = source(t, self.size, sizes)
+        self.text = text
+        real = REALS[u.dtype]
+        self.lanes = _lanes(len(u), real)
+        self._call = built(text, real, self.lanes)
+        self._tables = [x.contiguous() for x in t.tables.values()]
+        self._work = (work + self.size + sum(sizes)) * self.lanes
+        self._addresses = [x.data_ptr() for x in self._tables]
+
+    def __call__(self, u: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        columns = u.t().contiguous()
+        count = len(u)
+        flat = [columns.new_empty(torch.Size(shape).numel(), count) for shape in self._shapes]
+        shared = [x.contiguous() for x in rest]
+        tables = _pointers([x.data_ptr() for x in shared] + self._addresses)
+        results = _pointers([x.data_ptr() for x in flat])
+        work = _aligned(columns, self._work)
+        self._call(count, columns.data_ptr(), tables, results, work.data_ptr())
+        return tuple(
+            x.t().reshape(count, *shape) if len(shape) != 1 else x.t()
+            for x, shape in zip(flat, self._shapes, strict=True)
+        )
+
+
+def _pointers(addresses: list[int]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * max(len(addresses), 1))(*addresses)
+
+
+def _aligned(like: Tensor, size: int) -> Tensor:
+    """Memory for ``size`` numbers, from a multiple of 64 bytes on."""
+    step = 64 // like.element_size()
+    memory = like.new_empty(size + step)
+    past = (memory.data_ptr() // like.element_size()) % step
+    return memory[(step - past) % step :]
+
+
+def _lanes(count: int, real: str) -> int:
+    """The narrowest vector that holds all lanes, or the widest that there is."""
+    lanes = 1
+    while lanes < min(count, widest(real)):
+        lanes *= 2
+    return max(lanes, 2)

@@ -1,0 +1,122 @@
+"""A log density with its gradient, for many vectors: in lane code, by Inductor, or as it is."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from subprocess import CalledProcessError
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from ..tensors.capture import capture, capture_vector
+from ..tensors.decompositions import OF_BATCHES
+from .cache import compiler
+from .folding import fold
+from .inductor import Call, Notify, compile_graph
+from .lanes.function import LaneFunction
+from .lanes.translation import Unsupported
+
+Density = Callable[..., Tensor]
+
+
+class Potential:
+    """A log density with its gradient: ``u [chains, d], *rest -> ([chains], [chains, d])``.
+
+    It is compiled for the shapes and dtypes of the example.  Chains are kept contiguous in memory
+    (each coordinate a vector over chains), so that the machine's vectors run over chains.  Where a
+    matrix had no decomposition, it tells ``OF_BATCHES``.
+
+    On a CPU it is lane code (``lanes``), which takes any number of chains; of a density with an
+    operation that lane code does not know, and elsewhere, Inductor's.
+    """
+
+    def __init__(
+        self,
+        density: Density,
+        u: Tensor,
+        *rest: Tensor,
+        compiled: bool = True,
+        notify: Notify | None = None,
+    ) -> None:
+        u = by_columns(u)
+        say = notify or (lambda message: None)
+        with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]):
+            self.lanes = _in_lanes(density, u, *rest, say=say) if compiled else None
+            self._call: Call
+            if self.lanes is not None:
+                self._call, self._strides = self.lanes, None
+                return
+            self._strides = u.stride()
+            graph = fold(capture(density, u, *rest, failures=True))
+        self._call = compile_graph(graph, u, *rest, notify=notify) if compiled else graph
+
+    def __call__(self, u: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        if self._strides not in (None, u.stride()):
+            u = by_columns(u)
+        value, gradient, *failed = self._call(u, *rest)
+        for each in failed:
+            OF_BATCHES.tell(each)
+        return value, gradient
+
+
+def by_columns(u: Tensor) -> Tensor:
+    """The same vectors [chains, d] with each coordinate contiguous over chains."""
+    return u.t().contiguous().t() if len(u) > 1 else u.contiguous()
+
+
+def _in_lanes(density: Density, u: Tensor, *rest: Tensor, say: Notify) -> LaneFunction | None:
+    """The density in lane code, or None where it is left to Inductor."""
+    if u.device.type != "cpu" or compiler() is None:
+        return None
+    start = time.perf_counter()
+    say("compiling")
+    graph = fold(capture_vector(density, u[0], *rest))
+    try:
+        function = LaneFunction(graph, u, *rest)
+    except Unsupported as error:
+        say(f"compiling by Inductor, since lane code does not know {error}")
+        return None
+    except CalledProcessError as error:
+        warnings.warn(f"no lane code: {error.stderr}", RuntimeWarning, stacklevel=3)
+        return None
+    if not _agrees(function, graph, u, *rest):
+        what = "the lane code disagrees with the traced graph; compiling by Inductor"
+        warnings.warn(what, RuntimeWarning, stacklevel=3)
+        return None
+    say(f"compiled in {time.perf_counter() - start:.1f} s")
+    return function
+
+
+def _agrees(function: LaneFunction, graph: GraphModule, u: Tensor, *rest: Tensor) -> bool:
+    """Whether the first lane's results are those of the graph, but for rounding.
+
+    What rounding may do is seen by moving the point by a few units of its last place.
+    """
+    found = function(u[:1], *rest)
+    unit = torch.finfo(u.dtype).eps * (1.0 + u[0].abs())
+    points = [u[0] + k * unit for k in (0, -3, -1, 1, 2)]
+    near: list[Any] = [graph(point, *rest) for point in points]
+    pairs = zip(found, zip(*near, strict=True), strict=True)
+    return all(_close(x[0], torch.stack(each).to(x.dtype)) for x, each in pairs)
+
+
+def _close(found: Tensor, near: Tensor) -> bool:
+    """Whether a result is the first of those nearby, but for a hundred times what they vary."""
+    if not found.numel():
+        return True
+    same = (found == near[0]) | (found.isnan() & near[0].isnan())
+    if not bool(near.isfinite().all()):  # rounding may decide whether there is a density
+        return bool(same.all()) or _differ(near.isfinite())
+    scale = near[0].abs().max()
+    spread = (near - near[0]).abs().amax(0)
+    loss = torch.finfo(found.dtype).eps ** 0.5
+    return bool((same | ((found - near[0]).abs() <= loss * scale + 100.0 * spread)).all())
+
+
+def _differ(rows: Tensor) -> bool:
+    return bool((rows != rows[0]).any())
