@@ -48,7 +48,20 @@ def widest(real: str) -> int:
 
 
 def built(text: str, real: str, lanes: int) -> Any:
-    """The function ``lanes`` of this code.
+    """The function ``lanes`` of this code, which stands on the header.
+
+    Errors:
+        subprocess.CalledProcessError: the compiler refuses it; its stderr says why.
+    """
+    whole = f"{HEADER.read_text()}\n{text}"
+    function = library(whole, f"-DREAL={real}", f"-DLANES={lanes}").lanes
+    function.restype = None
+    function.argtypes = [ctypes.c_long, *(ctypes.c_void_p,) * 4]
+    return function
+
+
+def library(text: str, *options: str) -> ctypes.CDLL:
+    """The shared library of this code, from the disk cache if it is there.
 
     Errors:
         subprocess.CalledProcessError: the compiler refuses it; its stderr says why.
@@ -56,19 +69,15 @@ def built(text: str, real: str, lanes: int) -> Any:
     path = compiler()
     assert path is not None
     native = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
-    options = (*FLAGS, native, f"-DREAL={real}", f"-DLANES={lanes}")
-    whole = f"{HEADER.read_text()}\n{text}"
-    key = hashlib.sha256("\0".join((whole, *options, _about(path))).encode()).hexdigest()[:32]
-    library = LIBRARIES / f"{key}.so"
-    if not library.exists():
+    flags = (*FLAGS, native, *options)
+    key = hashlib.sha256("\0".join((text, *flags, _about(path))).encode()).hexdigest()[:32]
+    made = LIBRARIES / f"{key}.so"
+    if not made.exists():
         LIBRARIES.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=LIBRARIES) as folder:
-            made = Path(folder) / "lanes.so"
-            (Path(folder) / "lanes.cpp").write_text(whole)
-            command = [path, *options, str(Path(folder) / "lanes.cpp"), "-o", str(made)]
+            code, new = Path(folder) / "lanes.cpp", Path(folder) / "lanes.so"
+            code.write_text(text)
+            command = [path, *flags, str(code), "-o", str(new)]
             subprocess.run(command, capture_output=True, text=True, check=True)
-            made.replace(library)
-    function = ctypes.CDLL(str(library)).lanes
-    function.restype = None
-    function.argtypes = [ctypes.c_long, *(ctypes.c_void_p,) * 4]
-    return function
+            new.replace(made)
+    return ctypes.CDLL(str(made))

@@ -40,6 +40,7 @@ class LaneFunction:
         real = REALS[u.dtype]
         self.lanes = _lanes(len(u), real)
         self._call = built(text, real, self.lanes)
+        self.results = len(sizes)
         self._tables = [x.contiguous() for x in t.tables.values()]
         self._work = (work + self.size + sum(sizes)) * self.lanes
         self._addresses = [x.data_ptr() for x in self._tables]
@@ -57,6 +58,19 @@ class LaneFunction:
             x.t().reshape(count, *shape) if len(shape) != 1 else x.t()
             for x, shape in zip(flat, self._shapes, strict=True)
         )
+
+    @property
+    def address(self) -> int:
+        """Of the function in memory: (count, vectors, tables, results, work)."""
+        return ctypes.cast(self._call, ctypes.c_void_p).value or 0
+
+    def tables(self) -> ctypes.Array[ctypes.c_void_p]:
+        """Its argument of that name, if it takes a vector alone."""
+        return _pointers(self._addresses)
+
+    def work(self) -> Tensor:
+        """Memory for one call of it at a time."""
+        return _aligned(torch.empty(0, dtype=self.dtype), self._work)
 
 
 def _pointers(addresses: list[int]) -> ctypes.Array[ctypes.c_void_p]:

@@ -1,0 +1,181 @@
+"""The engine of ``nuts.cpp`` from Python: chains as tensors, advanced by whole transitions."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ....ppl import draw, program
+from ....ppl.compile.lanes.build import library
+from ....ppl.compile.lanes.function import REALS, LaneFunction
+from ..nuts import NUTSInfo
+
+SOURCE = Path(__file__).with_name("nuts.cpp")
+
+
+class StepSizes(NamedTuple):
+    """The search of each chain for its step size, all [chains]: see ``DualAveraging``."""
+
+    log_step: Tensor
+    log_average: Tensor
+    error: Tensor
+    centre: Tensor
+    tried: Tensor
+
+
+class Chains(NamedTuple):
+    """Where chains are, all that their next transition depends on but the metric.
+
+    position [chains, d], log_density [chains], gradient [chains, d]; ``random`` [chains, 4] is the
+    state of each chain's own generator.
+    """
+
+    position: Tensor
+    log_density: Tensor
+    gradient: Tensor
+    step_sizes: StepSizes
+    random: Tensor
+
+
+class Advance(NamedTuple):
+    """What chains did: where they are, and of each transition its end, gradient there and info.
+
+    draws, gradients [chains, transitions, d]; infos and log_density [chains, transitions];
+    ``failures`` counts points where a matrix had no decomposition.  ``evaluations`` is how often
+    the density was called, for all chains that waited.
+    """
+
+    chains: Chains
+    draws: Tensor
+    gradients: Tensor
+    info: NUTSInfo
+    log_density: Tensor
+    failures: Tensor
+    evaluations: int
+
+
+class _Run(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("density", "tables", "work")),
+        *((name, ctypes.c_long) for name in ("chains", "d", "transitions", "max_depth", "results")),
+        *((name, ctypes.c_void_p) for name in ("position", "log_density", "gradient")),
+        *((name, ctypes.c_void_p) for name in ("root_mass", "averaging")),
+        ("target", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("random", "draws", "gradients", "infos")),
+        *((name, ctypes.c_void_p) for name in ("failures", "given")),
+        ("given_count", ctypes.c_long),
+        ("asked", ctypes.c_void_p),
+        ("asked_count", ctypes.c_long),
+        ("evaluations", ctypes.c_long),
+    ]
+
+
+@cache
+def _engine(text: str, real: str) -> ctypes.CDLL:
+    return library(text, f"-DREAL={real}", "-O3", "-fopenmp-simd")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """NUTS on a density in lane code, with trajectories of at most 2^max_depth - 1 leapfrogs.
+
+    ``text`` is its code, which tests alter.
+    """
+
+    density: LaneFunction
+    max_depth: int = 10
+    text: str = SOURCE.read_text()
+
+    def advance(
+        self, chains: Chains, root_mass: Tensor, transitions: int, *, target: float = 0.0
+    ) -> Advance:
+        """Make so many transitions of each chain, with roots of the inverse metric [d].
+
+        Chains do not depend on each other: what one does is the same alone and among others.  With
+        a ``target`` each learns its step size from each of its transitions.
+        """
+        return self._run(chains, root_mass, transitions, target=target)
+
+    def replay(
+        self, chains: Chains, root_mass: Tensor, choices: Tensor
+    ) -> tuple[Advance, list[list[float]]]:
+        """One transition of each chain whose random choices are given, float64 [chains, n].
+
+        They are d standard normals, then a uniform number for each coin; a coin for which none is
+        left shows tails.  Also the probabilities of heads of the coins that each chain tossed.
+        """
+        most = 2 ** (self.max_depth + 1) + 2 * self.max_depth + 2
+        asked = torch.zeros(len(chains.position), most, dtype=torch.float64)
+        done = self._run(chains, root_mass, 1, choices=choices.contiguous(), asked=asked)
+        return done, [row[: int(row[-1])].tolist() for row in asked]
+
+    def _run(
+        self,
+        chains: Chains,
+        root_mass: Tensor,
+        transitions: int,
+        *,
+        target: float = 0.0,
+        choices: Tensor | None = None,
+        asked: Tensor | None = None,
+    ) -> Advance:
+        dtype, (n, d) = self.density.dtype, chains.position.shape
+        position, log_density, gradient, random = (
+            x.clone(memory_format=torch.contiguous_format)
+            for x in (chains.position, chains.log_density, chains.gradient, chains.random)
+        )
+        averaging = torch.stack([x.double() for x in chains.step_sizes], 1).contiguous()
+        root_mass = root_mass.to(dtype).contiguous()
+        draws, gradients = (torch.empty(n, transitions, d, dtype=dtype) for _ in range(2))
+        infos = torch.empty(n, transitions, 6, dtype=torch.float64)
+        failures = torch.zeros(n, transitions, dtype=torch.int64)
+        work, tables = self.density.work(), self.density.tables()
+        run = _Run(
+            self.density.address, ctypes.addressof(tables), work.data_ptr(),
+            n, d, transitions, self.max_depth, self.density.results,
+            position.data_ptr(), log_density.data_ptr(), gradient.data_ptr(),
+            root_mass.data_ptr(), averaging.data_ptr(), target, random.data_ptr(),
+            draws.data_ptr(), gradients.data_ptr(), infos.data_ptr(), failures.data_ptr(),
+            None if choices is None else choices.data_ptr(),
+            0 if choices is None else choices.shape[1],
+            None if asked is None else asked.data_ptr(),
+            0 if asked is None else asked.shape[1], 0,
+        )  # fmt: skip
+        _engine(self.text, REALS[dtype]).run(ctypes.byref(run))
+        rate, diverging, energy, depth, steps, at = infos.unbind(-1)
+        info = NUTSInfo(rate.to(dtype), diverging > 0, energy.to(dtype), depth.long(), steps.long())
+        after = Chains(position, log_density, gradient, StepSizes(*averaging.unbind(1)), random)
+        return Advance(after, draws, gradients, info, at.to(dtype), failures, int(run.evaluations))
+
+
+@program
+def transition(engine: Engine, start: Chains, root_mass: Tensor, momentum: Tensor) -> Chains:
+    """The engine's transition of one chain, as a program: each of its coins is a draw.
+
+    So ``check.orbit`` enumerates what the machine code does.  momentum [1, d] is in the coordinates
+    in which it is standard normal.
+    """
+    coins: list[float] = []
+    while True:
+        choices = torch.cat([momentum.double(), torch.tensor([coins], dtype=torch.float64)], 1)
+        done, (asked,) = engine.replay(start, root_mass, choices)
+        for probability in asked[len(coins) :]:
+            heads = draw(dist.Bernoulli(torch.tensor(probability, dtype=torch.float64)))
+            coins.append(0.0 if heads == 1 else 1.0)
+            if coins[-1] == 0.0:  # what follows was asked for after tails
+                break
+        else:
+            return done.chains
+
+
+def step_sizes(step: Tensor) -> StepSizes:
+    """A search that starts from these step sizes [chains] and shrinks towards ten times as much."""
+    log_step, zero = step.double().log(), torch.zeros_like(step, dtype=torch.float64)
+    return StepSizes(log_step, zero, zero, log_step + torch.log(torch.tensor(10.0)), zero)

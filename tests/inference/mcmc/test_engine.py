@@ -1,0 +1,92 @@
+"""The compiled engine is the program: the same transitions by the same choices, on any target."""
+
+from __future__ import annotations
+
+import pytest
+from support.engine import TARGETS, by_program, engine, judged, off, random_cases
+
+DEPTH = 6
+
+
+def wrong(name: str, cases: int, seed: int, text: str | None = None) -> int:
+    """In how many random cases the engine does not what the program does."""
+    chains, root_mass, choices = random_cases(name, cases, DEPTH, seed)
+    found, _ = engine(name, DEPTH, text).replay(chains, root_mass, choices)
+    return int(off(found, *by_program(name, chains, root_mass, DEPTH, choices)).sum())
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_with_the_same_choices_it_makes_the_transition_of_the_program(name: str) -> None:
+    assert wrong(name, 200, 0) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TARGETS)
+def test_in_ten_thousand_cases(name: str) -> None:
+    assert sum(wrong(name, 500, seed) for seed in range(1, 21)) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("correlated", 0.15), ("correlated", 0.8), ("banana", 0.4), ("edge", 0.4)]
+)
+def test_it_preserves_the_weights_of_an_orbit(name: str, size: float) -> None:
+    judged(name, size, 2).require()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("correlated", 0.4), ("banana", 0.4), ("edge", 0.4)])
+def test_depth_3_preserves_the_weights_of_an_orbit(name: str, size: float) -> None:
+    judged(name, size, 3).require()
+
+
+# What is altered in the engine's code, and by what.
+FAULTS: dict[str, tuple[str, str]] = {
+    "leaves chosen with probability 1/2": ("1 / (1 + std::exp(subtree_weight - w))", "0.5"),
+    "leaves chosen with bias": (
+        "1 / (1 + std::exp(subtree_weight - w))",
+        "std::exp(std::min(w - subtree_weight, 0.0))",
+    ),
+    "subtrees chosen always": ("source.coin(take)", "source.coin(1.0)"),
+    "subtrees chosen by the inverse ratio": (
+        "std::min(subtree_weight - log_weight, 0.0)",
+        "std::min(log_weight - subtree_weight, 0.0)",
+    ),
+    "the proposal of an incomplete subtree": (
+        "if (close_spans()) return true;",
+        "if (close_spans()) { std::swap(proposal, candidate); return true; }",
+    ),
+    "the weight of the old half is forgotten": (
+        "log_weight = logaddexp(log_weight, subtree_weight);",
+        "log_weight = subtree_weight;",
+    ),
+    "the weight of the new leaf is forgotten": (
+        "subtree_weight = logaddexp(subtree_weight, w);",
+        "",
+    ),
+    "only one end may turn": ("return a <= 0 || b <= 0 ||", "return a <= 0; return"),
+    "one seam is not asked": ("|| f <= 0 || g <= 0", ""),
+    "aligned subtrees are not asked": ("if (turned(a, b, d)) return true;", ""),
+    "forward more often than backward": ("source.coin(0.5)", "source.coin(0.6)"),
+    "always from the right": ("forward ? right : left);\n        size", "right);\n        size"),
+    "sums of momenta are not kept": ("total[i] += spans[0].total[i];", ";"),
+    "the end of a joined stretch is lost": ("std::swap(a.last, b.last);", ""),
+}
+
+
+def faulty(name: str) -> str:
+    right, wrong_code = FAULTS[name]
+    text = engine("edge", 1).text
+    assert text.count(right) == 1, name
+    return text.replace(right, wrong_code)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_engine_is_rejected_on_an_orbit(fault: str) -> None:
+    orbits = [("correlated", 0.8, 2), ("banana", 0.4, 2), ("correlated", 0.72, 3)]
+    verdicts = (judged(*orbit, faulty(fault)).verdict for orbit in orbits)
+    assert any(verdict == "fail" for verdict in verdicts)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_engine_does_not_what_the_program_does(fault: str) -> None:
+    assert sum(wrong(name, 200, 0, faulty(fault)) for name in TARGETS) > 0

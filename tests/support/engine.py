@@ -1,0 +1,181 @@
+"""Targets in lane code, and what the tests of the engine ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pushforward.inference.mcmc import Parameters, State, nuts
+from pushforward.inference.mcmc.hamiltonian import Phase, leapfrog, with_momentum
+from pushforward.inference.mcmc.lanes.engine import (
+    SOURCE,
+    Advance,
+    Chains,
+    Engine,
+    step_sizes,
+    transition,
+)
+from pushforward.inference.mcmc.nuts import NUTSInfo
+from pushforward.ppl.compile.folding import fold
+from pushforward.ppl.compile.lanes.function import LaneFunction
+from pushforward.ppl.language.effects import is_draw
+from pushforward.ppl.tensors.capture import capture_vector
+from pushforward.semantics import Report, check
+from pushforward.semantics.orbit import Orbit
+
+
+def correlated(z: Tensor) -> Tensor:
+    return -0.5 * (z[0] ** 2 + (z[1] - 0.8 * z[0]) ** 2 / 0.36)
+
+
+def banana(z: Tensor) -> Tensor:
+    return -0.5 * (z[0] ** 2 + 4.0 * (z[1] - z[0] ** 2) ** 2)
+
+
+def edge(z: Tensor) -> Tensor:
+    return torch.where(z[0] > -0.5, -0.5 * (z**2).sum(), -torch.inf)
+
+
+def funnel(z: Tensor) -> Tensor:
+    return -0.5 * (z[0] / 3) ** 2 - 0.5 * (z[1:] ** 2).sum() * (-z[0]).exp() - z[0]
+
+
+def narrow(z: Tensor) -> Tensor:
+    return -0.5 * (z / torch.tensor([1e-2, 1.0, 30.0, 1.0, 0.3], dtype=z.dtype)).square().sum()
+
+
+def lattice(z: Tensor) -> Tensor:
+    return 3.0 * torch.cos(2.0 * z).sum() - 0.1 * z.square().sum()
+
+
+# Each with its dimension.
+TARGETS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "correlated": (correlated, 2),
+    "banana": (banana, 2),
+    "edge": (edge, 3),
+    "funnel": (funnel, 3),
+    "narrow": (narrow, 5),
+    "lattice": (lattice, 1),
+}
+
+
+@cache
+def lane_function(name: str) -> LaneFunction:
+    density, d = TARGETS[name]
+    u = torch.full((4, d), 0.3, dtype=torch.float64)
+    return LaneFunction(fold(capture_vector(density, u[0])), u)
+
+
+def engine(name: str, max_depth: int, text: str | None = None) -> Engine:
+    return Engine(lane_function(name), max_depth, text or SOURCE.read_text())
+
+
+def chains_at(name: str, position: Tensor, step: Tensor) -> Chains:
+    """Chains at these positions [n, d] with step sizes [n]; their generators are all alike."""
+    log_density, gradient, *_ = lane_function(name)(position)
+    random = torch.arange(1, 4 * len(position) + 1).reshape(-1, 4)
+    return Chains(position, log_density, gradient.contiguous(), step_sizes(step), random)
+
+
+def judged(name: str, size: float, max_depth: int, text: str | None = None) -> Report:
+    """Whether the engine preserves the weights of an orbit with steps of this size."""
+    runner, function = engine(name, max_depth, text), lane_function(name)
+    reach, d = 2**max_depth - 1, TARGETS[name][1]
+
+    def potential(u: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient, *_ = function(u)
+        return value, gradient
+
+    z = torch.linspace(0.7, 0.3, d, dtype=torch.float64)[None]
+    w = torch.linspace(0.6, -0.9, d, dtype=torch.float64)[None]
+    path: list[Phase] = []
+
+    def move(point: Phase, sign: Tensor) -> Phase:
+        path.append(leapfrog(point, potential, sign[:, None] * torch.full_like(z, size)))
+        return path[-1]
+
+    start, margin = with_momentum(State(z, *potential(z)), w), 2 * reach + 4
+    orbit = Orbit.through(start, move, margin, margin)
+    phases = [*path[margin - 1 :: -1], start, *path[margin:]]
+    positions = torch.cat([phase.position for phase in phases])
+    step = torch.full((1,), size, dtype=torch.float64)
+    chains = [chains_at(name, phase.position, step) for phase in phases]
+
+    def moved(point: Any, _: Any) -> Any:
+        at = phases[int(point.index)]
+        after = transition(runner, chains[int(point.index)], torch.ones(d), at.momentum)
+        distance = (positions - after.position).square().sum(-1)
+        return orbit.point(int(distance.nan_to_num(torch.inf).argmin()))
+
+    return check.orbit(moved, orbit, reach)
+
+
+class GivenChoices(Messenger):
+    """Within, a chain's normals and coins are those of its row of choices [chains, n]."""
+
+    def __init__(self, choices: Tensor) -> None:
+        super().__init__()
+        self.choices, self.at = choices, 0
+
+    def _process_message(self, msg: Any) -> None:
+        if msg["type"] != "sample" or not is_draw(msg):
+            return
+        law = msg["fn"]
+        while hasattr(law, "base"):
+            law = law.base
+        if isinstance(law, dist.Normal):
+            d = msg["fn"].shape()[-1]
+            msg["value"] = self.choices[:, :d].clone()
+            self.at = d
+        else:
+            msg["value"] = (self.choices[:, self.at] < law.probs).double()
+            self.at += 1
+        msg["done"] = msg["stop"] = True
+
+
+def by_program(
+    name: str, chains: Chains, root_mass: Tensor, max_depth: int, choices: Tensor
+) -> tuple[State, NUTSInfo]:
+    """One transition of the program with these choices, on the same density."""
+    function = lane_function(name)
+
+    def potential(u: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient, *_ = function(u)
+        return value, gradient
+
+    parameters = Parameters(chains.step_sizes.log_step.exp(), root_mass.square())
+    state = State(chains.position, chains.log_density, chains.gradient)
+    with GivenChoices(choices):
+        state, info = nuts(max_depth).step(state, potential, parameters)
+    return state, info
+
+
+def off(found: Advance, state: State, info: NUTSInfo) -> Tensor:
+    """Which chains [n] did not make the transition of the program."""
+    same = torch.isclose(found.chains.position, state.position, rtol=1e-7, atol=1e-9).all(-1)
+    for name in ("diverging", "tree_depth", "n_steps"):
+        same &= getattr(found.info, name)[:, 0] == getattr(info, name)
+    rates = found.info.acceptance_rate[:, 0], info.acceptance_rate
+    same &= torch.isclose(*rates, rtol=1e-6, atol=1e-9)
+    return ~(same & torch.isclose(found.info.energy[:, 0], info.energy, rtol=1e-7, atol=1e-7))
+
+
+def random_cases(name: str, n: int, max_depth: int, seed: int) -> tuple[Chains, Tensor, Tensor]:
+    """Chains anywhere with step sizes of any use, roots of a metric, and choices."""
+    g = torch.Generator().manual_seed(seed)
+    d = TARGETS[name][1]
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    step = torch.exp(1.2 * normal(n) - 0.5)
+    most = 2 ** (max_depth + 1) + 2 * max_depth + 2
+    uniform = torch.rand(n, most, generator=g, dtype=torch.float64)
+    choices = torch.cat([normal(n, d), uniform], 1)
+    return chains_at(name, normal(n, d), step), torch.exp(0.3 * normal(d)), choices
