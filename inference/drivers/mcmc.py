@@ -22,6 +22,9 @@ from ...ppl.tensors.seeds import seeded
 from ..kernels import TraceKernel
 from ..kernels.chains import run_chains
 from ..mcmc import Kernel, Parameters, Samples, nuts, sample
+from ..mcmc.adaptation import Watcher
+from ..mcmc.lanes.engine import Engine
+from ..mcmc.lanes.sampling import sample_lanes
 from ..results.fit import Fit, fit_from_vectors
 from ..runs.checkpoint import Checkpoint, Store
 from ..runs.placing import Device, moved, placed, with_data_there
@@ -130,19 +133,7 @@ class MCMC:
                 progress.advance(done - shown, phase=phase, step=step_size)
                 shown = done
 
-            with OF_BATCHES.collected() as failed:
-                samples = sample(
-                    kernel,
-                    potential,
-                    u0,
-                    warmup,
-                    self.draws,
-                    parameters=parameters,
-                    target=self.target,
-                    progress=report,
-                    store=store,
-                    besides=partial(_counted, failed),
-                )
+            samples = self._sampled(kernel, potential, u0, warmup, parameters, report, store)
             fit = fit_from_vectors(
                 density,
                 samples.draws,
@@ -155,6 +146,26 @@ class MCMC:
                 interrupted=samples.interrupted,
             )
         return joined(resume, fit) if resume else fit
+
+    def _sampled(
+        self,
+        kernel: Kernel,
+        potential: Potential,
+        u0: Tensor,
+        warmup: int,
+        parameters: Parameters | None,
+        report: Watcher,
+        store: Store,
+    ) -> Samples:
+        """By the engine where kernel and density allow, or else by the kernel as a program."""
+        about: dict[str, Any] = {"parameters": parameters, "target": self.target}
+        about |= {"progress": report, "store": store}
+        if kernel.max_depth is not None and potential.lanes is not None:
+            engine = Engine(potential.lanes, kernel.max_depth)
+            return sample_lanes(engine, potential, u0, warmup, self.draws, **about)
+        with OF_BATCHES.collected() as failed:
+            besides = partial(_counted, failed)
+            return sample(kernel, potential, u0, warmup, self.draws, besides=besides, **about)
 
     def _run_traces(
         self,

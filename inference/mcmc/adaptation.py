@@ -196,7 +196,7 @@ def adaptation_update(
 # ------------------------------------------------------------------------------------------- driver
 
 # (transitions done, transitions in all, info of the last, its parameters)
-Callback = Callable[[int, int, Any, Parameters], None]
+Watcher = Callable[[int, int, Any, Parameters], None]
 
 
 class Progressed(NamedTuple):
@@ -232,7 +232,7 @@ def sample(
     *,
     parameters: Parameters | None = None,
     target: float = TARGET,
-    progress: Callback | None = None,
+    progress: Watcher | None = None,
     store: Store | None = None,
     besides: Callable[[], dict[str, Tensor]] | None = None,
 ) -> Samples:
@@ -249,10 +249,9 @@ def sample(
     Errors:
         InitializationError: the density or its gradient is not finite at some chain's start.
     """
-    if not 0.0 < target < 1.0:
-        raise ValueError(f"sample: target must lie between 0 and 1, not {target}")
+    require_target(target)
     state = kernel.init(u0, potential)
-    _require_finite(state)
+    require_finite(state)
     if parameters is None:
         parameters = Parameters(u0.new_ones(()), u0.new_ones(u0.shape[-1]))
     schedule, rows, interrupted = windows(warmup), list[dict[str, Tensor]](), False
@@ -325,7 +324,14 @@ def _gathered(at: Progressed, rows: list[dict[str, Tensor]], interrupted: bool) 
     return Samples(positions, stats, at.state, at.parameters, interrupted)
 
 
-def _require_finite(state: State) -> None:
+def require_target(target: float) -> None:
+    """Raise unless a mean acceptance can be aimed at."""
+    if not 0.0 < target < 1.0:
+        raise ValueError(f"sample: target must lie between 0 and 1, not {target}")
+
+
+def require_finite(state: State) -> None:
+    """Raise unless chains may start from here."""
     finite = state.log_density.isfinite() & state.gradient.isfinite().all(-1)
     if not bool(finite.all()):
         bad = [i for i, good in enumerate(finite.tolist()) if not good]

@@ -67,12 +67,14 @@ class Kernel(NamedTuple):
     """A Markov kernel: init(position, potential) and step(state, potential, parameters).
 
     ``step`` returns (state, info); info is a named tuple of tensors [chains] under ArviZ's names,
-    ``acceptance_rate`` and ``diverging`` among them.
+    ``acceptance_rate`` and ``diverging`` among them.  ``max_depth``, of the no-U-turn kernel alone:
+    the most doublings, with which the engine of ``lanes`` makes the same transitions.
     """
 
     init: Callable[[Tensor, Potential], State]
     step: Callable[[State, Potential, Parameters], tuple[State, Any]]
     name: str = "kernel"
+    max_depth: int | None = None
 
 
 def init(position: Tensor, potential: Potential) -> State:

@@ -375,4 +375,4 @@ def nuts(max_depth: int = 10) -> Kernel:
     """The no-U-turn kernel with trajectories of at most 2^max_depth - 1 leapfrogs."""
     if max_depth < 1:
         raise ValueError(f"nuts: max_depth must be at least 1, not {max_depth}")
-    return Kernel(init, partial(step, max_depth=max_depth), "NUTS")
+    return Kernel(init, partial(step, max_depth=max_depth), "NUTS", max_depth)

@@ -1,0 +1,175 @@
+"""Warm-up and sampling by the engine, in pieces between which a run can be seen and stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ....ppl import draw
+from ....ppl.tensors.decompositions import NO_DECOMPOSITION
+from ...runs.checkpoint import Store, random_state, restore_random_state
+from ..adaptation import TARGET, Samples, Watcher, require_finite, require_target
+from ..hamiltonian import Parameters, Potential, State
+from ..nuts import NUTSInfo
+from .engine import Advance, Chains, Engine, StepSizes, step_sizes
+from .warmup import (
+    first_root_mass,
+    found_step_sizes,
+    learnt_root_mass,
+    restarted,
+    settled,
+    windows,
+)
+
+PIECE = 0.2  # seconds between two looks at a run
+
+
+class Progressed(NamedTuple):
+    """A run between two pieces: transitions made, the chains, and the roots of the metric [d]."""
+
+    done: int
+    chains: Chains
+    root_mass: Tensor
+
+
+def sample_lanes(
+    engine: Engine,
+    potential: Potential,
+    u0: Tensor,
+    warmup: int,
+    draws: int,
+    *,
+    parameters: Parameters | None = None,
+    target: float = TARGET,
+    progress: Watcher | None = None,
+    store: Store | None = None,
+) -> Samples:
+    """Run warm-up and sampling from u0 [chains, d]; arguments and errors are those of ``sample``.
+
+    Each chain learns its own step size, and samples with the median of all; the metric is learnt
+    from all.  Between two windows of warm-up chains do not wait for each other.
+    """
+    require_target(target)
+    state = State(u0, *potential(u0))
+    require_finite(state)
+    at, pieces = _started(state, potential, parameters, target), list[Advance]()
+    if store is not None and store.content is not None:
+        at, pieces = _restored(store.content)
+    lengths, ends = [*windows(warmup), draws], list[int]()
+    for length in lengths:
+        ends.append(length + (ends[-1] if ends else 0))
+    interrupted, rate = False, 5.0
+    try:
+        for end in ends:
+            while at.done < end:
+                start = time.perf_counter()
+                count = min(end - at.done, max(1, int(rate)))
+                aim = target if end <= warmup else 0.0
+                made = engine.advance(at.chains, at.root_mass, count, target=aim)
+                pieces.append(made)
+                at = at._replace(done=at.done + count, chains=made.chains)
+                if at.done == end and end <= warmup:
+                    at, pieces = _learnt(at, pieces, last=end == warmup), []
+                if store is not None:
+                    store.offer(partial(_content, at, pieces))
+                rate = count * PIECE / max(time.perf_counter() - start, 1e-6)
+                if progress is not None:
+                    info = made.info._replace(
+                        **{k: v[:, -1] for k, v in made.info._asdict().items()}
+                    )
+                    progress(at.done, warmup + draws, info, _parameters(at))
+        if store is not None:
+            store.write(_content(at, pieces))
+    except KeyboardInterrupt:
+        interrupted = True
+    return _gathered(engine, at, pieces if at.done > warmup else [], interrupted)
+
+
+def _started(
+    state: State, potential: Potential, parameters: Parameters | None, target: float
+) -> Progressed:
+    """Chains before their first transition, each with a generator of its own."""
+    n = len(state.position)
+    if parameters is None:
+        root_mass = first_root_mass(state.gradient)
+        step = found_step_sizes(state, potential, root_mass, target)
+    else:
+        root_mass, step = parameters.inverse_mass.sqrt(), parameters.step_size.expand(n)
+    zero, one = (torch.tensor(x, dtype=torch.float64) for x in (0.0, 1.0))
+    bits = (draw(dist.Uniform(zero, one), (n, 4), label="seeds") * 2.0**53).long()
+    odd = 0x9E3779B97F4A7C15 - 2**64  # spreads the bits over all 64
+    position, gradient = state.position.contiguous(), state.gradient.contiguous()
+    chains = Chains(position, state.log_density, gradient, step_sizes(step), bits * odd + 1)
+    return Progressed(0, chains, root_mass)
+
+
+def _learnt(at: Progressed, window: list[Advance], *, last: bool) -> Progressed:
+    """After a window of warm-up: a new metric, or after the last one the step size to sample with.
+
+    The last window is too short to learn a metric from, and leaves it as it is.
+    """
+    chains = at.chains
+    if last:
+        return at._replace(
+            chains=chains._replace(step_sizes=step_sizes(settled(chains.step_sizes)))
+        )
+    draws, gradients = (
+        torch.cat(parts, 1) for parts in zip(*(w[1:3] for w in window), strict=True)
+    )
+    root_mass = learnt_root_mass(draws, gradients, at.root_mass)
+    chains = chains._replace(step_sizes=restarted(chains.step_sizes))
+    return at._replace(chains=chains, root_mass=root_mass)
+
+
+def _parameters(at: Progressed) -> Parameters:
+    step = at.chains.step_sizes.log_step.exp().to(at.root_mass.dtype)
+    return Parameters(step, at.root_mass.square())
+
+
+def _gathered(engine: Engine, at: Progressed, pieces: list[Advance], interrupted: bool) -> Samples:
+    """The draws so far."""
+    chains = at.chains
+    state = State(chains.position, chains.log_density, chains.gradient)
+    if not pieces:
+        none = chains.position.new_empty((len(chains.position), 0, chains.position.shape[1]))
+        return Samples(none, {}, state, _parameters(at), interrupted)
+
+    def joined(of: Callable[[Advance], Tensor]) -> Tensor:
+        return torch.cat([of(piece) for piece in pieces], 1)
+
+    draws = joined(lambda piece: piece.draws)
+    stats = {
+        name: joined(lambda piece, name=name: getattr(piece.info, name))  # type: ignore[misc]
+        for name in pieces[0].info._fields
+    }
+    stats["lp"] = joined(lambda piece: piece.log_density)
+    if engine.density.results > 2:
+        stats[NO_DECOMPOSITION] = joined(lambda piece: piece.failures)
+    stats["step_size"] = _parameters(at).step_size[:, None].expand(draws.shape[:2]).clone()
+    return Samples(draws, stats, state, _parameters(at), interrupted)
+
+
+def _content(at: Progressed, pieces: list[Advance]) -> dict[str, Any]:
+    """A run as plain values."""
+    chains = [*at.chains[:3], *at.chains.step_sizes, at.chains.random]
+    kept = [[p.draws, p.gradients, *p.info, p.log_density, p.failures] for p in pieces]
+    return {"done": at.done, "chains": chains, "root_mass": at.root_mass, "pieces": kept,
+            "random": random_state()}  # fmt: skip
+
+
+def _restored(content: dict[str, Any]) -> tuple[Progressed, list[Advance]]:
+    """The run that a content was taken of."""
+    position, log_density, gradient, *sizes, random = content["chains"]
+    chains = Chains(position, log_density, gradient, StepSizes(*sizes), random)
+    restore_random_state(content["random"])
+    pieces = [
+        Advance(chains, draws, gradients, NUTSInfo(*infos), lp, failures, 0)
+        for draws, gradients, *infos, lp, failures in content["pieces"]
+    ]
+    return Progressed(content["done"], chains, content["root_mass"]), pieces

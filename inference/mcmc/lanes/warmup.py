@@ -1,0 +1,97 @@
+"""What warm-up learns from whole windows of transitions: a diagonal metric, and when.
+
+The metric is the one of least Fisher divergence between the posterior and a normal law (Seyboldt,
+Carlson and Carpenter, "Preconditioning Hamiltonian Monte Carlo by minimizing Fisher divergence",
+2024): of a normal posterior it is exact whatever the draws, so windows may be short and begin at
+once.  It is learnt within chains, so that a chain that does not move says nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ....ppl import iterate
+from ..hamiltonian import Parameters, Potential, State, leapfrog, refresh
+from ..hmc import acceptance
+from .engine import StepSizes
+
+FIRST, GROWTH, LAST = 10, 1.5, 50
+
+
+def windows(warmup: int) -> list[int]:
+    """The lengths of the windows, after each of which but the last the metric is learnt anew.
+
+    The last, of 50 transitions or a tenth of a short warm-up, settles the step sizes.
+    """
+    last = min(LAST, max(warmup // 10, min(warmup, 5)))
+    left, size, found = warmup - last, float(FIRST), list[int]()
+    while left > 0:
+        length = int(size) if left >= int(size) + int(GROWTH * size) else left
+        found.append(length)
+        left, size = left - length, GROWTH * size
+    return [*found, last] if last else found
+
+
+def first_root_mass(gradient: Tensor) -> Tensor:
+    """A guess of the roots of the inverse metric [d] from gradients [chains, d] at the starts.
+
+    A normal law of scale s has gradients of about 1 / s.
+    """
+    size = gradient.abs().mean(0)
+    return torch.where(size > 0, size, 1.0).clamp(1e-10, 1e10).rsqrt()
+
+
+def learnt_root_mass(draws: Tensor, gradients: Tensor, before: Tensor) -> Tensor:
+    """The roots of the inverse metric [d] from a window [chains, draws, d].
+
+    Its square is the ratio of the standard deviations of positions and gradients.  Coordinates that
+    did not move in any chain keep what they had.
+    """
+
+    def squares(x: Tensor) -> Tensor:
+        return (x - x.mean(1, keepdim=True)).square().mean((0, 1))
+
+    learnt = (squares(draws) / squares(gradients)).sqrt().sqrt()
+    usable = learnt.isfinite() & (learnt > 0.0)
+    return torch.where(usable, learnt, before).clamp(1e-10, 1e10)
+
+
+def found_step_sizes(
+    state: State, potential: Potential, root_mass: Tensor, target: float
+) -> Tensor:
+    """For each chain, 1 doubled or halved until the acceptance of a leapfrog crosses the target."""
+    inverse_mass = root_mass.square()
+
+    def accepts(step: Tensor) -> Tensor:
+        before = refresh(state)
+        after = leapfrog(before, potential, Parameters(step, inverse_mass).scale)
+        return acceptance(before, after) > target
+
+    start = torch.ones_like(state.log_density)
+    small = accepts(start)
+    factor = torch.where(small, 2.0, 0.5).to(start.dtype)
+
+    def step(search: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        size, crossed = search
+        size = torch.where(crossed, size, size * factor)
+        return size, crossed | (accepts(size) != small)
+
+    search = iterate(step, 50, until=lambda search: search[1])
+    found: Tensor = search((start, torch.zeros_like(small)))[0]
+    return found
+
+
+def restarted(step_sizes: StepSizes) -> StepSizes:
+    """The search begun anew from where it is, shrinking towards twice as much."""
+    zero = torch.zeros_like(step_sizes.log_step)
+    log_step = step_sizes.log_step
+    return StepSizes(log_step, zero, zero, log_step + math.log(2.0), zero)
+
+
+def settled(step_sizes: StepSizes) -> Tensor:
+    """The step size to sample with: the median of what the chains found, [chains]."""
+    log_step = step_sizes.log_average
+    return log_step.quantile(0.5).exp().expand(len(log_step)).clone()
