@@ -44,6 +44,7 @@ STRATEGIES: dict[str, Callable[[Any], Any]] = {
     "leave one out": lambda d: leave_one_out(d, 2),
     "importance": lambda d: importance(d, dist.Bernoulli(torch.full(d.batch_shape, 0.4))),
 }
+MOST_PATHS = 10_000  # of a triple; above, the pair that it begins with stands for it
 FORMS = ("cost", "elbo", "iwelbo", "over")
 
 
@@ -95,6 +96,16 @@ class Member:
         for x in xs:
             total = total + numbers.uniform(-1, 1) * x.sum()
         return total + numbers.uniform(-1, 1) * xs[0].sum() * xs[-1].sum()
+
+    @property
+    def paths(self) -> int:
+        """How many ways its randomness may turn out at most, where what follows is run again."""
+        found = 1
+        for name, n in zip(reversed(self.strategies), reversed(self.lanes), strict=True):
+            outcomes = 2 ** max(n, 1)
+            found = {"enum": found**outcomes, "leave one out": (outcomes * found) ** 2,
+                     "mvd": outcomes * found**2}.get(name, outcomes * found)  # fmt: skip
+        return found
 
     # ------------------------------------------------------------------------ as an objective
 
@@ -176,7 +187,10 @@ def member(number: int, strategies: tuple[str, ...] | None = None) -> Member:
     costs = tuple(draw.sample(subsets, draw.randint(1, 2)))
     cheap = n == 2 and wide < 0 and "leave one out" not in strategies
     form = draw.choice(FORMS if cheap else ("cost", "elbo"))
-    return Member(strategies, parents, lanes, costs, form, number)
+    found = Member(strategies, parents, lanes, costs, form, number)
+    if n > 2 and found.paths > MOST_PATHS:
+        return member(number, strategies[:2])
+    return found
 
 
 def require_unbiased(each: Member) -> None:
