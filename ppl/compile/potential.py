@@ -19,6 +19,7 @@ from .cache import compiler
 from .folding import fold
 from .inductor import Call, Notify, compile_graph
 from .lanes.function import LaneFunction
+from .lanes.rewrites import rewritten
 from .lanes.translation import Unsupported
 
 Density = Callable[..., Tensor]
@@ -75,7 +76,7 @@ def _in_lanes(density: Density, u: Tensor, *rest: Tensor, say: Notify) -> LaneFu
         return None
     start = time.perf_counter()
     say("compiling")
-    graph = fold(capture_vector(density, u[0], *rest))
+    graph = rewritten(fold(capture_vector(density, u[0], *rest)))
     try:
         function = LaneFunction(graph, u, *rest)
     except Unsupported as error:

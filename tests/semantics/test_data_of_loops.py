@@ -79,7 +79,7 @@ class Nest:
             )[1]
         if kind == "vmap":
             return vmap(inner)(torch.arange(size)).sum()
-        with plate("rows", size) as i:
+        with plate(f"rows of {self.site}", size) as i:
             return inner(i)
 
     def log_likelihood(self, z: float, data: Tensor) -> float:

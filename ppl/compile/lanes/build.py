@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..cache import CACHE, compiler
+from .header import header
 
 LIBRARIES = CACHE / "lanes"
 
 # What these leave out changes no result: no value of errno is read, and no trap is set.
 FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
          "-shared", "-fPIC", "-Wno-psabi", "-Wno-ignored-attributes")  # fmt: skip
-
-HEADER = Path(__file__).with_name("lanes.h")
 
 
 @cache
@@ -53,7 +52,7 @@ def built(text: str, real: str, lanes: int) -> Any:
     Errors:
         subprocess.CalledProcessError: the compiler refuses it; its stderr says why.
     """
-    whole = f"{HEADER.read_text()}\n{text}"
+    whole = f"{header()}\n{text}"
     function = library(whole, f"-DREAL={real}", f"-DLANES={lanes}").lanes
     function.restype = None
     function.argtypes = [ctypes.c_long, *(ctypes.c_void_p,) * 4]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+from .header import widened
+from .indices import Index, Var, of_atom
 from .schedule import scheduled, shrink, touched
 from .statements import (
     JOINS,
@@ -19,8 +22,9 @@ from .statements import (
     Number,
     Shared,
     Statement,
+    loads,
 )
-from .translation import Translation
+from .translation import NEUTRAL, Translation
 
 SIGNATURE = (
     'extern "C" void lanes(long count, const REAL *vectors, const void *const *tables,'
@@ -28,8 +32,10 @@ SIGNATURE = (
 )
 
 
-def source(t: Translation, size: int, sizes: list[int]) -> tuple[str, int]:
+def source(t: Translation, size: int, sizes: list[int], *, wide: bool) -> tuple[str, int]:
     """The code of a translation, for a vector of ``size`` and results of ``sizes``, without header.
+
+    ``wide``: the machine has vectors for all lanes at two places, which long loops use.
 
     Also how many vectors its ``work`` must hold.  ``vectors`` and ``results`` hold the numbers of
     all lanes for each coordinate in turn; lanes beyond ``count`` repeat the last.
@@ -52,7 +58,10 @@ def source(t: Translation, size: int, sizes: list[int]) -> tuple[str, int]:
         kind = "M" if buffer.mask else "V"
         lines.append(f"    auto {buffer} = ({kind} *) (work + {used});")
         used += buffer.size
-    lines += [f"    {line}" for item in body for line in _text(item)]
+    for item in body:
+        pair = _paired(item) if wide and isinstance(item, Loop) else None
+        text = _pairwise(item, pair) if pair and isinstance(item, Loop) else _text(item)
+        lines += [f"    {line}" for line in text]
     lines += ["}", "", _all_lanes(size, sizes)]
     return "\n".join(lines) + "\n", used
 
@@ -87,27 +96,128 @@ def _unowned(body: list[Statement | Loop], outside: set[Buffer]) -> list[Buffer]
     return [b for b in every if b not in owned]
 
 
-def _declared(buffer: Buffer) -> str:
+@dataclass(frozen=True)
+class _Pair:
+    """Code for two turns of a loop at once, in wide vectors: of ``over`` and the one after it.
+
+    ``own`` are the buffers of the loop; ``sums`` are others that its turns add to, by how.
+    """
+
+    over: Var
+    own: frozenset[Buffer]
+    sums: dict[Buffer, str]
+
+    def next(self, at: Index) -> Index:
+        return at.replace({self.over: of_atom(self.over) + 1})
+
+
+def _declared(buffer: Buffer, pair: _Pair | None = None) -> str:
     kind = "M" if buffer.mask else "V"
+    kind = widened(kind) if pair else kind
     return f"{kind} {buffer};" if buffer.single else f"{kind} {buffer}[{buffer.size}];"
 
 
-def _text(item: Statement | Loop) -> list[str]:
+def _text(item: Statement | Loop, pair: _Pair | None = None) -> list[str]:
     match item:
         case Loop(over, body, own):
             head = f"for (long {over} = 0; {over} < {over.size}; {over}++) {{"
             small = over.size <= UNROLLED and over.size * sum(map(_cost, body)) <= UNROLLED_COST
             unroll = [f"#pragma GCC unroll {over.size}"] if small else []
-            inner = [_declared(b) for b in own] + [line for i in body for line in _text(i)]
-            return [*unroll, head, *(f"    {line}" for line in inner), "}"]
+            return [*unroll, head, *_body(body, own, pair), "}"]
         case Block(text):
             return [text]
-        case Assign(target=target, at=at, how=how):
-            entry = _entry(target, str(at))
-            text = f"{entry} = {JOINS[how].format(entry, f'({_expr(item.value)})')};"
+        case Assign():
+            text = _assignment(item, pair)
             for v in reversed(item.space):
                 text = f"for (long {v} = 0; {v} < {v.size}; {v}++) {text}"
             return [text]
+
+
+def _body(items: list[Statement | Loop], own: list[Buffer], pair: _Pair | None) -> list[str]:
+    lines = [_declared(b, pair) for b in own] + [line for i in items for line in _text(i, pair)]
+    return [f"    {line}" for line in lines]
+
+
+def _assignment(item: Assign, pair: _Pair | None) -> str:
+    target, at, join = item.target, item.at, JOINS[item.how]
+    value = f"({_expr(item.value, pair)})"
+    if pair is None or target in pair.own:
+        entry = _entry(target, at)
+        return f"{entry} = {join.format(entry, value)};"
+    if target in pair.sums:
+        entry = f"w{target}[{0 if target.single else at}]"
+        return f"{entry} = {join.format(entry, value)};"
+    kind = "M" if target.mask else "V"
+    places = _entry(target, at), _entry(target, pair.next(at))
+    halves = (f"part<{half}, {kind}>(both)" for half in (0, 1))
+    stores = [f"{p} = {join.format(p, h)};" for p, h in zip(places, halves, strict=True)]
+    return f"{{ {widened(kind)} both = {value}; {' '.join(stores)} }}"
+
+
+# ----------------------------------------------------------------------------------- pairs of turns
+
+
+LONG = 8  # loops of so many turns make two at once
+
+
+def _paired(loop: Loop) -> _Pair | None:
+    """How a loop may make two turns at once, if it may.
+
+    Its turns must have nothing from each other but sums.
+    """
+    own = frozenset(loop.own) | frozenset(_owned(loop.body))
+    statements = list(_statements(loop.body))
+    sums: dict[Buffer, str] = {}
+    for each in statements:
+        if isinstance(each, Block):
+            return None
+        if each.target in own or loop.over in each.at.variables:
+            continue
+        if each.how == "=" or sums.setdefault(each.target, each.how) != each.how:
+            return None
+    read = {load.buffer for each in statements for load in loads(each.value)}  # type: ignore[union-attr]
+    small = all(buffer.size <= NEAR for buffer in sums)
+    if loop.over.size < LONG or not small or read & sums.keys():
+        return None
+    return _Pair(loop.over, own, sums)
+
+
+def _statements(items: list[Statement | Loop]) -> Iterator[Statement]:
+    for item in items:
+        if isinstance(item, Loop):
+            yield from _statements(item.body)
+        else:
+            yield item
+
+
+def _owned(items: list[Statement | Loop]) -> Iterator[Buffer]:
+    for item in items:
+        if isinstance(item, Loop):
+            yield from item.own
+            yield from _owned(item.body)
+
+
+def _pairwise(loop: Loop, pair: _Pair) -> list[str]:
+    """The loop by two turns, its sums in wide vectors, and a last turn alone if there is one."""
+    v, n = loop.over, loop.over.size
+    lines, after = [], []
+    for buffer, how in pair.sums.items():
+        kind, neutral = ("M", "truth") if buffer.mask else ("V", "splat")
+        start = _number(NEUTRAL[how]) if neutral == "splat" else str(int(NEUTRAL[how]))
+        lines.append(f"{widened(kind)} w{buffer}[{buffer.size}];")
+        lines.append(f"for (auto &x : w{buffer}) x = wide_{neutral}({start});")
+        for half in (0, 1):
+            join = JOINS[how].format("x[k]", f"part<{half}, {kind}>(w{buffer}[k])")
+            place = f"&{buffer}" if buffer.single else f"&{buffer}[0]"
+            after.append(
+                f"{{ auto x = {place}; for (long k = 0; k < {buffer.size}; k++) x[k] = {join}; }}"
+            )
+    lines.append(f"for (long {v} = 0; {v} + 1 < {n}; {v} += 2) {{")
+    lines += [*_body(loop.body, loop.own, pair), "}"]
+    if n % 2:
+        last = f"for (long {v} = {n - 1}; {v} < {n}; {v}++) {{"
+        after += [last, *_body(loop.body, loop.own, None), "}"]
+    return [*lines, *after]
 
 
 NEAR = 64  # so many vectors of a buffer may lie on the stack
@@ -126,11 +236,27 @@ def _function(value: Expr) -> str:
     return value.template.replace("splat(", "") if isinstance(value, Apply) else ""
 
 
-def _entry(buffer: Buffer, at: str) -> str:
+def _entry(buffer: Buffer, at: Index) -> str:
     return str(buffer) if buffer.single else f"{buffer}[{at}]"
 
 
-def _expr(value: Expr) -> str:
+def _expr(value: Expr, pair: _Pair | None) -> str:
+    if isinstance(value, Apply):
+        template = widened(value.template) if pair else value.template
+        return template.format(*(f"({_expr(arg, pair)})" for arg in value.args))
+    if isinstance(value, Load) and pair and value.buffer in pair.own:
+        return _entry(value.buffer, value.at)
+    if pair is None:
+        return _leaf(value)
+    if isinstance(value, Number):
+        return widened(_leaf(value))
+    if isinstance(value, Shared | Counted) and pair.over not in value.at.variables:
+        return widened(_leaf(value))
+    kind = "MW" if value.mask else "W"
+    return f"joined<{kind}>({_leaf(value)}, {_leaf(replace(value, at=pair.next(value.at)))})"
+
+
+def _leaf(value: Expr) -> str:
     match value:
         case Number(x, mask):
             return f"truth({int(x)})" if mask else f"splat({_number(x)})"
@@ -139,9 +265,9 @@ def _expr(value: Expr) -> str:
         case Counted(at):
             return f"splat((REAL) ({at}))"
         case Load(buffer, at):
-            return _entry(buffer, str(at))
+            return _entry(buffer, at)
         case _:
-            return value.template.format(*(f"({_expr(arg)})" for arg in value.args))
+            raise AssertionError(value)
 
 
 def _number(x: float) -> str:

@@ -35,11 +35,11 @@ class LaneFunction:
         self._shapes = [tuple(result.meta["val"].shape) for result in output.args[0]]
         sizes = [torch.Size(shape).numel() for shape in self._shapes]
         self.dtype, self.size = u.dtype, u.shape[1]
-        text, work = source(t, self.size, sizes)
-        self.text = text
         real = REALS[u.dtype]
         self.lanes = _lanes(len(u), real)
-        self._call = built(text, real, self.lanes)
+        wide = 2 * self.lanes <= widest(real)
+        self.text, work = source(t, self.size, sizes, wide=wide)
+        self._call = built(self.text, real, self.lanes)
         self.results = len(sizes)
         self._tables = [x.contiguous() for x in t.tables.values()]
         self._work = (work + self.size + sum(sizes)) * self.lanes
@@ -86,8 +86,8 @@ def _aligned(like: Tensor, size: int) -> Tensor:
 
 
 def _lanes(count: int, real: str) -> int:
-    """The narrowest vector that holds all lanes, or the widest that there is."""
-    lanes = 1
+    """The narrowest vector that holds all lanes and half of the widest, or the widest."""
+    lanes = max(widest(real) // 2, 2)
     while lanes < min(count, widest(real)):
         lanes *= 2
-    return max(lanes, 2)
+    return lanes

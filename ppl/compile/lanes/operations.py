@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from .indices import Index, Var, flat, number, restart_numbers, strides, unflat
 from .matrices import MATRICES
 from .pointwise import POWERS, QUESTIONS, REALS, TRUTHS
-from .statements import Apply, Buffer, Load, Shared
+from .statements import Apply, Buffer, Load, Shared, variables
 from .translation import (
     At,
     Scatter,
@@ -155,6 +155,22 @@ def _parts(t: Translation, arg: Any, shape: Shape) -> tuple[Any, ...]:
     if isinstance(found, Scatter) and found.shape == shape and len(arg.users) == 1:
         return found.parts
     return ((t.value(arg).real.expanded(shape), lambda i: i),)
+
+
+@on("div")
+def _div(t: Translation, node: Node, x: Any, y: Any, rounding_mode: str | None = None) -> Value:
+    """By what is the same in many entries, as a product with its reciprocal."""
+    if rounding_mode is not None:
+        raise Unsupported(f"{node.target} that rounds")
+    _real(t, node)
+    shape = _shape(node)
+    above, below = t.value(x).real, t.value(y).real
+    at = at_axes(axes(shape))
+    varies = variables(above.expanded(shape).at(at)) - variables(below.expanded(shape).at(at))
+    if varies and isinstance(y, Node):
+        once = t.stored(_mapped(t, below.shape, "splat(1) / {0}", below))
+        return t.stored(_mapped(t, shape, "{0} * {1}", above, once))
+    return t.stored(_mapped(t, shape, "{0} / {1}", above, below))
 
 
 @on("rsub")

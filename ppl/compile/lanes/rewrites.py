@@ -1,0 +1,90 @@
+"""Rewriting: derivatives of log-sum-exp and log-softmax by exponentials that the values have.
+
+Torch writes softmax(x) there as exp(x - logsumexp(x)), and the value has had exp(x - max(x)) and
+its sum: their ratio is the same, but for rounding, and costs no exponential.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+aten = torch.ops.aten
+VIEWS = ("view", "unsqueeze", "expand", "squeeze", "alias", "detach")
+
+
+def rewritten(graph: GraphModule) -> GraphModule:
+    """The graph, altered in place."""
+    for node in list(graph.graph.nodes):
+        if _is(node, "exp"):
+            found = _softmax(node)
+            if found is not None:
+                _replace(node, *found)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _is(node: Any, name: str) -> bool:
+    target = getattr(node, "target", None)
+    return isinstance(node, Node) and getattr(target, "overloadpacket", None) is getattr(aten, name)
+
+
+def _root(node: Any) -> tuple[Any, list[Node]]:
+    """What a node is a view of, and the views, innermost first."""
+    views: list[Node] = []
+    while any(_is(node, name) for name in VIEWS):
+        views.insert(0, node)
+        node = node.args[0]
+    return node, views
+
+
+def _softmax(node: Node) -> tuple[Node, Node, list[Node]] | None:
+    """exp(x - m), its sum, and the views by which that broadcasts, if they give ``node``."""
+    difference: Any = node.args[0]
+    if not _is(difference, "sub") or difference.kwargs:
+        return None
+    x, other = difference.args
+    root, views = _root(other)
+    if _is(root, "log"):  # (x - m) - log(sum(exp(x - m)))
+        return _sum_of_exp(root, x, views)
+    if not _is(root, "add") or root.kwargs or not isinstance(x, Node):
+        return None
+    for log, largest in (root.args, reversed(root.args)):  # x - (log(sum(exp(x - m))) + m)
+        log_root, log_views = _root(log)
+        for shifted in x.users if _is(log_root, "log") else ():
+            if _is(shifted, "sub") and _same(shifted.args, (x, largest)):
+                found = _sum_of_exp(log_root, shifted, [*log_views, *views])
+                if found is not None:
+                    return found
+    return None
+
+
+def _same(args: Any, expected: tuple[Any, Any]) -> bool:
+    """Whether a difference is that of a node and a view of another."""
+    return args[0] is expected[0] and _root(args[1])[0] is _root(expected[1])[0]
+
+
+def _sum_of_exp(log: Node, shifted: Any, views: list[Node]) -> tuple[Node, Node, list[Node]] | None:
+    total, between = _root(log.args[0])
+    if not _is(total, "sum"):
+        return None
+    exponential: Any = total.args[0]
+    if _is(exponential, "exp") and exponential.args[0] is shifted:
+        return exponential, total, [*between, *views]
+    return None
+
+
+def _replace(node: Node, exponential: Node, total: Node, views: list[Node]) -> None:
+    graph = node.graph
+    with graph.inserting_before(node):
+        for view in views:
+            target: Any = view.target
+            moved = graph.call_function(target, (total, *view.args[1:]), view.kwargs)
+            moved.meta.update(view.meta)
+            total = moved
+        ratio = graph.call_function(aten.div.Tensor, (exponential, total))
+        ratio.meta.update(node.meta)
+    node.replace_all_uses_with(ratio)
