@@ -58,7 +58,7 @@ class MCMC:
     chains: int = 4
     draws: int = 1000
     warmup: int = 1000
-    target: float = 0.8
+    target: float = 0.85
     compiled: bool = True
     device: Device = None
     dtype: torch.dtype | None = None

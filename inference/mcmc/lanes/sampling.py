@@ -19,6 +19,7 @@ from ..hamiltonian import Parameters, Potential, State
 from ..nuts import NUTSInfo
 from .engine import Advance, Chains, Engine, StepSizes, step_sizes
 from .warmup import (
+    SETTLED,
     first_root_mass,
     found_step_sizes,
     learnt_root_mass,
@@ -75,7 +76,7 @@ def sample_lanes(
                 pieces.append(made)
                 at = at._replace(done=at.done + count, chains=made.chains)
                 if at.done == end and end <= warmup:
-                    at, pieces = _learnt(at, pieces, last=end == warmup), []
+                    at, pieces = _learnt(at, pieces, end / warmup), []
                 if store is not None:
                     store.offer(partial(_content, at, pieces))
                 rate = count * PIECE / max(time.perf_counter() - start, 1e-6)
@@ -109,13 +110,13 @@ def _started(
     return Progressed(0, chains, root_mass)
 
 
-def _learnt(at: Progressed, window: list[Advance], *, last: bool) -> Progressed:
-    """After a window of warm-up: a new metric, or after the last one the step size to sample with.
+def _learnt(at: Progressed, window: list[Advance], share: float) -> Progressed:
+    """After a window that ends this share of warm-up: a new metric, or the final step size.
 
     The last window is too short to learn a metric from, and leaves it as it is.
     """
     chains = at.chains
-    if last:
+    if share == 1.0:
         return at._replace(
             chains=chains._replace(step_sizes=step_sizes(settled(chains.step_sizes)))
         )
@@ -123,7 +124,8 @@ def _learnt(at: Progressed, window: list[Advance], *, last: bool) -> Progressed:
         torch.cat(parts, 1) for parts in zip(*(w[1:3] for w in window), strict=True)
     )
     root_mass = learnt_root_mass(draws, gradients, at.root_mass)
-    chains = chains._replace(step_sizes=restarted(chains.step_sizes))
+    if share < SETTLED:
+        chains = chains._replace(step_sizes=restarted(chains.step_sizes))
     return at._replace(chains=chains, root_mass=root_mass)
 
 

@@ -19,6 +19,7 @@ from ..hmc import acceptance
 from .engine import StepSizes
 
 FIRST, GROWTH, LAST = 10, 1.5, 50
+SETTLED = 0.4  # after this share of warm-up a new metric is so near the old that step sizes go on
 
 
 def windows(warmup: int) -> list[int]:

@@ -1,0 +1,178 @@
+"""Warm-up and sampling by the engine: what they learn, and that nothing but the seed matters."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from support.engine import chains_at, engine
+from torch import Tensor
+
+from pushforward import condition, dist, plate, program, sample
+from pushforward.inference import MCMC, nuts
+from pushforward.inference.mcmc.lanes import sampling
+from pushforward.inference.mcmc.lanes.engine import step_sizes
+from pushforward.inference.mcmc.lanes.warmup import (
+    first_root_mass,
+    learnt_root_mass,
+    settled,
+    windows,
+)
+
+pytestmark = pytest.mark.usefixtures("double")
+
+
+def f(x: Any) -> Tensor:
+    return torch.tensor(x, dtype=torch.float64)
+
+
+def starts(n: int) -> Tensor:
+    return torch.linspace(-1.0, 1.5, 2 * n, dtype=torch.float64).reshape(n, 2)
+
+
+def test_a_chain_is_the_same_alone_and_among_others() -> None:
+    runner, root_mass = engine("banana", 6), f([1.0, 0.7])
+    chains = chains_at("banana", starts(5), torch.full((5,), 0.3))
+    together = runner.advance(chains, root_mass, 40, target=0.8)
+    for k in range(5):
+        one = chains._replace(
+            **{n: getattr(chains, n)[k : k + 1] for n in chains._fields if n != "step_sizes"},
+            step_sizes=type(chains.step_sizes)(*(x[k : k + 1] for x in chains.step_sizes)),
+        )
+        alone = runner.advance(one, root_mass, 40, target=0.8)
+        assert torch.equal(alone.draws[0], together.draws[k])
+        assert torch.equal(alone.chains.random[0], together.chains.random[k])
+
+
+def test_pieces_make_the_whole() -> None:
+    runner, root_mass = engine("correlated", 6), f([1.0, 1.0])
+    chains = chains_at("correlated", starts(3), torch.full((3,), 0.3))
+    whole = runner.advance(chains, root_mass, 30, target=0.8)
+    first = runner.advance(chains, root_mass, 7, target=0.8)
+    second = runner.advance(first.chains, root_mass, 23, target=0.8)
+    assert torch.equal(torch.cat([first.draws, second.draws], 1), whole.draws)
+    for one, other in zip(second.chains, whole.chains, strict=True):
+        pairs = zip(one, other, strict=True) if isinstance(one, tuple) else [(one, other)]
+        assert all(torch.equal(*pair) for pair in pairs)
+
+
+def test_chains_of_other_seeds_differ_and_the_given_ones_are_left_alone() -> None:
+    runner, root_mass = engine("correlated", 6), f([1.0, 1.0])
+    chains = chains_at("correlated", starts(1).expand(3, 2).clone(), torch.full((3,), 0.3))
+    before = chains.position.clone()
+    draws = runner.advance(chains, root_mass, 20).draws
+    assert torch.equal(chains.position, before)
+    assert len(torch.unique(draws[:, -1], dim=0)) == 3
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2, 5, 10, 19, 20, 60, 150, 1000, 5000])
+def test_windows_fill_warm_up(warmup: int) -> None:
+    lengths = windows(warmup)
+    assert sum(lengths) == warmup and all(n > 0 for n in lengths)
+    if warmup >= 500:
+        assert lengths[0] == 10 and lengths[-1] == 50 and lengths[:-1] == sorted(lengths[:-1])
+
+
+def test_the_metric_of_a_normal_law_is_exact_from_any_draws() -> None:
+    scales = f([0.01, 1.0, 40.0])
+    draws = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws = draws * f([1e-3, 2.0, 3.0]) + f([5.0, 0.0, -1.0])  # not yet where the law is
+    gradients = -draws / scales.square()
+    found = learnt_root_mass(draws, gradients, torch.ones(3))
+    torch.testing.assert_close(found, scales, rtol=1e-12, atol=0.0)
+    spread = draws.flatten(0, 1).std(0)  # negative control: the draws alone do not tell
+    assert not torch.isclose(spread, scales, rtol=0.2).any()
+
+
+def test_a_chain_that_does_not_move_says_nothing() -> None:
+    scales = f([0.1, 3.0])
+    moving = torch.randn(1, 20, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    stuck = torch.full((1, 20, 2), 1e6, dtype=torch.float64)
+    draws = torch.cat([moving, stuck])
+    gradients = torch.cat([-moving / scales.square(), torch.full_like(stuck, 1e9)])
+    found = learnt_root_mass(draws, gradients, torch.ones(2))
+    torch.testing.assert_close(found, scales, rtol=1e-6, atol=0.0)
+    before = f([7.0, 8.0])
+    assert torch.equal(learnt_root_mass(stuck, gradients[1:], before), before)
+
+
+def test_the_first_metric_takes_gradients_for_reciprocal_scales() -> None:
+    gradients = f([[2.0, -1e30, 0.0], [-6.0, 1e30, 0.0]])
+    assert first_root_mass(gradients).tolist() == pytest.approx([0.5, 1e-5, 1.0])
+
+
+def test_the_step_size_that_is_settled_on_is_the_median() -> None:
+    sizes = step_sizes(f([1.0, 1.0, 1.0]))._replace(log_average=f([1e-9, 0.2, 0.3]).log())
+    assert settled(sizes).tolist() == pytest.approx([0.2] * 3)
+
+
+@program
+def scaled() -> None:
+    with plate("coordinate", 4):
+        sample("x", dist.Normal(f([0.0, 1.0, -5.0, 100.0]), f([1e-3, 1.0, 20.0, 5.0])))
+
+
+@pytest.mark.parametrize("target", [0.7, 0.85, 0.95])
+def test_the_acceptance_aimed_at_is_reached(target: float) -> None:
+    fit = MCMC(target=target, progress=False, draws=500).run(scaled, seed=3)
+    rate = float(fit.stats["acceptance_rate"].mean())
+    assert abs(rate - target) < 0.07
+    assert not bool(fit.stats["diverging"].any())
+
+
+def test_a_normal_law_is_sampled() -> None:
+    """Means and variances within 5 standard errors of what is exact: a level of 6e-7 for each."""
+    fit = MCMC(progress=False, draws=2000).run(scaled, seed=4)
+    x = (fit["x"] - f([0.0, 1.0, -5.0, 100.0])) / f([1e-3, 1.0, 20.0, 5.0])
+    blocks = x.reshape(4 * 20, 100, 4)
+    for statistic, exact in ((blocks.mean(1), 0.0), (blocks.square().mean(1), 1.0)):
+        error = statistic.std(0) / math.sqrt(len(statistic))
+        assert bool(((statistic.mean(0) - exact).abs() < 5 * error).all())
+
+
+def test_fits_do_not_depend_on_how_often_a_run_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draws = []
+    for piece in (1e-9, 10.0):
+        monkeypatch.setattr(sampling, "PIECE", piece)
+        fit = MCMC(progress=False, warmup=60, draws=30, chains=3).run(scaled, seed=5)
+        draws.append(fit["x"])
+    assert torch.equal(*draws)
+
+
+@program
+def wide(y: Tensor) -> None:
+    loc = sample("loc", dist.Normal(torch.zeros(3), 10.0).to_event(1))
+    with plate("data", len(y)):
+        sample("y", dist.MultivariateNormal(loc, torch.eye(3)))
+
+
+def test_interrupted_in_warm_up_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was drawn is kept, and the fit says that it was stopped."""
+    y = torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
+    p = condition(wide, {"y": y})
+    monkeypatch.setattr(sampling, "PIECE", 1e-9)
+    for stop, kept in ((10, 0), (45, 9)):  # the first piece is of five transitions
+        calls = 0
+
+        def interrupt(self: Any, *args: Any, stop: int = stop, **kwargs: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == stop:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr("pushforward.inference.runs.progress.Progress.advance", interrupt)
+        fit = MCMC(progress=False, warmup=40, draws=20).run(p, y, seed=0)
+        assert fit.interrupted and fit["loc"].shape == (4, kept, 3)
+
+
+def test_in_float32() -> None:
+    def model() -> None:
+        sample("x", dist.Normal(torch.zeros(2), torch.tensor([1.0, 3.0])).to_event(1))
+
+    fit = MCMC(nuts(5), progress=False, warmup=100, draws=200, dtype=torch.float32).run(model)
+    assert fit["x"].dtype == torch.float32
+    assert fit["x"].flatten(0, 1).std(0).tolist() == pytest.approx([1.0, 3.0], rel=0.25)
