@@ -48,7 +48,8 @@ class MCMC:
         draws: of each chain after warm-up.
         warmup: transitions that adapt step size and diagonal metric, and are thrown away.
         target: the mean acceptance that warm-up aims at.
-        compiled: compile the log density with Inductor.
+        compiled: compile the log density, and NUTS where it is lane code (see ``Potential``): the
+            engine makes the transitions of the kernel, with randomness of its own.
         device: where to compute, and where the data are moved; torch's default unless given.
         dtype: the precision of what the program makes, and of the data; likewise.
         progress: show a progress bar.

@@ -86,10 +86,17 @@ def capture_vector(density: Callable[..., Tensor], u: Tensor, *rest: Tensor) -> 
             return value, gradient.masked_fill(dead, 0.0), dead.to(value.dtype)
 
     with refusing():
-        functional = torch.func.functionalize(one)
-        graph: GraphModule = make_fx(functional, decomposition_table=_core())(u, *rest)
+        graph: GraphModule = make_fx(one, decomposition_table=_core())(u, *rest)
+    if any(map(_writes, graph.graph.nodes)):  # not while the program runs, whose modes it breaks
+        functional = torch.func.functionalize(graph)
+        graph = make_fx(functional, decomposition_table=_core())(u, *rest)
     _detach_constants(graph)
     return graph
+
+
+def _writes(node: Any) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def _noting(density: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, tuple[Tensor, ...]]]:

@@ -74,7 +74,8 @@ HOUSE: dict[str, Room] = {
         "ppl ppl.errors ppl.tensors ppl.distributions ppl.language ppl.interpretations",
     ),
     "inference.mcmc": Room(
-        "HMC and NUTS on vectors, adaptation", "inference.runs ppl ppl.errors ppl.language"
+        "HMC and NUTS on vectors, adaptation; the compiled engine of NUTS",
+        "inference.runs ppl ppl.errors ppl.tensors ppl.language ppl.compile",
     ),
     "inference.kernels": Room(
         "Markov kernels on traces, chains of them",

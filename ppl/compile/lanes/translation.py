@@ -166,9 +166,9 @@ class Translation:
                 return of_atom(Entry(name, flat(i, shape), bounds))
 
             return Value(shape, lambda i: Counted(place(i)), place=place)
-        if x.dtype != self.dtype:
+        if torch.promote_types(x.dtype, self.dtype) != self.dtype:
             raise Unsupported(f"{x.dtype} beside {self.dtype}")
-        self.tables[name] = x
+        self.tables[name] = x.to(self.dtype)
         return Value(shape, lambda i: Shared(name, flat(i, shape)))
 
     def places(self, x: Any, size: int) -> Value:

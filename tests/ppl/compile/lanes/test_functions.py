@@ -12,7 +12,7 @@ import torch
 from support.pyro_models import EXAMPLES
 from torch import Tensor
 
-from pushforward import dist, observe, plate, sample
+from pushforward import dist, marginal, observe, plate, program, sample, scan
 from pushforward.ppl.compile.folding import fold
 from pushforward.ppl.compile.lanes import build, translation
 from pushforward.ppl.compile.lanes.function import LaneFunction
@@ -105,6 +105,61 @@ def test_models_of_pyro_have_the_gradients_of_their_graphs(name: str) -> None:
             torch.testing.assert_close(
                 lanes[k], exact.to(lanes.dtype), rtol=1e-12, atol=1e-14 * scale
             )
+
+
+@program
+def two_kinds(y: Tensor) -> None:
+    centre = sample("centre", dist.Normal(torch.tensor([-2.0, 2.0]), 1.0).to_event(1))
+    with plate("points", len(y)):
+        z = sample("z", dist.Bernoulli(0.3))
+        observe("y", dist.Normal(centre[z.long()], 1.0), y)
+
+
+@program
+def hidden_chain(y: Tensor) -> None:
+    stay = sample("stay", dist.Beta(2.0, 2.0))
+
+    def step(z: Tensor, now: Tensor) -> tuple[Tensor, None]:
+        z = sample("z", dist.Bernoulli(torch.where(z == 1, stay, 1 - stay)))
+        observe("y", dist.Normal(2 * z, 1.0), now)
+        return z, None
+
+    scan(step)(torch.zeros(()), y)
+
+
+@pytest.mark.parametrize("p", [two_kinds, hidden_chain])
+def test_programs_whose_finite_latents_are_summed_out(p: Any) -> None:
+    y = torch.tensor([-1.6, 2.1, 1.8, -2.3, 2.2])
+    density = LogDensity(marginal(p, exact=True), y)
+    u = torch.linspace(-1.0, 1.5, 3 * density.layout.size).reshape(3, -1)
+    potential = Potential(density, u)
+    assert potential.lanes is not None
+    value, gradient = potential(u)
+    for k, row in enumerate(u):
+        slope, exact = torch.func.grad_and_value(density)(row)
+        torch.testing.assert_close(value[k], exact, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradient[k], slope, rtol=1e-12, atol=1e-12)
+
+
+def written_in_place() -> None:
+    w = sample("w", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+    total = w.new_zeros(3)
+    total[0] = w[0]
+    total[1:] += w[2:] * w[1]
+    total.mul_(2.0)
+    observe("y", dist.Normal(total, 1.0).to_event(1), torch.ones(3))
+
+
+def test_programs_that_write_in_place() -> None:
+    density = LogDensity(written_in_place)
+    u = torch.linspace(-1.0, 1.5, 12).reshape(3, 4)
+    potential = Potential(density, u)
+    assert potential.lanes is not None
+    value, gradient = potential(u)
+    for k, row in enumerate(u):
+        slope, exact = torch.func.grad_and_value(density)(row)
+        torch.testing.assert_close(value[k], exact, rtol=1e-12, atol=0.0)
+        torch.testing.assert_close(gradient[k], slope, rtol=1e-12, atol=1e-12)
 
 
 def chosen_by_lanes() -> None:
