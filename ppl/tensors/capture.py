@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._decomp import core_aten_decompositions, get_decompositions
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import (
     disable_proxy_modes_tracing,
@@ -64,7 +66,7 @@ def capture(
             return (value, gradient, *([dead.to(value.dtype)] if failures else []))
 
     with refusing():
-        graph: GraphModule = make_fx(batched)(*example)
+        graph = traced(batched)(*example)
     _detach_constants(graph)
     return graph
 
@@ -86,17 +88,71 @@ def capture_vector(density: Callable[..., Tensor], u: Tensor, *rest: Tensor) -> 
             return value, gradient.masked_fill(dead, 0.0), dead.to(value.dtype)
 
     with refusing():
-        graph: GraphModule = make_fx(one, decomposition_table=_core())(u, *rest)
-    if any(map(_writes, graph.graph.nodes)):  # not while the program runs, whose modes it breaks
+        graph = traced(one, _core())(u, *rest)
+    if not _made_functional(graph):  # not while the program runs, whose modes it breaks
         functional = torch.func.functionalize(graph)
-        graph = make_fx(functional, decomposition_table=_core())(u, *rest)
+        graph = traced(functional, _core())(u, *rest)
     _detach_constants(graph)
     return graph
 
 
+def _made_functional(graph: GraphModule) -> bool:
+    """Write new tensors in place of what is written into tensors that nothing else looks into.
+
+    Whether no other write is left.
+    """
+    for node in list(graph.graph.nodes):
+        if not _writes(node):
+            continue
+        base, pure = node.args[0], _pure(node.target)
+        before = [user for user in base.users if user < node]
+        if pure is None or not _is_new(base) or any(map(_is_view, before)):
+            return False
+        with graph.graph.inserting_before(node):
+            new = graph.graph.call_function(pure, node.args, node.kwargs)
+        new.meta.update(node.meta)
+        node.replace_all_uses_with(new)
+        base.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user > new)
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return True
+
+
 def _writes(node: Any) -> bool:
+    return hasattr(node.target, "_schema") and _mutates(node.target)
+
+
+def _is_view(node: Any) -> bool:
     schema = getattr(node.target, "_schema", None)
-    return schema is not None and bool(schema.is_mutable)
+    return schema is not None and any(each.alias_info for each in schema.returns)
+
+
+def _is_new(node: Any) -> bool:
+    return node.op == "call_function" and hasattr(node.target, "_schema") and not _is_view(node)
+
+
+def _pure(target: Any) -> Any:
+    """The operation that returns what this one writes into its first argument, or None."""
+    packet, _, overload = str(target).removeprefix("aten.").partition(".")
+    found = getattr(getattr(torch.ops.aten, packet.rstrip("_"), None), overload, None)
+    return found if packet.endswith("_") and found is not None and not _mutates(found) else None
+
+
+def _mutates(operation: Any) -> bool:
+    return bool(operation._schema.is_mutable)
+
+
+def traced(
+    function: Callable[..., Any], table: dict[Any, Callable[..., Any]] | None = None
+) -> Callable[..., GraphModule]:
+    """``make_fx`` with one fake mode for what it notes of nodes; it would make one for each."""
+
+    def trace(*example: Any) -> GraphModule:
+        with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+            graph: GraphModule = make_fx(function, decomposition_table=table)(*example)
+        return graph
+
+    return trace
 
 
 def _noting(density: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, tuple[Tensor, ...]]]:
