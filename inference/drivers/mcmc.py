@@ -199,7 +199,8 @@ class MCMC:
         if state["position"].shape[1:] != (density.layout.size,):
             raise DataError(located("the fit to resume is not of this program", hint="run anew"))
         position = by_columns(state["position"])
-        return position, Parameters(state["step_size"], state["inverse_mass"])
+        names = [name for name in Parameters._fields if name in state]
+        return position, Parameters(**{name: state[name] for name in names})
 
 
 def _require_resumable(fit: Fit, origin: dict[str, str]) -> None:
@@ -220,7 +221,8 @@ def _counted(failed: list[Tensor]) -> dict[str, Tensor]:
 
 
 def _state(samples: Samples) -> dict[str, Tensor]:
-    return {"position": samples.state.position, **samples.parameters._asdict()}
+    learnt = {k: x for k, x in samples.parameters._asdict().items() if x is not None}
+    return {"position": samples.state.position, **learnt}
 
 
 def joined(first: Fit, second: Fit) -> Fit:

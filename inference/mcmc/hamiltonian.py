@@ -2,7 +2,8 @@
 
 The metric is the identity in our coordinates of momentum: with inverse metric S^2 (diagonal) we
 keep w = S p ~ Normal(0, I) in place of the momentum p, so that dz = S w dt and dw = S grad log pi
-dt.  Kinetic energy and U-turns are then plain inner products, and S only scales the steps.
+dt.  Kinetic energy and U-turns are then plain inner products, and S only scales the steps.  A
+metric of low rank besides is the same with S A in place of S, and A S of the gradient.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ DIVERGENCE = 1000.0
 # Stands for the log weight -inf, and for none at all: exp is zero, and sums with it stay finite.
 IMPOSSIBLE = -1e30
 
+Stretch = Callable[[Tensor], Tensor]
+
 Fields = TypeVar("Fields", bound=tuple[Any, ...])
 
 
@@ -37,15 +40,27 @@ class State(NamedTuple):
 
 
 class Parameters(NamedTuple):
-    """Of a kernel: step_size, scalar or [chains], and the diagonal inverse_mass [d]."""
+    """Of a kernel: step_size, scalar or [chains], and the inverse metric.
+
+    That is S A^2 S, with S^2 = diag(inverse_mass) [d] and A = I + U' diag(stretch) U, where the
+    rows of U = directions [k, d] are orthonormal and ``stretch`` [k] is above -1; else A = I.
+    """
 
     step_size: Tensor
     inverse_mass: Tensor
+    directions: Tensor | None = None
+    stretch: Tensor | None = None
 
     @property
     def scale(self) -> Tensor:
         """The step along each coordinate for unit momentum: [d] or [chains, d]."""
         return self.step_size[..., None] * self.inverse_mass.sqrt()
+
+    def stretched(self, x: Tensor) -> Tensor:
+        """A x, for vectors [..., d]."""
+        if self.directions is None or self.stretch is None:
+            return x
+        return x + (x @ self.directions.mT * self.stretch) @ self.directions
 
 
 class Phase(NamedTuple):
@@ -102,18 +117,28 @@ def refresh(state: State) -> Phase:
     return with_momentum(state, momentum)
 
 
-def leapfrog(phase: Phase, potential: Potential, scale: Tensor) -> Phase:
+def leapfrog(
+    phase: Phase, potential: Potential, scale: Tensor, stretched: Stretch | None = None
+) -> Phase:
     """One leapfrog: half a kick, a drift, half a kick.
 
     It preserves volume, and flipping the momentum conjugates it with its inverse, which is the step
-    of ``-scale``.
+    of ``-scale``.  ``stretched`` applies A, of a metric that is not diagonal.
     """
-    momentum = torch.addcmul(phase.momentum, scale, phase.gradient, value=0.5)
-    position = torch.addcmul(phase.position, scale, momentum)
+    momentum = kicked(phase.momentum, phase.gradient, scale, stretched)
+    drift = momentum if stretched is None else stretched(momentum)
+    position = torch.addcmul(phase.position, scale, drift)
     log_density, gradient = potential(position)
-    momentum = torch.addcmul(momentum, scale, gradient, value=0.5)
+    momentum = kicked(momentum, gradient, scale, stretched)
     log_weight = energy_weight(log_density, momentum)
     return Phase(position, momentum, gradient, log_density, log_weight)
+
+
+def kicked(momentum: Tensor, gradient: Tensor, scale: Tensor, stretched: Stretch | None) -> Tensor:
+    """The momentum after half a step in this gradient."""
+    if stretched is None:
+        return torch.addcmul(momentum, scale, gradient, value=0.5)
+    return momentum + 0.5 * stretched(scale * gradient)
 
 
 def coin(probability: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from .hamiltonian import (
     Phase,
     Potential,
     State,
+    Stretch,
     coin,
     init,
     leapfrog,
@@ -35,10 +36,16 @@ class HMCInfo(NamedTuple):
     energy: Tensor
 
 
-def propose(phase: Phase, potential: Potential, scale: Tensor, leapfrogs: int) -> Phase:
+def propose(
+    phase: Phase,
+    potential: Potential,
+    scale: Tensor,
+    leapfrogs: int,
+    stretched: Stretch | None = None,
+) -> Phase:
     """Leapfrogs, then a flip of the momentum: an involution that preserves volume."""
     for _ in range(leapfrogs):
-        phase = leapfrog(phase, potential, scale)
+        phase = leapfrog(phase, potential, scale, stretched)
     return phase._replace(momentum=-phase.momentum)
 
 
@@ -52,7 +59,8 @@ def step(
 ) -> tuple[State, HMCInfo]:
     """One transition: new momentum, proposal, Metropolis acceptance."""
     before = refresh(state)
-    after = propose(before, potential, parameters.scale, leapfrogs)
+    stretched = None if parameters.directions is None else parameters.stretched
+    after = propose(before, potential, parameters.scale, leapfrogs, stretched)
     probability = acceptance(before, after)
     accepted = coin(probability)
     energy = -torch.where(accepted, after.log_weight, before.log_weight)

@@ -356,9 +356,10 @@ def step(
 ) -> tuple[State, NUTSInfo]:
     """One transition: new momentum, random trajectory, a point of it."""
     scale = parameters.scale
+    stretched = None if parameters.directions is None else parameters.stretched
 
     def move(phase: Phase, sign: Tensor) -> Phase:
-        return leapfrog(phase, potential, sign.unsqueeze(-1) * scale)
+        return leapfrog(phase, potential, sign.unsqueeze(-1) * scale, stretched)
 
     tree = trajectory(refresh(state), move, max_depth)
     info = NUTSInfo(

@@ -10,6 +10,8 @@ from torch import Tensor
 from ..errors import InitializationError, located
 from .layout import Layout, shown
 
+NANS = 10  # so many starts of no density but NaN are no accident
+
 Blame = Callable[[Tensor], str] | None  # says which sites are at fault at a point
 
 
@@ -27,22 +29,27 @@ def initial(
     ``log_density`` takes one vector [d] and must work under ``torch.func.vmap``;
     ``draw_uniform(shape)`` draws from [-radius, radius].  Chains that fail draw again, at most
     ``retries`` times; every chain consumes its own draws whether the others fail or not.
-    ``blame(u)`` may say which sites are at fault at ``u``.
+    ``blame(u)`` may say which sites are at fault at ``u``.  NaN is a failure like another (a
+    differential equation may overflow far from the data), but a chain that meets nothing else has a
+    mistake in its model.
 
     Errors:
-        InitializationError: at once if a log density is NaN, and after the retries if some chain
-            has no point with a finite log density and gradient.
+        InitializationError: after ``NANS`` tries if a chain's log density was NaN in all of them,
+            and after the retries if some chain has no point with a finite log density and gradient.
     """
     value_and_grad = torch.func.vmap(torch.func.grad_and_value(log_density))
     u = draw_uniform((chains, layout.size))
     failing = torch.arange(chains, device=u.device)
+    only_nan = torch.ones(chains, dtype=torch.bool, device=u.device)
     for attempt in range(retries + 1):
         if attempt:
             u = u.index_copy(0, failing, draw_uniform((chains, layout.size))[failing])
         gradient, value = value_and_grad(u[failing])
         nan = torch.isnan(value)
-        if bool(nan.any()):
-            raise _nan_error(layout, u[failing][nan][0], int(failing[nan][0]), blame)
+        only_nan = only_nan.index_copy(0, failing, only_nan[failing] & nan)
+        hopeless = only_nan[failing]
+        if attempt + 1 >= min(NANS, retries + 1) and bool(hopeless.any()):
+            raise _nan_error(layout, u[failing][hopeless][0], int(failing[hopeless][0]), blame)
         bad = ~(torch.isfinite(value) & torch.isfinite(gradient).all(-1))
         failing = failing[bad]
         if len(failing) == 0:

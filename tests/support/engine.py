@@ -18,6 +18,7 @@ from pushforward.inference.mcmc.lanes.engine import (
     Advance,
     Chains,
     Engine,
+    Metric,
     step_sizes,
     transition,
 )
@@ -83,7 +84,19 @@ def chains_at(name: str, position: Tensor, step: Tensor) -> Chains:
     return Chains(position, log_density, gradient.contiguous(), step_sizes(step), random)
 
 
-def judged(name: str, size: float, max_depth: int, text: str | None = None) -> Report:
+def slanted(d: int) -> Metric:
+    """A metric that is not diagonal."""
+    direction = torch.arange(1.0, d + 1.0, dtype=torch.float64)
+    return Metric(
+        torch.linspace(0.7, 1.2, d, dtype=torch.float64),
+        (direction / direction.norm())[None],
+        torch.tensor([0.8], dtype=torch.float64),
+    )
+
+
+def judged(
+    name: str, size: float, max_depth: int, text: str | None = None, metric: Metric | None = None
+) -> Report:
     """Whether the engine preserves the weights of an orbit with steps of this size."""
     runner, function = engine(name, max_depth, text), lane_function(name)
     reach, d = 2**max_depth - 1, TARGETS[name][1]
@@ -95,9 +108,12 @@ def judged(name: str, size: float, max_depth: int, text: str | None = None) -> R
     z = torch.linspace(0.7, 0.3, d, dtype=torch.float64)[None]
     w = torch.linspace(0.6, -0.9, d, dtype=torch.float64)[None]
     path: list[Phase] = []
+    metric = metric or Metric.diagonal(torch.ones(d, dtype=torch.float64))
+    parameters = Parameters(torch.tensor(size), *metric)
 
     def move(point: Phase, sign: Tensor) -> Phase:
-        path.append(leapfrog(point, potential, sign[:, None] * torch.full_like(z, size)))
+        scale = sign[:, None] * (size * metric.root)
+        path.append(leapfrog(point, potential, scale, parameters.stretched))
         return path[-1]
 
     start, margin = with_momentum(State(z, *potential(z)), w), 2 * reach + 4
@@ -109,7 +125,7 @@ def judged(name: str, size: float, max_depth: int, text: str | None = None) -> R
 
     def moved(point: Any, _: Any) -> Any:
         at = phases[int(point.index)]
-        after = transition(runner, chains[int(point.index)], torch.ones(d), at.momentum)
+        after = transition(runner, chains[int(point.index)], metric, at.momentum)
         distance = (positions - after.position).square().sum(-1)
         return orbit.point(int(distance.nan_to_num(torch.inf).argmin()))
 
@@ -140,7 +156,7 @@ class GivenChoices(Messenger):
 
 
 def by_program(
-    name: str, chains: Chains, root_mass: Tensor, max_depth: int, choices: Tensor
+    name: str, chains: Chains, metric: Metric, max_depth: int, choices: Tensor
 ) -> tuple[State, NUTSInfo]:
     """One transition of the program with these choices, on the same density."""
     function = lane_function(name)
@@ -149,7 +165,8 @@ def by_program(
         value, gradient, *_ = function(u)
         return value, gradient
 
-    parameters = Parameters(chains.step_sizes.log_step.exp(), root_mass.square())
+    step = chains.step_sizes.log_step.exp()
+    parameters = Parameters(step, metric.root.square(), metric.directions, metric.stretch)
     state = State(chains.position, chains.log_density, chains.gradient)
     with GivenChoices(choices):
         state, info = nuts(max_depth).step(state, potential, parameters)
@@ -166,8 +183,8 @@ def off(found: Advance, state: State, info: NUTSInfo) -> Tensor:
     return ~(same & torch.isclose(found.info.energy[:, 0], info.energy, rtol=1e-7, atol=1e-7))
 
 
-def random_cases(name: str, n: int, max_depth: int, seed: int) -> tuple[Chains, Tensor, Tensor]:
-    """Chains anywhere with step sizes of any use, roots of a metric, and choices."""
+def random_cases(name: str, n: int, max_depth: int, seed: int) -> tuple[Chains, Metric, Tensor]:
+    """Chains anywhere with step sizes of any use, a metric that is diagonal or not, and choices."""
     g = torch.Generator().manual_seed(seed)
     d = TARGETS[name][1]
 
@@ -178,4 +195,7 @@ def random_cases(name: str, n: int, max_depth: int, seed: int) -> tuple[Chains, 
     most = 2 ** (max_depth + 1) + 2 * max_depth + 2
     uniform = torch.rand(n, most, generator=g, dtype=torch.float64)
     choices = torch.cat([normal(n, d), uniform], 1)
-    return chains_at(name, normal(n, d), step), torch.exp(0.3 * normal(d)), choices
+    rank = seed % 2 * min(d, 2)
+    directions = torch.linalg.qr(normal(d, d))[0][:rank]
+    metric = Metric(torch.exp(0.3 * normal(d)), directions, torch.exp(0.5 * normal(rank)) - 1.0)
+    return chains_at(name, normal(n, d), step), metric, choices

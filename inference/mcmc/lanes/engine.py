@@ -44,6 +44,18 @@ class Chains(NamedTuple):
     random: Tensor
 
 
+class Metric(NamedTuple):
+    """A root of the inverse metric, see ``Parameters``: [d], directions [k, d], stretch [k]."""
+
+    root: Tensor
+    directions: Tensor
+    stretch: Tensor
+
+    @staticmethod
+    def diagonal(root: Tensor) -> Metric:
+        return Metric(root, root.new_zeros(0, len(root)), root.new_zeros(0))
+
+
 class Advance(NamedTuple):
     """What chains did: where they are, and of each transition its end, gradient there and info.
 
@@ -66,7 +78,9 @@ class _Run(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("density", "tables", "work")),
         *((name, ctypes.c_long) for name in ("chains", "d", "transitions", "max_depth", "results")),
         *((name, ctypes.c_void_p) for name in ("position", "log_density", "gradient")),
-        *((name, ctypes.c_void_p) for name in ("root_mass", "averaging")),
+        ("root_mass", ctypes.c_void_p),
+        ("rank", ctypes.c_long),
+        *((name, ctypes.c_void_p) for name in ("directions", "stretch", "averaging")),
         ("target", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in ("random", "draws", "gradients", "infos")),
         *((name, ctypes.c_void_p) for name in ("failures", "given")),
@@ -94,17 +108,17 @@ class Engine:
     text: str = SOURCE.read_text()
 
     def advance(
-        self, chains: Chains, root_mass: Tensor, transitions: int, *, target: float = 0.0
+        self, chains: Chains, metric: Metric, transitions: int, *, target: float = 0.0
     ) -> Advance:
-        """Make so many transitions of each chain, with roots of the inverse metric [d].
+        """Make so many transitions of each chain, with this metric.
 
         Chains do not depend on each other: what one does is the same alone and among others.  With
         a ``target`` each learns its step size from each of its transitions.
         """
-        return self._run(chains, root_mass, transitions, target=target)
+        return self._run(chains, metric, transitions, target=target)
 
     def replay(
-        self, chains: Chains, root_mass: Tensor, choices: Tensor
+        self, chains: Chains, metric: Metric, choices: Tensor
     ) -> tuple[Advance, list[list[float]]]:
         """One transition of each chain whose random choices are given, float64 [chains, n].
 
@@ -113,13 +127,13 @@ class Engine:
         """
         most = 2 ** (self.max_depth + 1) + 2 * self.max_depth + 2
         asked = torch.zeros(len(chains.position), most, dtype=torch.float64)
-        done = self._run(chains, root_mass, 1, choices=choices.contiguous(), asked=asked)
+        done = self._run(chains, metric, 1, choices=choices.contiguous(), asked=asked)
         return done, [row[: int(row[-1])].tolist() for row in asked]
 
     def _run(
         self,
         chains: Chains,
-        root_mass: Tensor,
+        metric: Metric,
         transitions: int,
         *,
         target: float = 0.0,
@@ -132,7 +146,7 @@ class Engine:
             for x in (chains.position, chains.log_density, chains.gradient, chains.random)
         )
         averaging = torch.stack([x.double() for x in chains.step_sizes], 1).contiguous()
-        root_mass = root_mass.to(dtype).contiguous()
+        root, directions, stretch = (x.to(dtype).contiguous() for x in metric)
         draws, gradients = (torch.empty(n, transitions, d, dtype=dtype) for _ in range(2))
         infos = torch.empty(n, transitions, 6, dtype=torch.float64)
         failures = torch.zeros(n, transitions, dtype=torch.int64)
@@ -141,7 +155,8 @@ class Engine:
             self.density.address, ctypes.addressof(tables), work.data_ptr(),
             n, d, transitions, self.max_depth, self.density.results,
             position.data_ptr(), log_density.data_ptr(), gradient.data_ptr(),
-            root_mass.data_ptr(), averaging.data_ptr(), target, random.data_ptr(),
+            root.data_ptr(), len(stretch), directions.data_ptr(), stretch.data_ptr(),
+            averaging.data_ptr(), target, random.data_ptr(),
             draws.data_ptr(), gradients.data_ptr(), infos.data_ptr(), failures.data_ptr(),
             None if choices is None else choices.data_ptr(),
             0 if choices is None else choices.shape[1],
@@ -156,7 +171,7 @@ class Engine:
 
 
 @program
-def transition(engine: Engine, start: Chains, root_mass: Tensor, momentum: Tensor) -> Chains:
+def transition(engine: Engine, start: Chains, metric: Metric, momentum: Tensor) -> Chains:
     """The engine's transition of one chain, as a program: each of its coins is a draw.
 
     So ``check.orbit`` enumerates what the machine code does.  momentum [1, d] is in the coordinates
@@ -165,7 +180,7 @@ def transition(engine: Engine, start: Chains, root_mass: Tensor, momentum: Tenso
     coins: list[float] = []
     while True:
         choices = torch.cat([momentum.double(), torch.tensor([coins], dtype=torch.float64)], 1)
-        done, (asked,) = engine.replay(start, root_mass, choices)
+        done, (asked,) = engine.replay(start, metric, choices)
         for probability in asked[len(coins) :]:
             heads = draw(dist.Bernoulli(torch.tensor(probability, dtype=torch.float64)))
             coins.append(0.0 if heads == 1 else 1.0)

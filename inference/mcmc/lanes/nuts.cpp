@@ -72,6 +72,22 @@ static double dot(const REAL *__restrict a, const REAL *__restrict b, long d) {
     return s;
 }
 
+// y += a x
+static void add(REAL *__restrict y, REAL a, const REAL *__restrict x, long d) {
+#pragma omp simd
+    for (long i = 0; i < d; i++) y[i] += a * x[i];
+}
+
+// I + U' diag(stretch) U, for orthonormal rows of U = directions [rank][d]
+struct Stretch {
+    long rank;
+    const REAL *directions, *stretch;
+    void apply(REAL *x, REAL *memory, long d) const {
+        for (long k = 0; k < rank; k++) memory[k] = stretch[k] * dot(directions + k * d, x, d);
+        for (long k = 0; k < rank; k++) add(x, memory[k], directions + k * d, d);
+    }
+};
+
 struct Span {
     REAL *first, *last, *total;  // momenta of a stretch of orbit: at its ends, and summed
 };
@@ -116,9 +132,11 @@ struct Info {
 
 struct Chain {
     long d, max_depth;
+    Stretch stretch;
     Source source;
     std::vector<REAL> memory;
-    REAL *scale;  // the step along each coordinate for unit momentum
+    REAL *scale;            // the step along each coordinate for unit momentum
+    REAL *drift, *products;  // of a leapfrog, while it is computed
 
     Phase state;  // where the transition starts; its momentum is not used
     // the tree
@@ -138,15 +156,16 @@ struct Chain {
     long leapfrogs;
     bool divergent;
 
-    Chain(long d, long max_depth) : d(d), max_depth(max_depth) {
-        memory.assign((size_t) (3 * 6 + 2 + 3 * (max_depth + 2)) * d, 0);
+    Chain(long d, long max_depth, Stretch stretch) : d(d), max_depth(max_depth), stretch(stretch) {
+        memory.assign((size_t) (3 * 6 + 3 + 3 * (max_depth + 2)) * d + stretch.rank, 0);
         REAL *next = memory.data();
         auto vector = [&]() { return (next += d) - d; };
         for (Phase *p : {&state, &left, &right, &proposal, &edge, &candidate})
             p->position = vector(), p->momentum = vector(), p->gradient = vector();
-        total = vector(), scale = vector();
+        total = vector(), scale = vector(), drift = vector();
         for (int k = 0; k < max_depth + 2; k++)
             spans[k].first = vector(), spans[k].last = vector(), spans[k].total = vector();
+        products = next;
     }
 
     void copy(REAL *to, const REAL *from) { std::memcpy(to, from, d * sizeof(REAL)); }
@@ -178,22 +197,26 @@ struct Chain {
         depart();
     }
 
-    // Half a kick and the drift of a leapfrog; the gradient at the new position is awaited
-    void depart() {
+    // Half a kick in the gradient at the edge
+    void kick() {
         const REAL sign = forward ? 1 : -1;
-#pragma omp simd
-        for (long i = 0; i < d; i++) {
-            edge.momentum[i] += REAL(0.5) * (sign * scale[i]) * edge.gradient[i];
-            edge.position[i] += (sign * scale[i]) * edge.momentum[i];
-        }
+        for (long i = 0; i < d; i++) drift[i] = (sign * scale[i]) * edge.gradient[i];
+        stretch.apply(drift, products, d);
+        add(edge.momentum, REAL(0.5), drift, d);
     }
 
-    // The second half kick: `edge` is a new leaf.  Whether the transition is over
-    bool arrive() {
+    // The first kick of a leapfrog and its drift; the gradient at the new position is awaited
+    void depart() {
+        kick();
         const REAL sign = forward ? 1 : -1;
-#pragma omp simd
-        for (long i = 0; i < d; i++)
-            edge.momentum[i] += REAL(0.5) * (sign * scale[i]) * edge.gradient[i];
+        copy(drift, edge.momentum);
+        stretch.apply(drift, products, d);
+        for (long i = 0; i < d; i++) edge.position[i] += (sign * scale[i]) * drift[i];
+    }
+
+    // The second kick: `edge` is a new leaf.  Whether the transition is over
+    bool arrive() {
+        kick();
         edge.log_weight = weight(edge);
         add_leaf();
         if (subtree_lowest < std::max(subtree_weight, log_weight) - DIVERGENCE) {
@@ -272,6 +295,8 @@ struct Run {
     long chains, d, transitions, max_depth, results;
     REAL *position, *log_density, *gradient;  // [chains][d], [chains], [chains][d]: where they are
     const REAL *root_mass;                    // [d]: the roots of the diagonal inverse metric
+    long rank;                                // of what stretches besides: see Stretch
+    const REAL *directions, *stretch;
     double *averaging;                        // [chains][5]: the step size of each
     double target;                            // adapt the step sizes to this acceptance, if > 0
     uint64_t *random;                         // [chains][4]
@@ -295,7 +320,7 @@ extern "C" void run(Run *r) {
         for (long i = 0; i < d; i++) chains[c].scale[i] = step * r->root_mass[i];
     };
     for (long c = 0; c < r->chains; c++) {
-        chains.emplace_back(d, r->max_depth);
+        chains.emplace_back(d, r->max_depth, Stretch{r->rank, r->directions, r->stretch});
         Chain &x = chains[c];
         x.source.state = r->random + 4 * c;
         x.source.given = r->given ? r->given + c * r->given_count : nullptr;

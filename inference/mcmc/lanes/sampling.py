@@ -17,12 +17,12 @@ from ...runs.checkpoint import Store, random_state, restore_random_state
 from ..adaptation import TARGET, Samples, Watcher, require_finite, require_target
 from ..hamiltonian import Parameters, Potential, State
 from ..nuts import NUTSInfo
-from .engine import Advance, Chains, Engine, StepSizes, step_sizes
+from .engine import Advance, Chains, Engine, Metric, StepSizes, step_sizes
 from .warmup import (
     SETTLED,
     first_root_mass,
     found_step_sizes,
-    learnt_root_mass,
+    learnt_metric,
     restarted,
     settled,
     windows,
@@ -32,11 +32,11 @@ PIECE = 0.2  # seconds between two looks at a run
 
 
 class Progressed(NamedTuple):
-    """A run between two pieces: transitions made, the chains, and the roots of the metric [d]."""
+    """A run between two pieces: transitions made, the chains, and the metric."""
 
     done: int
     chains: Chains
-    root_mass: Tensor
+    metric: Metric
 
 
 def sample_lanes(
@@ -72,7 +72,7 @@ def sample_lanes(
                 start = time.perf_counter()
                 count = min(end - at.done, max(1, int(rate)))
                 aim = target if end <= warmup else 0.0
-                made = engine.advance(at.chains, at.root_mass, count, target=aim)
+                made = engine.advance(at.chains, at.metric, count, target=aim)
                 pieces.append(made)
                 at = at._replace(done=at.done + count, chains=made.chains)
                 if at.done == end and end <= warmup:
@@ -102,12 +102,15 @@ def _started(
         step = found_step_sizes(state, potential, root_mass, target)
     else:
         root_mass, step = parameters.inverse_mass.sqrt(), parameters.step_size.expand(n)
+    metric = Metric.diagonal(root_mass)
+    if parameters is not None and parameters.directions is not None:
+        metric = Metric(root_mass, parameters.directions, parameters.stretch)  # type: ignore[arg-type]
     zero, one = (torch.tensor(x, dtype=torch.float64) for x in (0.0, 1.0))
     bits = (draw(dist.Uniform(zero, one), (n, 4), label="seeds") * 2.0**53).long()
     odd = 0x9E3779B97F4A7C15 - 2**64  # spreads the bits over all 64
     position, gradient = state.position.contiguous(), state.gradient.contiguous()
     chains = Chains(position, state.log_density, gradient, step_sizes(step), bits * odd + 1)
-    return Progressed(0, chains, root_mass)
+    return Progressed(0, chains, metric)
 
 
 def _learnt(at: Progressed, window: list[Advance], share: float) -> Progressed:
@@ -123,15 +126,18 @@ def _learnt(at: Progressed, window: list[Advance], share: float) -> Progressed:
     draws, gradients = (
         torch.cat(parts, 1) for parts in zip(*(w[1:3] for w in window), strict=True)
     )
-    root_mass = learnt_root_mass(draws, gradients, at.root_mass)
-    if share < SETTLED:
+    metric = learnt_metric(draws, gradients, at.metric.root, share)
+    if share < SETTLED or len(metric.stretch) != len(at.metric.stretch):
         chains = chains._replace(step_sizes=restarted(chains.step_sizes))
-    return at._replace(chains=chains, root_mass=root_mass)
+    return at._replace(chains=chains, metric=metric)
 
 
 def _parameters(at: Progressed) -> Parameters:
-    step = at.chains.step_sizes.log_step.exp().to(at.root_mass.dtype)
-    return Parameters(step, at.root_mass.square())
+    root, directions, stretch = at.metric
+    step = at.chains.step_sizes.log_step.exp().to(root.dtype)
+    if len(stretch):
+        return Parameters(step, root.square(), directions, stretch)
+    return Parameters(step, root.square())
 
 
 def _gathered(engine: Engine, at: Progressed, pieces: list[Advance], interrupted: bool) -> Samples:
@@ -161,7 +167,7 @@ def _content(at: Progressed, pieces: list[Advance]) -> dict[str, Any]:
     """A run as plain values."""
     chains = [*at.chains[:3], *at.chains.step_sizes, at.chains.random]
     kept = [[p.draws, p.gradients, *p.info, p.log_density, p.failures] for p in pieces]
-    return {"done": at.done, "chains": chains, "root_mass": at.root_mass, "pieces": kept,
+    return {"done": at.done, "chains": chains, "metric": [*at.metric], "pieces": kept,
             "random": random_state()}  # fmt: skip
 
 
@@ -174,4 +180,4 @@ def _restored(content: dict[str, Any]) -> tuple[Progressed, list[Advance]]:
         Advance(chains, draws, gradients, NUTSInfo(*infos), lp, failures, 0)
         for draws, gradients, *infos, lp, failures in content["pieces"]
     ]
-    return Progressed(content["done"], chains, content["root_mass"]), pieces
+    return Progressed(content["done"], chains, Metric(*content["metric"])), pieces

@@ -1,9 +1,11 @@
-"""What warm-up learns from whole windows of transitions: a diagonal metric, and when.
+"""What warm-up learns from whole windows of transitions: the metric, and when.
 
 The metric is the one of least Fisher divergence between the posterior and a normal law (Seyboldt,
 Carlson and Carpenter, "Preconditioning Hamiltonian Monte Carlo by minimizing Fisher divergence",
 2024): of a normal posterior it is exact whatever the draws, so windows may be short and begin at
-once.  It is learnt within chains, so that a chain that does not move says nothing.
+once.  It is learnt within chains, so that a chain that does not move says nothing.  It is
+diagonal, and once a window has draws enough it stretches the directions that the diagonal leaves
+long or short.
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ from torch import Tensor
 from ....ppl import iterate
 from ..hamiltonian import Parameters, Potential, State, leapfrog, refresh
 from ..hmc import acceptance
-from .engine import StepSizes
+from .engine import Metric, StepSizes
 
 FIRST, GROWTH, LAST = 10, 1.5, 50
+ENOUGH = 10  # draws of a window for each coordinate, before directions are learnt
+ARRIVED = 0.25  # after this share of warm-up chains are taken to be where the posterior is
+FAR, MOST = 3.0, 16  # variances so many times the diagonal's, or as much less, and so many, count
 SETTLED = 0.4  # after this share of warm-up a new metric is so near the old that step sizes go on
 
 
@@ -58,6 +63,44 @@ def learnt_root_mass(draws: Tensor, gradients: Tensor, before: Tensor) -> Tensor
     learnt = (squares(draws) / squares(gradients)).sqrt().sqrt()
     usable = learnt.isfinite() & (learnt > 0.0)
     return torch.where(usable, learnt, before).clamp(1e-10, 1e10)
+
+
+def learnt_metric(draws: Tensor, gradients: Tensor, before: Tensor, share: float) -> Metric:
+    """The metric from a window [chains, draws, d] that ends a share of warm-up.
+
+    ``before`` are the roots [d] until now.
+
+    In coordinates where the diagonal is one, the covariances X of positions and G of gradients give
+    A^2 with A^2 G A^2 = X: its eigenvectors of eigenvalues far from one are the directions.  There
+    are none early in warm-up, and with fewer than ``ENOUGH`` draws for each coordinate.
+    """
+    root = learnt_root_mass(draws, gradients, before)
+    if share < ARRIVED or draws[..., 0].numel() < ENOUGH * len(root):
+        return Metric.diagonal(root)
+
+    def covariance(x: Tensor) -> Tensor:
+        centred = (x - x.mean(1, keepdim=True)).flatten(0, 1)
+        return centred.mT @ centred / len(centred)
+
+    x, g = covariance(draws / root), covariance(gradients * root)
+    if not bool(x.isfinite().all() & g.isfinite().all()):
+        return Metric.diagonal(root)
+    ridge = 1e-5 * torch.eye(len(root), dtype=root.dtype)
+    root_g = _power(g + ridge, 0.5)
+    inverse = _power(g + ridge, -0.5)
+    stretched = inverse @ _power(root_g @ (x + ridge) @ root_g, 0.5) @ inverse
+    sizes, vectors = torch.linalg.eigh((stretched + stretched.mT) / 2)
+    far = sizes.clamp(min=1e-10).log().abs()
+    chosen = far.argsort(descending=True)[:MOST]
+    chosen = chosen[far[chosen] > math.log(FAR)]
+    return Metric(root, vectors[:, chosen].mT.contiguous(), sizes[chosen].sqrt() - 1.0)
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """Of a symmetric positive matrix."""
+    sizes, vectors = torch.linalg.eigh(matrix)
+    found: Tensor = vectors * sizes.clamp(min=1e-300) ** exponent @ vectors.mT
+    return found
 
 
 def found_step_sizes(

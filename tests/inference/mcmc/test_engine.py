@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from support.engine import TARGETS, by_program, engine, judged, off, random_cases
+from support.engine import TARGETS, by_program, engine, judged, off, random_cases, slanted
 
 DEPTH = 6
 
 
 def wrong(name: str, cases: int, seed: int, text: str | None = None) -> int:
     """In how many random cases the engine does not what the program does."""
-    chains, root_mass, choices = random_cases(name, cases, DEPTH, seed)
-    found, _ = engine(name, DEPTH, text).replay(chains, root_mass, choices)
-    return int(off(found, *by_program(name, chains, root_mass, DEPTH, choices)).sum())
+    chains, metric, choices = random_cases(name, cases, DEPTH, seed)
+    found, _ = engine(name, DEPTH, text).replay(chains, metric, choices)
+    return int(off(found, *by_program(name, chains, metric, DEPTH, choices)).sum())
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_with_the_same_choices_it_makes_the_transition_of_the_program(name: str) -> None:
-    assert wrong(name, 200, 0) == 0
+    assert wrong(name, 100, 0) == wrong(name, 100, 1) == 0
 
 
 @pytest.mark.slow
@@ -31,6 +31,7 @@ def test_in_ten_thousand_cases(name: str) -> None:
 )
 def test_it_preserves_the_weights_of_an_orbit(name: str, size: float) -> None:
     judged(name, size, 2).require()
+    judged(name, size, 2, metric=slanted(TARGETS[name][1])).require()
 
 
 @pytest.mark.slow
@@ -70,6 +71,10 @@ FAULTS: dict[str, tuple[str, str]] = {
     "always from the right": ("forward ? right : left);\n        size", "right);\n        size"),
     "sums of momenta are not kept": ("total[i] += spans[0].total[i];", ";"),
     "the end of a joined stretch is lost": ("std::swap(a.last, b.last);", ""),
+    "kicks are not stretched": (
+        "stretch.apply(drift, products, d);\n        add(edge",
+        "add(edge",
+    ),
 }
 
 
@@ -83,10 +88,11 @@ def faulty(name: str) -> str:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_faulty_engine_is_rejected_on_an_orbit(fault: str) -> None:
     orbits = [("correlated", 0.8, 2), ("banana", 0.4, 2), ("correlated", 0.72, 3)]
-    verdicts = (judged(*orbit, faulty(fault)).verdict for orbit in orbits)
+    metric = slanted(2) if "stretched" in fault else None
+    verdicts = (judged(*orbit, faulty(fault), metric).verdict for orbit in orbits)
     assert any(verdict == "fail" for verdict in verdicts)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_faulty_engine_does_not_what_the_program_does(fault: str) -> None:
-    assert sum(wrong(name, 200, 0, faulty(fault)) for name in TARGETS) > 0
+    assert sum(wrong(name, 200, k, faulty(fault)) for name in TARGETS for k in (0, 1)) > 0

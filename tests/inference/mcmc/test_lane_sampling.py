@@ -10,12 +10,13 @@ import torch
 from support.engine import chains_at, engine
 from torch import Tensor
 
-from pushforward import condition, dist, plate, program, sample
+from pushforward import condition, dist, observe, plate, program, sample
 from pushforward.inference import MCMC, nuts
 from pushforward.inference.mcmc.lanes import sampling
-from pushforward.inference.mcmc.lanes.engine import step_sizes
+from pushforward.inference.mcmc.lanes.engine import Metric, step_sizes
 from pushforward.inference.mcmc.lanes.warmup import (
     first_root_mass,
+    learnt_metric,
     learnt_root_mass,
     settled,
     windows,
@@ -33,25 +34,25 @@ def starts(n: int) -> Tensor:
 
 
 def test_a_chain_is_the_same_alone_and_among_others() -> None:
-    runner, root_mass = engine("banana", 6), f([1.0, 0.7])
+    runner, metric = engine("banana", 6), Metric.diagonal(f([1.0, 0.7]))
     chains = chains_at("banana", starts(5), torch.full((5,), 0.3))
-    together = runner.advance(chains, root_mass, 40, target=0.8)
+    together = runner.advance(chains, metric, 40, target=0.8)
     for k in range(5):
         one = chains._replace(
             **{n: getattr(chains, n)[k : k + 1] for n in chains._fields if n != "step_sizes"},
             step_sizes=type(chains.step_sizes)(*(x[k : k + 1] for x in chains.step_sizes)),
         )
-        alone = runner.advance(one, root_mass, 40, target=0.8)
+        alone = runner.advance(one, metric, 40, target=0.8)
         assert torch.equal(alone.draws[0], together.draws[k])
         assert torch.equal(alone.chains.random[0], together.chains.random[k])
 
 
 def test_pieces_make_the_whole() -> None:
-    runner, root_mass = engine("correlated", 6), f([1.0, 1.0])
+    runner, metric = engine("correlated", 6), Metric.diagonal(f([1.0, 1.0]))
     chains = chains_at("correlated", starts(3), torch.full((3,), 0.3))
-    whole = runner.advance(chains, root_mass, 30, target=0.8)
-    first = runner.advance(chains, root_mass, 7, target=0.8)
-    second = runner.advance(first.chains, root_mass, 23, target=0.8)
+    whole = runner.advance(chains, metric, 30, target=0.8)
+    first = runner.advance(chains, metric, 7, target=0.8)
+    second = runner.advance(first.chains, metric, 23, target=0.8)
     assert torch.equal(torch.cat([first.draws, second.draws], 1), whole.draws)
     for one, other in zip(second.chains, whole.chains, strict=True):
         pairs = zip(one, other, strict=True) if isinstance(one, tuple) else [(one, other)]
@@ -59,10 +60,10 @@ def test_pieces_make_the_whole() -> None:
 
 
 def test_chains_of_other_seeds_differ_and_the_given_ones_are_left_alone() -> None:
-    runner, root_mass = engine("correlated", 6), f([1.0, 1.0])
+    runner, metric = engine("correlated", 6), Metric.diagonal(f([1.0, 1.0]))
     chains = chains_at("correlated", starts(1).expand(3, 2).clone(), torch.full((3,), 0.3))
     before = chains.position.clone()
-    draws = runner.advance(chains, root_mass, 20).draws
+    draws = runner.advance(chains, metric, 20).draws
     assert torch.equal(chains.position, before)
     assert len(torch.unique(draws[:, -1], dim=0)) == 3
 
@@ -84,6 +85,27 @@ def test_the_metric_of_a_normal_law_is_exact_from_any_draws() -> None:
     torch.testing.assert_close(found, scales, rtol=1e-12, atol=0.0)
     spread = draws.flatten(0, 1).std(0)  # negative control: the draws alone do not tell
     assert not torch.isclose(spread, scales, rtol=0.2).any()
+
+
+def test_a_correlated_normal_law_becomes_round() -> None:
+    """One direction of variance 25, one of 1/25, in coordinates of other scales."""
+    axes = torch.linalg.qr(f([[1.0, 2.0, 0.5], [0.0, 1.0, -1.0], [1.0, 0.0, 3.0]]))[0]
+    scales = f([0.1, 1.0, 10.0])
+    covariance = scales[:, None] * (axes * f([25.0, 1.0, 0.04]) @ axes.mT) * scales
+    draws = torch.randn(4, 50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws = draws * scales  # not the law itself
+    gradients = -draws @ torch.linalg.inv(covariance)
+    metric = learnt_metric(draws, gradients, torch.ones(3), 0.5)
+    stretched = torch.eye(3) + metric.directions.mT * metric.stretch @ metric.directions
+    whitening = torch.linalg.inv(torch.diag(metric.root) @ stretched)
+    left = torch.linalg.eigvalsh(whitening @ covariance @ whitening.mT)
+    assert float(left.min()) > 0.33 and float(left.max()) < 3.01
+    diagonal = torch.linalg.eigvalsh(covariance / metric.root / metric.root[:, None])
+    assert float(diagonal.max() / diagonal.min()) > 50  # negative control: the diagonal alone
+    assert len(metric.stretch) >= 2
+    few = learnt_metric(draws[:1, :20], gradients[:1, :20], torch.ones(3), 0.5)
+    early = learnt_metric(draws, gradients, torch.ones(3), 0.1)
+    assert len(few.stretch) == len(early.stretch) == 0
 
 
 def test_a_chain_that_does_not_move_says_nothing() -> None:
@@ -112,6 +134,23 @@ def test_the_step_size_that_is_settled_on_is_the_median() -> None:
 def scaled() -> None:
     with plate("coordinate", 4):
         sample("x", dist.Normal(f([0.0, 1.0, -5.0, 100.0]), f([1e-3, 1.0, 20.0, 5.0])))
+
+
+@program
+def ridge() -> None:
+    x = sample("x", dist.Normal(torch.zeros(2), f([1.0, 1.0])).to_event(1))
+    observe("sum", dist.Normal(x.sum(), 0.01), f(0.0))
+
+
+def test_a_ridge_is_stretched_and_a_run_of_it_goes_on() -> None:
+    fit = MCMC(progress=False, draws=300).run(ridge, seed=1)
+    assert fit.state["stretch"].numel() >= 1
+    assert float(fit.stats["n_steps"].double().mean()) < 8
+    more = MCMC(progress=False, draws=300).run(ridge, resume=fit)
+    assert more["x"].shape == (4, 600, 2)
+    assert float(more.stats["n_steps"][:, 300:].double().mean()) < 8
+    spread = float((more["x"][..., 0] - more["x"][..., 1]).std())
+    assert spread == pytest.approx(math.sqrt(2.0), rel=0.15)
 
 
 @pytest.mark.parametrize("target", [0.7, 0.85, 0.95])
