@@ -40,6 +40,7 @@ def initial(
     value_and_grad = torch.func.vmap(torch.func.grad_and_value(log_density))
     u = draw_uniform((chains, layout.size))
     failing = torch.arange(chains, device=u.device)
+    met_nan: tuple[Tensor, int] | None = None
     only_nan = torch.ones(chains, dtype=torch.bool, device=u.device)
     for attempt in range(retries + 1):
         if attempt:
@@ -47,6 +48,8 @@ def initial(
         gradient, value = value_and_grad(u[failing])
         nan = torch.isnan(value)
         only_nan = only_nan.index_copy(0, failing, only_nan[failing] & nan)
+        if met_nan is None and bool(nan.any()):
+            met_nan = u[failing][nan][0], int(failing[nan][0])
         hopeless = only_nan[failing]
         if attempt + 1 >= min(NANS, retries + 1) and bool(hopeless.any()):
             raise _nan_error(layout, u[failing][hopeless][0], int(failing[hopeless][0]), blame)
@@ -55,6 +58,8 @@ def initial(
         if len(failing) == 0:
             return u
         last = u[failing[0]], value[bad][0], gradient[bad][0]
+    if met_nan is not None:
+        raise _nan_error(layout, *met_nan, blame)
     where = f"within {radius:g} of the origin for {len(failing)} of {chains} chains"
     raise _failed_error(layout, *last, f"{where} after {retries + 1} tries", blame)
 

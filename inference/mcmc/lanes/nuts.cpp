@@ -11,7 +11,6 @@
 #include <vector>
 
 static const double DIVERGENCE = 1000.0, IMPOSSIBLE = -1e30;
-static const int DEEPEST = 24;
 
 // u [d][count], tables, results: log density [count], gradient [d][count], failed [count]
 typedef void (*Density)(long count, const REAL *, const void *const *, REAL *const *, void *work);
@@ -149,7 +148,7 @@ struct Chain {
     long size;
     Phase edge, candidate;
     double subtree_weight, subtree_lowest;
-    Span spans[DEEPEST + 1];
+    std::vector<Span> spans;
     int stretches;
     // of the transition
     double accept_sum;
@@ -163,6 +162,7 @@ struct Chain {
         for (Phase *p : {&state, &left, &right, &proposal, &edge, &candidate})
             p->position = vector(), p->momentum = vector(), p->gradient = vector();
         total = vector(), scale = vector(), drift = vector();
+        spans.resize(max_depth + 2);
         for (int k = 0; k < max_depth + 2; k++)
             spans[k].first = vector(), spans[k].last = vector(), spans[k].total = vector();
         products = next;

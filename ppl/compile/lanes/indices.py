@@ -125,14 +125,14 @@ class Index:
         low, high = (end // by for end in rest.bounds)
         if low == high:
             return whole + low
-        return whole + of_atom(Quotient(rest, by))
+        return whole + low + of_atom(Quotient(rest + -low * by, by))
 
     def __mod__(self, by: int) -> Index:
         _, rest = self._split(by)
         low, high = (end // by for end in rest.bounds)
         if low == high:
             return rest + -low * by
-        return of_atom(Remainder(rest, by))
+        return of_atom(Remainder(rest + -low * by, by))
 
     def _split(self, by: int) -> tuple[Index, Index]:
         """The whole multiples of ``by``, divided by it, and the rest."""

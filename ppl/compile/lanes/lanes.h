@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #define INLINE static inline __attribute__((always_inline))
 #define OF(f) [](auto... a) { return f(a...); }

@@ -43,7 +43,8 @@ template <long n, long m, bool unit> static void solve_upper(const V *a, const V
 
 // By Gauss and Jordan, each lane choosing its own pivots
 template <long n> static V inverse(const V *a, V *x) {
-    V w[n * n], failed = splat(0);
+    std::vector<V> w(n * n);
+    V failed = splat(0);
     for (long k = 0; k < n * n; k++) w[k] = a[k], x[k] = splat(k % (n + 1) == 0);
     for (long j = 0; j < n; j++) {
         for (long i = j + 1; i < n; i++) {
@@ -71,11 +72,11 @@ template <long n> static V inverse(const V *a, V *x) {
 
 // The inverse of L L^T
 template <long n> static V inverse_of_product(const V *l, V *x) {
-    V identity[n * n], y[n * n], transposed[n * n];
+    std::vector<V> identity(n * n), y(n * n), transposed(n * n);
     for (long k = 0; k < n * n; k++) identity[k] = splat(k % (n + 1) == 0);
     for (long i = 0; i < n; i++)
         for (long j = 0; j < n; j++) transposed[j * n + i] = l[i * n + j];
-    solve_lower<n, n, false>(l, identity, y);
-    solve_upper<n, n, false>(transposed, y, x);
+    solve_lower<n, n, false>(l, identity.data(), y.data());
+    solve_upper<n, n, false>(transposed.data(), y.data(), x);
     return splat(0);
 }

@@ -115,6 +115,9 @@ def _pointwise(t: Translation, node: Node, name: str) -> Value:
     shape = _shape(node)
     if name in TRUTHS and (name.startswith("logical") or all(x.mask for x in args)):
         return t.stored(_mapped(t, shape, TRUTHS[name], *(x.truth for x in args), mask=True))
+    if _dtype(node) == torch.bool and name in _OF_TRUTHS:
+        template = TRUTHS[_OF_TRUTHS[name]]
+        return t.stored(_mapped(t, shape, template, *(x.truth for x in args), mask=True))
     if name in QUESTIONS:
         return t.stored(_mapped(t, shape, QUESTIONS[name], *(x.real for x in args), mask=True))
     if name not in REALS or not _is_real(t, node, name):
@@ -122,15 +125,17 @@ def _pointwise(t: Translation, node: Node, name: str) -> Value:
     return t.stored(_mapped(t, shape, REALS[name], *(x.real for x in args)))
 
 
+# What these are of truth values alone; all others are refused.
+_OF_TRUTHS = {"add": "logical_or", "mul": "logical_and", "maximum": "logical_or",
+              "minimum": "logical_and"}  # fmt: skip
 _EXACT = ("add", "sub", "mul", "neg", "abs", "maximum", "minimum", "sign")
 
 
 def _is_real(t: Translation, node: Node, name: str) -> bool:
     """Whether the machine's reals do what is asked: of whole numbers, with what is exact."""
     dtype = _dtype(node)
-    return dtype == t.dtype or (
-        not dtype.is_floating_point and t.dtype == torch.float64 and name in _EXACT
-    )
+    whole = not dtype.is_floating_point and dtype != torch.bool and t.dtype == torch.float64
+    return dtype == t.dtype or (whole and name in _EXACT)
 
 
 def _mapped(t: Translation, shape: Shape, template: str, *args: Value, mask: bool = False) -> Value:
@@ -143,7 +148,7 @@ def _mapped(t: Translation, shape: Shape, template: str, *args: Value, mask: boo
 def _add(t: Translation, node: Node, x: Any, y: Any, alpha: float = 1) -> Value | Scatter:
     """A sum; of tensors that are mostly zero, one of all their parts."""
     found = [t.values.get(arg) if isinstance(arg, Node) else None for arg in (x, y)]
-    if alpha == 1 and any(isinstance(each, Scatter) for each in found):
+    if alpha == 1 and _dtype(node) == t.dtype and any(isinstance(each, Scatter) for each in found):
         parts = [_parts(t, arg, _shape(node)) for arg in (x, y)]
         return Scatter(_shape(node), tuple(part for each in parts for part in each))
     return _pointwise(t, node, "add")

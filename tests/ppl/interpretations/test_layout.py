@@ -346,7 +346,7 @@ def test_an_infinite_gradient_names_its_site() -> None:
         initial(TWO, log_density, 2, Uniforms(), retries=2)
 
 
-def test_nan_is_an_error_at_once() -> None:
+def test_nan_is_an_error_where_no_start_is_found() -> None:
     draws = Uniforms()
 
     def log_density(u: Tensor) -> Tensor:
@@ -356,7 +356,13 @@ def test_nan_is_an_error_at_once() -> None:
         InitializationError, match=r"log density of chain \d+ is NaN: at mu = 1\.\d+, tau"
     ):
         initial(TWO, log_density, 64, draws)
-    assert len(draws.given) == 1
+    assert len(draws.given) == 101
+    only = Uniforms()
+    with pytest.raises(InitializationError, match="is NaN"):
+        initial(TWO, lambda u: u.sum() * torch.nan, 3, only)
+    assert len(only.given) == 10
+    past = initial(TWO, lambda u: torch.where(u[0] > 1.0, torch.nan, -u.square().sum()), 64, draws)
+    assert bool((past[:, 0] <= 1.0).all())
 
     blamed: list[Tensor] = []
 

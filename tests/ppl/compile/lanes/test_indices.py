@@ -27,6 +27,8 @@ def value(at: Index, where: dict[Var, int]) -> int:
     """The index at a turn of the loops."""
     total = at.constant
     for atom, k in at.terms:
+        if isinstance(atom, Quotient | Remainder):
+            assert value(atom.of, where) >= 0  # C divides towards zero
         match atom:
             case Var():
                 total += k * where[atom]
@@ -74,8 +76,8 @@ def test_sums_products_and_replacements(data: st.DataObject) -> None:
     vs = [Var(4), Var(3), Var(5)]
     entry = Entry("t", of_atom(vs[2]), (0, 7))
     atoms = [*vs, entry]
-    ks = data.draw(st.lists(st.integers(0, 6), min_size=4, max_size=4))
-    by, more = data.draw(st.integers(1, 7)), data.draw(st.integers(0, 9))
+    ks = data.draw(st.lists(st.integers(-6, 6), min_size=4, max_size=4))
+    by, more = data.draw(st.integers(1, 7)), data.draw(st.integers(-9, 9))
     at = number(more)
     for atom, k in zip(atoms, ks, strict=True):
         at = at + of_atom(atom) * k
@@ -84,6 +86,7 @@ def test_sums_products_and_replacements(data: st.DataObject) -> None:
         exact = value(at, where)
         assert value(at // by, where) == exact // by
         assert value(at % by, where) == exact % by
+        assert value((at // by) % 3, where) == exact // by % 3
         moved = (at % by).replace({vs[0]: of_atom(vs[1]) + 1})
         assert value(moved, where) == value(at % by, {**where, vs[0]: turn[1] + 1})
     assert at - at == number(0)
