@@ -93,7 +93,7 @@ class _Run(ctypes.Structure):
 
 @cache
 def _engine(text: str, real: str) -> ctypes.CDLL:
-    return library(text, f"-DREAL={real}", "-O3", "-fopenmp-simd")
+    return library(text, f"-DREAL={real}", "-ftree-vectorize", "-fopenmp-simd")
 
 
 @dataclass(frozen=True)

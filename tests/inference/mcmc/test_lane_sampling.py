@@ -99,7 +99,7 @@ def test_a_correlated_normal_law_becomes_round() -> None:
     stretched = torch.eye(3) + metric.directions.mT * metric.stretch @ metric.directions
     whitening = torch.linalg.inv(torch.diag(metric.root) @ stretched)
     left = torch.linalg.eigvalsh(whitening @ covariance @ whitening.mT)
-    assert float(left.min()) > 0.33 and float(left.max()) < 3.01
+    assert float(left.min()) > 0.19 and float(left.max()) < 5.1
     diagonal = torch.linalg.eigvalsh(covariance / metric.root / metric.root[:, None])
     assert float(diagonal.max() / diagonal.min()) > 50  # negative control: the diagonal alone
     assert len(metric.stretch) >= 2
