@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,20 +17,26 @@ from ...ppl.language.program import Callback
 
 Device = torch.device | str | None
 
+_ALONE = threading.RLock()
+
 
 @contextmanager
 def placed(device: Device, dtype: torch.dtype | None) -> Iterator[None]:
-    """Within, new tensors are made on this device and in this precision, if they are given."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype or before)
-    try:
-        if device is None:
-            yield
-        else:
-            with torch.device(device):
+    """Within, new tensors are made on this device and in this precision, if they are given.
+
+    One thread at a time: handlers, generators and default types are those of the process.
+    """
+    with _ALONE:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype or before)
+        try:
+            if device is None:
                 yield
-    finally:
-        torch.set_default_dtype(before)
+            else:
+                with torch.device(device):
+                    yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 def moved(value: Any, device: Device, dtype: torch.dtype | None) -> Any:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -73,6 +77,25 @@ class Advance(NamedTuple):
     evaluations: int
 
 
+_STOP = ctypes.CFUNCTYPE(ctypes.c_int)
+
+
+@contextmanager
+def _noticing() -> Iterator[list[int]]:
+    """Within, Ctrl-C is noted in the list: no exception can interrupt machine code."""
+    pressed: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if main else None
+    if before is not signal.default_int_handler:
+        yield pressed
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class _Run(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("density", "tables", "work")),
@@ -88,6 +111,7 @@ class _Run(ctypes.Structure):
         ("asked", ctypes.c_void_p),
         ("asked_count", ctypes.c_long),
         ("evaluations", ctypes.c_long),
+        ("stop", _STOP),
     ]
 
 
@@ -114,6 +138,9 @@ class Engine:
 
         Chains do not depend on each other: what one does is the same alone and among others.  With
         a ``target`` each learns its step size from each of its transitions.
+
+        Errors:
+            KeyboardInterrupt: Ctrl-C was pressed; the transitions are lost.
         """
         return self._run(chains, metric, transitions, target=target)
 
@@ -163,7 +190,11 @@ class Engine:
             None if asked is None else asked.data_ptr(),
             0 if asked is None else asked.shape[1], 0,
         )  # fmt: skip
-        _engine(self.text, REALS[dtype]).run(ctypes.byref(run))
+        with _noticing() as pressed:
+            run.stop = _STOP(lambda: len(pressed))
+            _engine(self.text, REALS[dtype]).run(ctypes.byref(run))
+        if pressed:
+            raise KeyboardInterrupt
         rate, diverging, energy, depth, steps, at = infos.unbind(-1)
         info = NUTSInfo(rate.to(dtype), diverging > 0, energy.to(dtype), depth.long(), steps.long())
         after = Chains(position, log_density, gradient, StepSizes(*averaging.unbind(1)), random)

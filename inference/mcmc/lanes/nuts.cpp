@@ -5,6 +5,7 @@
 // Names, criteria and the order of random choices are those of nuts.py, which defines the transition:
 // with its choices given, a chain here makes the same one.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -308,6 +309,7 @@ struct Run {
     double *asked;                            // [chains][asked_count]: probabilities of coins
     long asked_count;
     long evaluations;                         // calls of the density, each for all that wait
+    int (*stop)();                            // asked ten times a second: whether to stop at once
 };
 
 extern "C" void run(Run *r) {
@@ -337,6 +339,7 @@ extern "C" void run(Run *r) {
     std::vector<REAL> at(d * r->chains), value(r->chains), slope(d * r->chains), failed(r->chains);
     REAL *const results[] = {value.data(), slope.data(), failed.data()};
     r->evaluations = 0;
+    auto asked_at = std::chrono::steady_clock::now();
     while (!waiting.empty()) {
         const long count = waiting.size();
         for (long k = 0; k < count; k++) {
@@ -345,6 +348,13 @@ extern "C" void run(Run *r) {
         }
         r->density(count, at.data(), r->tables, results, r->work);
         r->evaluations++;
+        if (std::chrono::steady_clock::now() - asked_at > std::chrono::milliseconds(100)) {
+            if (r->stop()) {
+                r->evaluations = -1;
+                return;
+            }
+            asked_at = std::chrono::steady_clock::now();
+        }
         long kept = 0;
         for (long k = 0; k < count; k++) {
             const long c = waiting[k];

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -206,6 +210,27 @@ def test_interrupted_in_warm_up_and_after(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr("pushforward.inference.runs.progress.Progress.advance", interrupt)
         fit = MCMC(progress=False, warmup=40, draws=20).run(p, y, seed=0)
         assert fit.interrupted and fit["loc"].shape == (4, kept, 3)
+
+
+def test_ctrl_c_is_heard_while_the_engine_runs() -> None:
+    runner, metric = engine("banana", 10), Metric.diagonal(f([1.0, 1.0]))
+    chains = chains_at("banana", starts(4), torch.full((4,), 0.01))
+    handler = signal.getsignal(signal.SIGINT)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        runner.advance(chains, metric, 1_000_000)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_two_threads_draw_what_each_draws_alone() -> None:
+    def run(seed: int) -> Tensor:
+        return MCMC(progress=False, warmup=50, draws=20).run(scaled, seed=seed)["x"]
+
+    alone = [run(seed) for seed in (1, 2)]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(run, (1, 2)))
+    assert all(map(torch.equal, alone, together))
 
 
 def test_in_float32() -> None:
