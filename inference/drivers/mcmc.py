@@ -145,6 +145,7 @@ class MCMC:
                 seed=seed,
                 seconds=time.perf_counter() - start,
                 interrupted=samples.interrupted,
+                notes=_cut_off(samples, kernel.max_depth),
             )
         return joined(resume, fit) if resume else fit
 
@@ -209,6 +210,18 @@ def _require_resumable(fit: Fit, origin: dict[str, str]) -> None:
         raise DataError(located("the fit to resume is not by MCMC", hint="run anew"))
     if fit.origin:
         require_same(fit.origin, origin)
+
+
+def _cut_off(samples: Samples, max_depth: int | None) -> tuple[str, ...]:
+    """What is to be said of trajectories that ended before they turned."""
+    if max_depth is None or not samples.stats:
+        return ()
+    depths = samples.stats["tree_depth"]
+    share = float((depths >= max_depth).double().mean())
+    if share <= 0.01:
+        return ()
+    what = f"{share:.0%} of the trajectories were cut off at max_depth={max_depth}"
+    return (f"{what}: chains move slowly; write the program in other coordinates, or allow more",)
 
 
 def _counted(failed: list[Tensor]) -> dict[str, Tensor]:

@@ -90,8 +90,11 @@ def is_pure(node: Node) -> bool:
 
 def _literal(graph: GraphModule, value: Tensor) -> Node | None:
     """A node that fills a tensor with one number, if all entries of ``value`` are equal."""
-    if value.numel() == 0 or not bool((value == value.flatten()[0]).all()):
+    first = value.flatten()[:1]
+    if not len(first) or not bool((value == first).all()):
         return None
+    if not value.is_complex() and bool((value.signbit() != first.signbit()).any()):
+        return None  # 0 and -0 are equal
     like: dict[str, Any] = {"dtype": value.dtype, "device": value.device, "pin_memory": False}
     number = value.flatten()[0].item()
     return graph.graph.call_function(torch.ops.aten.full.default, ([*value.shape], number), like)

@@ -50,15 +50,18 @@ class Potential:
             self.lanes = _in_lanes(density, u, *rest, say=say) if compiled else None
             self._call: Call
             if self.lanes is not None:
-                self._call, self._strides = self.lanes, None
+                self._call = self.lanes
                 return
-            self._strides = u.stride()
+            self._strides, self._shape = u.stride(), u.shape
             graph = fold(capture(density, u, *rest, failures=True))
         self._call = compile_graph(graph, u, *rest, notify=notify) if compiled else graph
 
     def __call__(self, u: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-        if self._strides not in (None, u.stride()):
-            u = by_columns(u)
+        if self.lanes is None:
+            if u.shape != self._shape:  # which the graph has taken for granted
+                raise ValueError(f"made for vectors {list(self._shape)}, not {list(u.shape)}")
+            if u.stride() != self._strides:
+                u = by_columns(u)
         value, gradient, *failed = self._call(u, *rest)
         for each in failed:
             OF_BATCHES.tell(each)
@@ -82,8 +85,9 @@ def _in_lanes(density: Density, u: Tensor, *rest: Tensor, say: Notify) -> LaneFu
     except Unsupported as error:
         say(f"compiling by Inductor, since lane code does not know {error}")
         return None
-    except CalledProcessError as error:
-        warnings.warn(f"no lane code: {error.stderr}", RuntimeWarning, stacklevel=3)
+    except (CalledProcessError, OSError) as error:
+        what = getattr(error, "stderr", None) or error
+        warnings.warn(f"no lane code: {what}", RuntimeWarning, stacklevel=3)
         return None
     if not _agrees(function, graph, u, *rest):
         what = "the lane code disagrees with the traced graph; compiling by Inductor"
@@ -101,7 +105,10 @@ def _agrees(function: LaneFunction, graph: GraphModule, u: Tensor, *rest: Tensor
     found = function(u[:1], *rest)
     unit = torch.finfo(u.dtype).eps * (1.0 + u[0].abs())
     points = [u[0] + k * unit for k in (0, -3, -1, 1, 2)]
-    near: list[Any] = [graph(point, *rest) for point in points]
+    try:
+        near: list[Any] = [graph(point, *rest) for point in points]
+    except (RuntimeError, TypeError):  # a graph that torch itself cannot run
+        return False
     pairs = zip(found, zip(*near, strict=True), strict=True)
     return all(_close(x[0], torch.stack(each).to(x.dtype)) for x, each in pairs)
 

@@ -175,6 +175,10 @@ def _core() -> dict[Any, Callable[..., Any]]:
         *(aten.linalg_vector_norm.default, aten.logsumexp.default, aten.mv.default),
         aten.softplus.default,
         *(aten.softplus_backward.default, aten.stack.default, aten.xlogy.Tensor),
+        *(aten.var.correction, aten.std.correction, aten.repeat.default, aten.embedding.default),
+        *(aten.elu.default, aten.elu_backward.default, aten.gelu.default),
+        *(aten.gelu_backward.default, aten.leaky_relu.default, aten.leaky_relu_backward.default),
+        *(aten.native_layer_norm.default, aten.native_layer_norm_backward.default),
     )
     table = {**core_aten_decompositions(), **get_decompositions(more)}
     table.pop(aten.linalg_solve_triangular.default, None)

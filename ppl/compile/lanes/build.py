@@ -64,19 +64,42 @@ def library(text: str, *options: str) -> ctypes.CDLL:
 
     Errors:
         subprocess.CalledProcessError: the compiler refuses it; its stderr says why.
+        OSError: the compiler made nothing.
     """
     path = compiler()
     assert path is not None
     native = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
     flags = (*FLAGS, native, *options)
     key = hashlib.sha256("\0".join((text, *flags, _about(path))).encode()).hexdigest()[:32]
-    made = LIBRARIES / f"{key}.so"
-    if not made.exists():
-        LIBRARIES.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=LIBRARIES) as folder:
+    made = _folder() / f"{key}.so"
+    if not made.exists() or _loaded(made) is None:
+        with tempfile.TemporaryDirectory(dir=made.parent) as folder:
             code, new = Path(folder) / "lanes.cpp", Path(folder) / "lanes.so"
             code.write_text(text)
             command = [path, *flags, str(code), "-o", str(new)]
             subprocess.run(command, capture_output=True, text=True, check=True)
             new.replace(made)
     return ctypes.CDLL(str(made))
+
+
+def _loaded(path: Path) -> ctypes.CDLL | None:
+    """A library from the cache, unless it is damaged."""
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        return None
+
+
+@cache
+def _temporary() -> Path:
+    return Path(tempfile.mkdtemp(prefix="pushforward"))
+
+
+def _folder() -> Path:
+    """The cache, or where it cannot be written a folder for this process alone."""
+    try:
+        LIBRARIES.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=LIBRARIES):
+            return LIBRARIES
+    except OSError:
+        return _temporary()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -44,31 +45,84 @@ def source(t: Translation, size: int, sizes: list[int], *, wide: bool) -> tuple[
     results = {f"out{k}" for k in range(len(sizes))}
     outside = {b for item in body for b in touched(item) if b.name == "u" or b.name in results}
     shrink(body, outside)
-    lines, used = ["static void one(const V *u, const void *const *tables, V *out, V *work) {"], 0
-    for k, (name, table) in enumerate(_typed(t)):
-        lines.append(f"    auto {name} = (const {table} *) tables[{k}];")
-    place = 0
-    for k, n in enumerate(sizes):
-        lines.append(f"    V *out{k} = out + {place};")
-        place += n
-    for buffer in _unowned(body, outside):
-        if buffer.size <= NEAR and not buffer.whole:
-            lines.append(f"    {_declared(buffer)}")
-            continue
-        kind = "M" if buffer.mask else "V"
-        lines.append(f"    auto {buffer} = ({kind} *) (work + {used});")
-        used += buffer.size
+    parts = _parts(body)
+    homes = _homes(parts, outside)
+    used = sum(buffer.size for buffer, far in homes.items() if far)
+    starts, place = {}, 0
+    for buffer in (buffer for buffer, far in homes.items() if far):
+        starts[buffer], place = place, place + buffer.size
+    known = _known(t, sizes)
+    functions = [_function(k, part, known, homes, starts, wide) for k, part in enumerate(parts)]
+    calls = " ".join(f"part{k}(u, tables, out, work);" for k in range(len(parts)))
+    one = f"static void one({ARGUMENTS}) {{ {calls} }}"
+    return "\n".join([*functions, one, "", _all_lanes(size, sizes)]) + "\n", used
+
+
+ARGUMENTS = "const V *u, const void *const *tables, V *out, V *work"
+PART = 400  # the cost of a function, beyond which compilers need more than their share of time
+
+
+def _parts(body: list[Statement | Loop]) -> list[list[Statement | Loop]]:
+    """The statements in functions of no more than so much, in order."""
+    parts: list[list[Statement | Loop]] = [[]]
+    cost = 0
     for item in body:
+        more = sum(1 for _ in _statements([item]))
+        if parts[-1] and cost + more > PART:
+            parts.append([])
+            cost = 0
+        parts[-1].append(item)
+        cost += more
+    return parts
+
+
+def _homes(parts: list[list[Statement | Loop]], outside: set[Buffer]) -> dict[Buffer, bool]:
+    """The buffers that no loop owns, and whether they live in ``work``: the others on a stack."""
+    seen: dict[Buffer, int] = {}
+    far: dict[Buffer, bool] = {}
+    for k, part in enumerate(parts):
+        for buffer in _unowned(part, outside):
+            elsewhere = seen.setdefault(buffer, k) != k
+            far[buffer] = far.get(buffer, False) or elsewhere or buffer.size > NEAR or buffer.whole
+    return far
+
+
+def _known(t: Translation, sizes: list[int]) -> dict[str, str]:
+    """What a function may name: tables and results, each with its declaration."""
+    found, place = {}, 0
+    for k, (name, table) in enumerate(_typed(t)):
+        found[name] = f"auto {name} = (const {table} *) tables[{k}];"
+    for k, n in enumerate(sizes):
+        found[f"out{k}"] = f"V *out{k} = out + {place};"
+        place += n
+    return found
+
+
+def _function(
+    k: int,
+    part: list[Statement | Loop],
+    known: dict[str, str],
+    homes: dict[Buffer, bool],
+    starts: dict[Buffer, int],
+    wide: bool,
+) -> str:
+    """One part of the code."""
+    code: list[str] = []
+    for item in part:
         pair = _paired(item) if wide and isinstance(item, Loop) else None
-        text = _pairwise(item, pair) if pair and isinstance(item, Loop) else _text(item)
-        lines += [f"    {line}" for line in text]
-    lines += ["}", "", _all_lanes(size, sizes)]
-    return "\n".join(lines) + "\n", used
-
-
-def table_names(t: Translation) -> list[str]:
-    """The tables in the order of the argument ``tables``, after the further inputs."""
-    return list(t.tables)
+        code += _pairwise(item, pair) if pair and isinstance(item, Loop) else _text(item)
+    named = set(re.findall(r"\b(?:k|rest|out)\d+\b", "\n".join(code)))
+    lines = [line for name, line in known.items() if name in named]
+    for buffer in dict.fromkeys(b for item in part for b in touched(item) if b in homes):
+        kind = "M" if buffer.mask else "V"
+        if not homes[buffer]:
+            lines.append(_declared(buffer))
+        elif buffer.single:
+            lines.append(f"{kind} &{buffer} = *({kind} *) (work + {starts[buffer]});")
+        else:
+            lines.append(f"auto {buffer} = ({kind} *) (work + {starts[buffer]});")
+    inside = "\n".join(f"    {line}" for line in (*lines, *code))
+    return f"__attribute__((noinline)) static void part{k}({ARGUMENTS}) {{\n{inside}\n}}\n"
 
 
 def _typed(t: Translation) -> Iterator[tuple[str, str]]:
@@ -229,10 +283,10 @@ def _cost(item: Statement | Loop) -> int:
     """The statements of an unrolled loop, those that call functions for ten."""
     if isinstance(item, Loop):
         return item.over.size * sum(map(_cost, item.body))
-    return 10 if isinstance(item, Block) or "(" in _function(item.value) else 1
+    return 10 if isinstance(item, Block) or "(" in _called(item.value) else 1
 
 
-def _function(value: Expr) -> str:
+def _called(value: Expr) -> str:
     return value.template.replace("splat(", "") if isinstance(value, Apply) else ""
 
 

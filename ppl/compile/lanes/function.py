@@ -35,6 +35,7 @@ class LaneFunction:
         self._shapes = [tuple(result.meta["val"].shape) for result in output.args[0]]
         sizes = [torch.Size(shape).numel() for shape in self._shapes]
         self.dtype, self.size = u.dtype, u.shape[1]
+        self._rest = [(x.dtype, x.shape) for x in rest]
         real = REALS[u.dtype]
         self.lanes = _lanes(len(u), real)
         wide = 2 * self.lanes <= widest(real)
@@ -46,6 +47,12 @@ class LaneFunction:
         self._addresses = [x.data_ptr() for x in self._tables]
 
     def __call__(self, u: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        if u.dtype != self.dtype or u.ndim != 2 or u.shape[1] != self.size:
+            raise ValueError(
+                f"compiled for {self.dtype} [lanes, {self.size}], not {u.dtype} {list(u.shape)}"
+            )
+        if [(x.dtype, x.shape) for x in rest] != self._rest:
+            raise ValueError(f"compiled for further tensors {self._rest}")
         columns = u.t().contiguous()
         count = len(u)
         flat = [columns.new_empty(torch.Size(shape).numel(), count) for shape in self._shapes]

@@ -134,8 +134,12 @@ _EXACT = ("add", "sub", "mul", "neg", "abs", "maximum", "minimum", "sign")
 def _is_real(t: Translation, node: Node, name: str) -> bool:
     """Whether the machine's reals do what is asked: of whole numbers, with what is exact."""
     dtype = _dtype(node)
-    whole = not dtype.is_floating_point and dtype != torch.bool and t.dtype == torch.float64
-    return dtype == t.dtype or (whole and name in _EXACT)
+    return dtype == t.dtype or (_is_whole(t, dtype) and name in _EXACT)
+
+
+def _is_whole(t: Translation, dtype: torch.dtype) -> bool:
+    """Whether whole numbers of this kind are exact as reals; narrower ones wrap around."""
+    return dtype == torch.int64 and t.dtype == torch.float64
 
 
 def _mapped(t: Translation, shape: Shape, template: str, *args: Value, mask: bool = False) -> Value:
@@ -226,7 +230,7 @@ def _to_copy(t: Translation, node: Node, x: Any, **about: Any) -> Value:
         return t.stored(value.truth)
     if value.place is not None:
         return value
-    if not dtype.is_floating_point and t.dtype == torch.float64:
+    if _is_whole(t, dtype):
         whole = value.mask or not _dtype(x).is_floating_point
         template = "{0}" if whole else "each(OF(std::trunc), {0})"
         return t.stored(_mapped(t, _shape(node), template, value.real))
@@ -650,9 +654,7 @@ def _reduce(
 
 
 def _real(t: Translation, node: Node) -> None:
-    if _dtype(node) != t.dtype and not (
-        t.dtype == torch.float64 and not _dtype(node).is_floating_point
-    ):
+    if _dtype(node) != t.dtype and not _is_whole(t, _dtype(node)):
         raise Unsupported(f"{node.target} in {_dtype(node)} beside {t.dtype}")
 
 

@@ -64,18 +64,21 @@ def _grouped(statements: Iterable[Statement]) -> list[_Group]:
     loops after it may use it; a new loop goes to the end.
     """
     groups: list[_Group] = []
+    position: dict[_Group, int] = {}
     placed: dict[Buffer, list[_Placed]] = defaultdict(list)
     for statement in statements:
         over = statement.space[0] if statement.space else None
-        position = {group: i for i, group in enumerate(groups)}
         least = 0
         for earlier, own in _conflicts(statement, placed):
             together = _together(earlier, own, over)
             least = max(least, position[earlier.group] + (not together))
-        group = next((g for g in groups[least:] if _same_kind(g.over, over)), None)
+        later = (groups[i] for i in range(least, len(groups)))
+        group = next((g for g in later if _same_kind(g.over, over)), None)
         if group is None:
             group = _Group(over)
-            groups.insert(least if over is None else len(groups), group)
+            place = least if over is None else len(groups)
+            groups.insert(place, group)
+            position.update((g, i) for i, g in enumerate(groups[place:], place))
         inner = _under(statement, group.over)
         group.statements.append(inner)
         for buffer, at, writes, how in _accesses(inner):

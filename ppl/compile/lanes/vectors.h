@@ -6,7 +6,7 @@ typedef decltype(V{} < V{}) M;  // all bits set where true
 typedef double D __attribute__((vector_size(LANES * sizeof(double))));
 typedef int64_t I __attribute__((vector_size(LANES * sizeof(int64_t))));
 
-INLINE V splat(REAL x) { return V{} + x; }
+INLINE V splat(REAL x) { return x - V{}; }  // which keeps the sign of -0
 INLINE M truth(bool x) { return M{} - (x ? 1 : 0); }
 INLINE V largest(V a, V b) { return pick((a > b) | (a != a), a, b); }
 INLINE V least(V a, V b) { return pick((a < b) | (a != a), a, b); }

@@ -157,6 +157,13 @@ def test_a_ridge_is_stretched_and_a_run_of_it_goes_on() -> None:
     assert spread == pytest.approx(math.sqrt(2.0), rel=0.15)
 
 
+def test_trajectories_that_are_cut_off_are_told() -> None:
+    fit = MCMC(nuts(1), progress=False, warmup=50, draws=50).run(scaled, seed=0)
+    assert any("cut off at max_depth=1" in warning for warning in fit.warnings())
+    free = MCMC(progress=False, warmup=200, draws=50).run(scaled, seed=0)
+    assert not any("cut off" in warning for warning in free.warnings())
+
+
 @pytest.mark.parametrize("target", [0.7, 0.85, 0.95])
 def test_the_acceptance_aimed_at_is_reached(target: float) -> None:
     fit = MCMC(target=target, progress=False, draws=500).run(scaled, seed=3)

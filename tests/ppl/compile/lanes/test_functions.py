@@ -220,6 +220,52 @@ def test_equal_graphs_share_one_library(tmp_path: Path, monkeypatch: pytest.Monk
     assert [path.suffix for path in tmp_path.iterdir()] == [".so"]
 
 
+def test_a_cache_that_cannot_be_made_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "LIBRARIES", Path("/dev/null/lanes"))
+    u = torch.linspace(-1.0, 1.0, 6).reshape(2, 3)
+    potential = Potential(LogDensity(logistic), u)
+    assert potential.lanes is not None
+    torch.testing.assert_close(potential(u)[0], by_hand(u)[0], rtol=1e-13, atol=0.0)
+
+
+def test_a_damaged_library_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "LIBRARIES", tmp_path)
+    u = torch.linspace(-1.0, 1.0, 6).reshape(2, 3)
+    Potential(LogDensity(logistic), u)
+    (library,) = tmp_path.iterdir()
+    library.unlink()  # it may be loaded, so that it is not to be written into
+    library.write_bytes(b"short")
+    found = Potential(LogDensity(logistic), u)(u)[0]
+    torch.testing.assert_close(found, by_hand(u)[0], rtol=1e-13, atol=0.0)
+
+
+def test_rows_of_another_width_or_precision_are_refused() -> None:
+    potential = Potential(LogDensity(logistic), torch.zeros(2, 3))
+    for wrong in (torch.zeros(2, 2), torch.zeros(2, 3, dtype=torch.float32)):
+        with pytest.raises(ValueError, match="compiled for"):
+            potential(wrong)
+
+
+def wraps(u: Tensor) -> Tensor:
+    return ((u > 0).to(torch.int8) * 100 + 100).to(u.dtype) @ u
+
+
+def signed_zero(u: Tensor) -> Tensor:
+    return torch.atan2(torch.where(u > 0, -0.0, 0.0), -torch.ones(2)) @ u
+
+
+@pytest.mark.parametrize("density", [wraps, signed_zero])
+def test_small_integers_wrap_and_zeros_have_signs(density: Callable[[Tensor], Tensor]) -> None:
+    """The start, at which all is checked, sees neither."""
+    potential = Potential(density, -torch.ones(2, 2))
+    u = torch.tensor([[1.0, 1.0], [0.5, -2.0]])
+    value, gradient = potential(u)
+    for k, row in enumerate(u):
+        slope, exact = torch.func.grad_and_value(density)(row)
+        torch.testing.assert_close(value[k], exact, rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(gradient[k], slope, rtol=1e-13, atol=1e-13)
+
+
 def singular() -> None:
     x = sample("x", dist.Normal(0.0, 1.0))
     matrix = torch.stack([torch.stack([x, x * 0.0]), torch.stack([x * 0.0, x + 2.0])])

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pushforward.ppl.compile.folding import fold
-from pushforward.ppl.compile.lanes import schedule
+from pushforward.ppl.compile.lanes import emit, schedule
 from pushforward.ppl.compile.lanes.function import LaneFunction
 from pushforward.ppl.tensors.capture import capture_vector
 
@@ -253,6 +253,11 @@ def _sum(seeds: range) -> Callable[[Tensor], Tensor]:
 @pytest.mark.parametrize("block", range(4))
 def test_random_programs_have_the_gradients_of_torch(block: int) -> None:
     assert wrong(range(5 * block, 5 * block + 5)) == []
+
+
+def test_code_in_many_functions_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emit, "PART", 3)
+    assert wrong(range(10, 15)) == []
 
 
 @pytest.mark.slow
