@@ -12,9 +12,9 @@ from .files import Built, data
 def two_parameters(items: int, persons: int) -> None:
     """Person j solves task i with log odds a_i (theta_j - b_i).
 
-    Standard normals stand for theta.  Where sigma_a is near 0 the density of log a has no bound, and
-    a chain may stay there; standard normals would depend on sigma_a, as the answers tell of a.  So
-    log a is sigma_a^(1/2) times a normal of that scale, half-way between.
+    Standard normals stand for theta.  The density of log a has no bound where sigma_a is near 0,
+    and a chain may stay there; standard normals in its place would depend on sigma_a, as the
+    answers tell of a.  So log a is sigma_a^(1/2) times a normal of that scale, half-way between.
     """
     sigma_theta = sample("sigma_theta", dist.HalfCauchy(2.0))
     sigma_a = sample("sigma_a", dist.HalfCauchy(2.0))
