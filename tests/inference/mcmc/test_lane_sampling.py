@@ -222,12 +222,14 @@ def test_interrupted_in_warm_up_and_after(monkeypatch: pytest.MonkeyPatch) -> No
 def test_ctrl_c_is_heard_while_the_engine_runs() -> None:
     runner, metric = engine("banana", 10), Metric.diagonal(f([1.0, 1.0]))
     chains = chains_at("banana", starts(4), torch.full((4,), 0.01))
-    handler = signal.getsignal(signal.SIGINT)
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        runner.advance(chains, metric, 1_000_000)
-    assert signal.getsignal(signal.SIGINT) is handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored, as in a job
+    try:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            runner.advance(chains, metric, 1_000_000)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_two_threads_draw_what_each_draws_alone() -> None:
