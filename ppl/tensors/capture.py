@@ -24,6 +24,7 @@ from torch.fx.experimental.proxy_tensor import (
     get_proxy_slot,
     make_fx,
 )
+from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -108,6 +109,8 @@ def _made_functional(graph: GraphModule) -> bool:
         before = [user for user in base.users if user < node]
         if pure is None or not _is_new(base) or any(map(_is_view, before)):
             return False
+        if not _is_like(base, pure(*_noted(node.args), **_noted(node.kwargs))):
+            return False  # what is written takes the type of what it is written into
         with graph.graph.inserting_before(node):
             new = graph.graph.call_function(pure, node.args, node.kwargs)
         new.meta.update(node.meta)
@@ -116,6 +119,16 @@ def _made_functional(graph: GraphModule) -> bool:
         graph.graph.erase_node(node)
     graph.recompile()
     return True
+
+
+def _noted(arguments: Any) -> Any:
+    """Arguments of a node, with fake tensors in place of the nodes among them."""
+    return map_arg(arguments, lambda node: node.meta["val"])
+
+
+def _is_like(base: Any, new: Any) -> bool:
+    old = base.meta["val"]
+    return bool(old.dtype == new.dtype and old.shape == new.shape)
 
 
 def _writes(node: Any) -> bool:

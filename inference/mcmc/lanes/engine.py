@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from torch import Tensor
 from ....ppl import draw, program
 from ....ppl.compile.lanes.build import library
 from ....ppl.compile.lanes.function import REALS, LaneFunction
+from ..hamiltonian import Parameters
 from ..nuts import NUTSInfo
 
 SOURCE = Path(__file__).with_name("nuts.cpp")
@@ -58,6 +60,14 @@ class Metric(NamedTuple):
     @staticmethod
     def diagonal(root: Tensor) -> Metric:
         return Metric(root, root.new_zeros(0, len(root)), root.new_zeros(0))
+
+    @staticmethod
+    def of(parameters: Parameters) -> Metric:
+        """That of a kernel."""
+        root = parameters.inverse_mass.sqrt()
+        if parameters.directions is None or parameters.stretch is None:
+            return Metric.diagonal(root)
+        return Metric(root, parameters.directions, parameters.stretch)
 
 
 class Advance(NamedTuple):
@@ -224,4 +234,4 @@ def transition(engine: Engine, start: Chains, metric: Metric, momentum: Tensor) 
 def step_sizes(step: Tensor) -> StepSizes:
     """A search that starts from these step sizes [chains] and shrinks towards ten times as much."""
     log_step, zero = step.double().log(), torch.zeros_like(step, dtype=torch.float64)
-    return StepSizes(log_step, zero, zero, log_step + torch.log(torch.tensor(10.0)), zero)
+    return StepSizes(log_step, zero, zero, log_step + math.log(10.0), zero)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import partial
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -62,9 +63,7 @@ def sample_lanes(
     at, pieces = _started(state, potential, parameters, target), list[Advance]()
     if store is not None and store.content is not None:
         at, pieces = _restored(store.content)
-    lengths, ends = [*windows(warmup), draws], list[int]()
-    for length in lengths:
-        ends.append(length + (ends[-1] if ends else 0))
+    ends = accumulate([*windows(warmup), draws])
     interrupted, rate = False, 5.0
     try:
         for end in ends:
@@ -81,10 +80,8 @@ def sample_lanes(
                     store.offer(partial(_content, at, pieces))
                 rate = count * PIECE / max(time.perf_counter() - start, 1e-6)
                 if progress is not None:
-                    info = made.info._replace(
-                        **{k: v[:, -1] for k, v in made.info._asdict().items()}
-                    )
-                    progress(at.done, warmup + draws, info, _parameters(at))
+                    last = NUTSInfo(*(x[:, -1] for x in made.info))
+                    progress(at.done, warmup + draws, last, _parameters(at))
         if store is not None:
             store.write(_content(at, pieces))
     except KeyboardInterrupt:
@@ -98,13 +95,10 @@ def _started(
     """Chains before their first transition, each with a generator of its own."""
     n = len(state.position)
     if parameters is None:
-        root_mass = first_root_mass(state.gradient)
-        step = found_step_sizes(state, potential, root_mass, target)
+        metric = Metric.diagonal(first_root_mass(state.gradient))
+        step = found_step_sizes(state, potential, metric.root, target)
     else:
-        root_mass, step = parameters.inverse_mass.sqrt(), parameters.step_size.expand(n)
-    metric = Metric.diagonal(root_mass)
-    if parameters is not None and parameters.directions is not None:
-        metric = Metric(root_mass, parameters.directions, parameters.stretch)  # type: ignore[arg-type]
+        metric, step = Metric.of(parameters), parameters.step_size.expand(n)
     zero, one = (torch.tensor(x, dtype=torch.float64) for x in (0.0, 1.0))
     bits = (draw(dist.Uniform(zero, one), (n, 4), label="seeds") * 2.0**53).long()
     odd = 0x9E3779B97F4A7C15 - 2**64  # spreads the bits over all 64
@@ -123,9 +117,8 @@ def _learnt(at: Progressed, window: list[Advance], share: float) -> Progressed:
         return at._replace(
             chains=chains._replace(step_sizes=step_sizes(settled(chains.step_sizes)))
         )
-    draws, gradients = (
-        torch.cat(parts, 1) for parts in zip(*(w[1:3] for w in window), strict=True)
-    )
+    draws = torch.cat([piece.draws for piece in window], 1)
+    gradients = torch.cat([piece.gradients for piece in window], 1)
     metric = learnt_metric(draws, gradients, at.metric.root, share)
     if share < SETTLED or len(metric.stretch) != len(at.metric.stretch):
         chains = chains._replace(step_sizes=restarted(chains.step_sizes))
@@ -148,17 +141,15 @@ def _gathered(engine: Engine, at: Progressed, pieces: list[Advance], interrupted
         none = chains.position.new_empty((len(chains.position), 0, chains.position.shape[1]))
         return Samples(none, {}, state, _parameters(at), interrupted)
 
-    def joined(of: Callable[[Advance], Tensor]) -> Tensor:
-        return torch.cat([of(piece) for piece in pieces], 1)
+    def joined(parts: Iterable[Tensor]) -> Tensor:
+        return torch.cat(list(parts), 1)
 
-    draws = joined(lambda piece: piece.draws)
-    stats = {
-        name: joined(lambda piece, name=name: getattr(piece.info, name))  # type: ignore[misc]
-        for name in pieces[0].info._fields
-    }
-    stats["lp"] = joined(lambda piece: piece.log_density)
+    draws = joined(piece.draws for piece in pieces)
+    infos = zip(*(piece.info for piece in pieces), strict=True)
+    stats = dict(zip(NUTSInfo._fields, map(joined, infos), strict=True))
+    stats["lp"] = joined(piece.log_density for piece in pieces)
     if engine.density.results > 2:
-        stats[NO_DECOMPOSITION] = joined(lambda piece: piece.failures)
+        stats[NO_DECOMPOSITION] = joined(piece.failures for piece in pieces)
     stats["step_size"] = _parameters(at).step_size[:, None].expand(draws.shape[:2]).clone()
     return Samples(draws, stats, state, _parameters(at), interrupted)
 

@@ -220,16 +220,16 @@ def _paired(loop: Loop) -> _Pair | None:
     Its turns must have nothing from each other but sums.
     """
     own = frozenset(loop.own) | frozenset(_owned(loop.body))
-    statements = list(_statements(loop.body))
     sums: dict[Buffer, str] = {}
-    for each in statements:
+    read: set[Buffer] = set()
+    for each in _statements(loop.body):
         if isinstance(each, Block):
             return None
+        read.update(load.buffer for load in loads(each.value))
         if each.target in own or loop.over in each.at.variables:
             continue
         if each.how == "=" or sums.setdefault(each.target, each.how) != each.how:
             return None
-    read = {load.buffer for each in statements for load in loads(each.value)}  # type: ignore[union-attr]
     small = all(buffer.size <= NEAR for buffer in sums)
     if loop.over.size < LONG or not small or read & sums.keys():
         return None

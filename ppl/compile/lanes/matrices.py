@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from torch.fx import Node
 
+from .registry import on
 from .translation import Shape, Translation, Unsupported, Value
-
-MATRICES: dict[str, Callable[..., Any]] = {}
 
 
 def _batches(shape: Shape) -> int:
@@ -31,6 +29,7 @@ def _block(t: Translation, function: str, value: Value, *, more: str = "") -> tu
     return t.from_buffer(result, value.shape), t.from_buffer(failed, value.shape[:-2])
 
 
+@on("linalg_cholesky_ex")
 def _cholesky(
     t: Translation, node: Node, a: Any, upper: bool = False, check_errors: bool = False
 ) -> tuple[Value, Value]:
@@ -39,10 +38,12 @@ def _cholesky(
     return (_transposed(factor) if upper else factor), failed
 
 
+@on("linalg_inv_ex")
 def _inverse(t: Translation, node: Node, a: Any, check_errors: bool = False) -> tuple[Value, Value]:
     return _block(t, "inverse", t.value(a))
 
 
+@on("cholesky_inverse")
 def _cholesky_inverse(t: Translation, node: Node, a: Any, upper: bool = False) -> Value:
     value = t.value(a)
     return _block(t, "inverse_of_product", _transposed(value) if upper else value)[0]
@@ -53,6 +54,7 @@ def _transposed(value: Value) -> Value:
     return value.viewed(shape, lambda i: (*i[:-2], i[-1], i[-2]))
 
 
+@on("linalg_solve_triangular")
 def _solve(
     t: Translation, node: Node, a: Any, b: Any, *, upper: bool, left: bool = True,
     unitriangular: bool = False,
@@ -77,11 +79,3 @@ def _solve(
     )
     solution = t.from_buffer(result, right.shape)
     return solution if left else _transposed(solution)
-
-
-MATRICES.update(
-    linalg_cholesky_ex=_cholesky,
-    linalg_inv_ex=_inverse,
-    cholesky_inverse=_cholesky_inverse,
-    linalg_solve_triangular=_solve,
-)

@@ -54,7 +54,9 @@ def _softmax(node: Node) -> tuple[Node, Node, list[Node]] | None:
         return None
     for log, largest in (root.args, reversed(root.args)):  # x - (log(sum(exp(x - m))) + m)
         log_root, log_views = _root(log)
-        for shifted in x.users if _is(log_root, "log") else ():
+        if not _is(log_root, "log") or log.meta["val"].shape != root.meta["val"].shape:
+            continue
+        for shifted in x.users:
             if _is(shifted, "sub") and _same(shifted.args, (x, largest)):
                 found = _sum_of_exp(log_root, shifted, [*log_views, *views])
                 if found is not None:

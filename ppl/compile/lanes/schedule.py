@@ -128,8 +128,9 @@ def _conflicts(
             if earlier.writes and writes and how == earlier.how and (how != "=" or buffer.pieces):
                 continue
             if buffer.running and earlier.how != "=" and not writes:
-                own = replace(own, how="running")
-            yield earlier, own
+                yield earlier, replace(own, how="running")
+            else:
+                yield earlier, own
 
 
 def _together(earlier: _Placed, own: _Placed, over: Var | None) -> bool:

@@ -187,7 +187,10 @@ class Translation:
         return value
 
     def _known(self, x: Node) -> Tensor:
-        return getattr(x.graph.owning_module, str(x.target)).long()  # type: ignore[no-any-return]
+        if x.op != "get_attr":
+            raise Unsupported("a view of negative places")
+        table: Tensor = getattr(x.graph.owning_module, str(x.target))
+        return table.long()
 
     # ---------------------------------------------------------------------------------- statements
 
