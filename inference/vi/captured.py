@@ -21,12 +21,13 @@ from torch.utils._pytree import tree_map_only
 
 from ...ppl.compile.folding import fold, is_pure
 from ...ppl.compile.inductor import Notify, compile_graph
-from ...ppl.compile.loops import taken_apart, trace
+from ...ppl.compile.loops import trace
 from ...ppl.distributions.pytrees import flatten, rebuild
 from ...ppl.distributions.strategies import is_followed
 from ...ppl.errors import ObjectiveError, located
 from ...ppl.language.effects import draw
 from ...ppl.tensors.capture import is_traced
+from ...ppl.tensors.forms import taken_apart
 from ...ppl.tensors.seeds import seeded
 from .gradients.baselines import Baseline
 from .gradients.dependence import Recording, rao_blackwellised

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_leaves
 
 from ..distributions.validate import no_validation, spoilt
 from ..errors import PushforwardError
@@ -20,6 +20,7 @@ from ..language.effects import Message, is_draw, stack
 from ..language.handlers import Conditioning, Handler, Scoping, Step
 from ..language.program import Callback, Program, derived, program_name
 from ..tensors.capture import DataStayReal, Unread, refusing
+from ..tensors.forms import Form, as_tensors, taken_apart
 from ..tensors.keys import Contents, Unkeyed
 from .folding import fold
 from .inductor import Notify, compile_graph
@@ -49,30 +50,6 @@ def compiled(p: Callback, notify: Notify | None = None) -> Program:
             return p(*args, **kwargs)
 
     return derived(run, f"compiled({program_name(p)})")
-
-
-class Form(NamedTuple):
-    """A tree without its tensors: where they stand, and all other leaves."""
-
-    spec: Any
-    others: tuple[Any, ...]
-
-    def tree(self, tensors: Iterable[Tensor]) -> Any:
-        """The tree with these tensors."""
-        each = iter(tensors)
-        leaves = [next(each) if other is _TENSOR else other for other in self.others]
-        return tree_unflatten(leaves, self.spec)
-
-
-_TENSOR = type(Tensor)  # stands for a tensor in a form
-
-
-def taken_apart(tree: Any) -> tuple[list[Tensor], Form]:
-    """The tensors of a tree, and its form."""
-    leaves, spec = tree_flatten(tree)
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    others = tuple(_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-    return tensors, Form(spec, others)
 
 
 @dataclass(frozen=True)
@@ -133,7 +110,7 @@ class Machine(Handler, Unkeyed):
                 carry, y = loop.advance(t, carry, xs)
                 rows.append(y)
             return (loop.result(carry, rows),)
-        outputs = [taken_apart(_as_tensors(y))[0]]
+        outputs = [taken_apart(as_tensors(y))[0]]
         state = tuple(taken_apart(carry)[0])
         call, inputs, carried = code.call, taken_apart(xs)[0], len(state)
         for step in torch.arange(loop.length).unbind()[1:]:
@@ -149,7 +126,7 @@ class Machine(Handler, Unkeyed):
 
         def step(t: Tensor, carry: Any, xs: Any) -> tuple[Any, Any]:
             carry, y = loop.advance(t, carry, xs)
-            return carry, _as_tensors(y)
+            return carry, as_tensors(y)
 
         def changed(result: Any) -> str:
             if _kind(result[0]) == _kind(carry):
@@ -239,10 +216,6 @@ def _followed(tree: Any) -> bool:
     return torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in leaves
     )
-
-
-def _as_tensors(y: Any) -> Any:
-    return tree_map(lambda leaf: None if leaf is None else torch.as_tensor(leaf), y)
 
 
 def _kind(tree: Any) -> Hashable:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from subprocess import CalledProcessError
-from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from ..tensors.capture import capture, capture_vector
+from ..tensors.capture import capture, capture_vector, value_and_gradient
 from ..tensors.decompositions import OF_BATCHES
+from ..tensors.turns import Loops
 from .cache import compiler
 from .folding import fold
 from .inductor import Call, Notify, compile_graph
@@ -23,6 +24,7 @@ from .lanes.rewrites import rewritten
 from .lanes.translation import Unsupported
 
 Density = Callable[..., Tensor]
+Reference = Callable[..., tuple[Tensor, ...]]
 
 
 class Potential:
@@ -73,23 +75,44 @@ def by_columns(u: Tensor) -> Tensor:
     return u.t().contiguous().t() if len(u) > 1 else u.contiguous()
 
 
-def _in_lanes(density: Density, u: Tensor, *rest: Tensor, say: Notify) -> LaneFunction | None:
-    """The density in lane code, or None where it is left to Inductor."""
+def _in_lanes(
+    density: Density, u: Tensor, *rest: Tensor, say: Notify, loops: bool = True
+) -> LaneFunction | None:
+    """The density in lane code, or None where it is left to Inductor.
+
+    Its loops stay loops, unless what comes of that is not the density itself, as where a step
+    changes what the next one sees otherwise than by its carry.
+    """
     if u.device.type != "cpu" or compiler() is None:
         return None
     start = time.perf_counter()
     say("compiling")
-    graph = rewritten(fold(capture_vector(density, u[0], *rest)))
+    try:
+        graph = _graph(density, u[0], *rest, loops=loops)
+    except Exception:
+        if not loops:
+            raise
+        return _in_lanes(density, u, *rest, say=say, loops=False)
+    found: Loops = graph.meta["loops"]
+    for why in found.unrolled:
+        say(f"unrolling a loop: {why}")
+    looped = bool(found.kept)
     try:
         function = LaneFunction(graph, u, *rest)
     except Unsupported as error:
+        if looped:
+            return _in_lanes(density, u, *rest, say=say, loops=False)
         say(f"compiling by Inductor, since lane code does not know {error}")
         return None
     except (CalledProcessError, OSError) as error:
         what = getattr(error, "stderr", None) or error
         warnings.warn(f"no lane code: {what}", RuntimeWarning, stacklevel=3)
         return None
-    if not _agrees(function, graph, u, *rest):
+    itself: Reference = partial(value_and_gradient, density) if looped else graph
+    if not _agrees(function, itself, u, *rest):
+        if looped:
+            say("unrolling loops: kept as one step, they are not the program itself")
+            return _in_lanes(density, u, *rest, say=say, loops=False)
         what = "the lane code disagrees with the traced graph; compiling by Inductor"
         warnings.warn(what, RuntimeWarning, stacklevel=3)
         return None
@@ -97,20 +120,37 @@ def _in_lanes(density: Density, u: Tensor, *rest: Tensor, say: Notify) -> LaneFu
     return function
 
 
-def _agrees(function: LaneFunction, graph: GraphModule, u: Tensor, *rest: Tensor) -> bool:
-    """Whether the first lane's results are those of the graph, but for rounding.
+def _graph(density: Density, u: Tensor, *rest: Tensor, loops: bool) -> GraphModule:
+    """The traced density and its loops, each computed from as little as can be."""
+    graph = rewritten(fold(capture_vector(density, u, *rest, loops=loops)))
+    for loop in graph.meta["loops"].kept:
+        loop.step, loop.back = rewritten(fold(loop.step)), rewritten(fold(loop.back))
+    return graph
+
+
+def _agrees(function: LaneFunction, itself: Reference, u: Tensor, *rest: Tensor) -> bool:
+    """Whether the first lane's results are those of the function itself, but for rounding.
 
     What rounding may do is seen by moving the point by a few units of its last place.
     """
-    found = function(u[:1], *rest)
-    unit = torch.finfo(u.dtype).eps * (1.0 + u[0].abs())
-    points = [u[0] + k * unit for k in (0, -3, -1, 1, 2)]
+    found = [x[0] for x in function(u[:1], *rest)]
     try:
-        near: list[Any] = [graph(point, *rest) for point in points]
+        first = itself(u[0], *rest)
+        if all(map(_equal, found, first)):
+            return True
+        unit = torch.finfo(u.dtype).eps * (1.0 + u[0].abs())
+        near = [first, *(itself(u[0] + k * unit, *rest) for k in (-3, -1, 1, 2))]
     except (RuntimeError, TypeError):  # a graph that torch itself cannot run
         return False
     pairs = zip(found, zip(*near, strict=True), strict=True)
-    return all(_close(x[0], torch.stack(each).to(x.dtype)) for x, each in pairs)
+    return all(_close(x, torch.stack(each).to(x.dtype)) for x, each in pairs)
+
+
+def _equal(found: Tensor, first: Tensor) -> bool:
+    """Whether two results are finite and agree to half of their digits, on the scale of all."""
+    loss = torch.finfo(found.dtype).eps ** 0.5
+    scale = first.abs().max() if first.numel() else 0.0
+    return bool((first.isfinite() & ((found - first).abs() <= loss * scale)).all())
 
 
 def _close(found: Tensor, near: Tensor) -> bool:

@@ -29,6 +29,7 @@ from ..tensors.decompositions import IN_LANES, Decomposing
 from ..types import Site
 from .abstract_run import abstract_run
 from .layout import Layout
+from .looping import Looping
 from .recorder import Recorder
 
 
@@ -166,6 +167,7 @@ class LogDensity:
             within.enter_context(Sealed())
             decomposing = within.enter_context(Decomposing())
             recorder = within.enter_context(recording)
+            within.enter_context(Looping(recorder))
             value = self.program(*self.args, **self.kwargs)
         recorder.decomposes = bool(decomposing.met)
         return recorder, value

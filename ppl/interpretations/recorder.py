@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +27,8 @@ from ..language.effects import (
     scored_value,
 )
 from ..language.handlers import weight_of_draw
+
+SUMS = ("log_density", "log_weight", "log_latents")
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,25 @@ class Recorder(Messenger):  # type: ignore[misc]
         """The log densities [*batch] of a site."""
         placed = not self.validate and bool(msg["infer"].get("given"))  # by a layout
         return log_density(law_of(msg), scored_value(msg), inside=placed)
+
+    @contextmanager
+    def apart(self, given: dict[str, Tensor]) -> Iterator[Callable[[], dict[str, Any]]]:
+        """Within, a part of the run is recorded by itself, with these values, and then forgotten.
+
+        The function tells what it scored.
+        """
+        before = dict(vars(self))
+        self.given = given
+        self.sites, self.values, self.log_probs, self.dims = {}, {}, {}, {}
+        self.log_density = self.log_weight = self.log_latents = 0.0
+        try:
+            yield lambda: {name: getattr(self, name) for name in SUMS}
+        finally:
+            vars(self).update(before)
+
+    def add(self, name: str, scored: Tensor) -> None:
+        """Add what a part scored to one of the sums."""
+        setattr(self, name, getattr(self, name) + scored)
 
     def of(self, kind: str) -> dict[str, Tensor]:
         return {name: self.values[name] for name, k in self.sites.items() if k == kind}

@@ -34,10 +34,15 @@ class Loop:
 
     def advance(self, t: int | Tensor, carry: Any, xs: Any) -> tuple[Any, Any]:
         """Run step ``t`` (its sites are named ``name[t]``) and return (carry, output)."""
+        row = tree_map(lambda x: at_step(x, t), xs) if self.has_outputs else None
+        return self.advance_by(t, carry, row)
+
+    def advance_by(self, t: int | Tensor, carry: Any, row: Any) -> tuple[Any, Any]:
+        """The same, with the entries of step ``t`` of what it runs over."""
         with Step(t, self._entry(t)):
             if not self.has_outputs:
                 return self.step(carry), None
-            result = self.step(carry, tree_map(lambda x: at_step(x, t), xs))
+            result = self.step(carry, row)
         if not isinstance(result, tuple) or len(result) != 2:
             what = f"{program_name(self.step)} returns a {type(result).__name__}"
             hint = "a step of scan returns a pair: the next carry, and an output or None"

@@ -99,14 +99,21 @@ class Step(Messenger):  # type: ignore[misc]
     def _process_message(self, msg: Message) -> None:
         if msg["type"] != "sample" or is_draw(msg):
             return
-        base, index = split_name(msg["name"])
+        inner = msg["infer"].get("traced_step")
+        base, index = inner or split_name(msg["name"])
         steps = (self.entry, *msg["infer"].get("steps", ()))
         msg["infer"] = {**msg["infer"], "steps": steps}
-        if isinstance(self.t, Tensor):
-            msg["infer"]["traced_step"] = base, (self.t, *index)
-            msg["name"] = base + "[*]" + "".join(f"[{i}]" for i in index)
-        else:
-            msg["name"] = base + "".join(f"[{i}]" for i in (self.t, *index))
+        index = (self.t, *index)
+        if inner or isinstance(self.t, Tensor):
+            msg["infer"]["traced_step"] = base, index
+        msg["name"] = base + "".join(_index_name(i) for i in index)
+
+
+def _index_name(t: int | Tensor) -> str:
+    return EVERY if isinstance(t, Tensor) else f"[{t}]"
+
+
+EVERY = "[*]"  # the index in a name of a step that is traced for all
 
 
 def at_step(x: Tensor, t: int | Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._decomp import core_aten_decompositions, get_decompositions
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
@@ -26,7 +27,7 @@ from torch.fx.experimental.proxy_tensor import (
 )
 from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from ..errors import (
@@ -38,6 +39,7 @@ from ..errors import (
     raising_line,
 )
 from .decompositions import IN_LANES
+from .turns import KEEPING
 
 
 def capture(
@@ -72,29 +74,82 @@ def capture(
     return graph
 
 
-def capture_vector(density: Callable[..., Tensor], u: Tensor, *rest: Tensor) -> GraphModule:
+def capture_vector(
+    density: Callable[..., Tensor], u: Tensor, *rest: Tensor, loops: bool = False
+) -> GraphModule:
     """Trace ``u [d], *rest -> log density, gradient [d]`` into a graph of few kinds of operations.
 
     Of a density that decomposes matrices, a third result says whether one had no decomposition.
-    Otherwise as ``capture``.
+    With ``loops`` those of the density that can be are operations of the graph (``turns``); its
+    ``meta`` holds them, as ``Loops``.  Otherwise as ``capture``.
     """
 
     def one(u: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         with DataStayReal():
-            each = torch.func.grad_and_value(_noting(density), has_aux=True)
-            gradient, (value, failed) = each(u, *rest)
-            if not failed:
-                return value, gradient
-            dead = torch.stack(failed).any(0)
-            return value, gradient.masked_fill(dead, 0.0), dead.to(value.dtype)
+            return value_and_gradient(density, u, *rest)
 
-    with refusing():
+    with refusing(), KEEPING.collected(loops) as found:
         graph = traced(one, _core())(u, *rest)
     if not _made_functional(graph):  # not while the program runs, whose modes it breaks
         functional = torch.func.functionalize(graph)
         graph = traced(functional, _core())(u, *rest)
     _detach_constants(graph)
+    graph.meta["loops"] = found
     return graph
+
+
+def value_and_gradient(
+    density: Callable[..., Tensor], u: Tensor, *rest: Tensor
+) -> tuple[Tensor, ...]:
+    """What ``capture_vector`` traces, as it is."""
+    each = torch.func.grad_and_value(_noting(density), has_aux=True)
+    gradient, (value, failed) = each(u, *rest)
+    if not failed:
+        return value, gradient
+    dead = torch.stack(failed).any(0)
+    return value, gradient.masked_fill(dead, 0.0), dead.to(value.dtype)
+
+
+def capture_apart(function: Callable[..., tuple[Tensor, ...]], *example: Tensor) -> GraphModule:
+    """Within a trace, trace a function of these tensors alone into a graph of its own.
+
+    ``example`` are no tensors of the trace around it (see ``untraced``).
+    """
+
+    def alone(*given: Tensor) -> tuple[Tensor, ...]:
+        with DataStayReal():
+            return function(*given)
+
+    with apart():
+        graph: GraphModule = make_fx(alone, _core())(*example)
+        if not _made_functional(graph):
+            graph = make_fx(torch.func.functionalize(graph), _core())(*example)
+    _detach_constants(graph)
+    return graph
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within, the trace that is being made sees nothing, nor do gradients."""
+    with _disable_current_modes(), temporarily_clear_interpreter_stack():
+        yield
+
+
+def untraced(x: Tensor) -> Tensor:
+    """The numbers of a tensor of a trace."""
+    with apart():
+        return _unwrapped(x).detach().clone()
+
+
+def belongs(x: Tensor, tracer: Any) -> bool:
+    """Whether a tensor is one of a trace, be it followed by gradients there."""
+    return get_proxy_slot(_unwrapped(x), tracer, None) is not None
+
+
+def _unwrapped(x: Tensor) -> Tensor:
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
 
 
 def _made_functional(graph: GraphModule) -> bool:
@@ -245,9 +300,7 @@ def is_tracing() -> bool:
 def is_traced(value: Any) -> bool:
     """Whether a value is a tensor of the trace that is being made."""
     mode = get_proxy_mode()
-    if mode is None or not isinstance(value, Tensor):
-        return False
-    return get_proxy_slot(value, mode.tracer, None) is not None
+    return mode is not None and isinstance(value, Tensor) and belongs(value, mode.tracer)
 
 
 class Unread(TorchFunctionMode):

@@ -18,11 +18,11 @@ from .statements import (
     Buffer,
     Counted,
     Expr,
+    Item,
     Load,
     Loop,
     Number,
     Shared,
-    Statement,
     loads,
 )
 from .translation import NEUTRAL, Translation
@@ -62,9 +62,9 @@ ARGUMENTS = "const V *u, const void *const *tables, V *out, V *work"
 PART = 400  # the cost of a function, beyond which compilers need more than their share of time
 
 
-def _parts(body: list[Statement | Loop]) -> list[list[Statement | Loop]]:
+def _parts(body: list[Item]) -> list[list[Item]]:
     """The statements in functions of no more than so much, in order."""
-    parts: list[list[Statement | Loop]] = [[]]
+    parts: list[list[Item]] = [[]]
     cost = 0
     for item in body:
         more = sum(1 for _ in _statements([item]))
@@ -76,7 +76,7 @@ def _parts(body: list[Statement | Loop]) -> list[list[Statement | Loop]]:
     return parts
 
 
-def _homes(parts: list[list[Statement | Loop]], outside: set[Buffer]) -> dict[Buffer, bool]:
+def _homes(parts: list[list[Item]], outside: set[Buffer]) -> dict[Buffer, bool]:
     """The buffers that no loop owns, and whether they live in ``work``: the others on a stack."""
     seen: dict[Buffer, int] = {}
     far: dict[Buffer, bool] = {}
@@ -100,7 +100,7 @@ def _known(t: Translation, sizes: list[int]) -> dict[str, str]:
 
 def _function(
     k: int,
-    part: list[Statement | Loop],
+    part: list[Item],
     known: dict[str, str],
     homes: dict[Buffer, bool],
     starts: dict[Buffer, int],
@@ -135,11 +135,11 @@ def _typed(t: Translation) -> Iterator[tuple[str, str]]:
 _WHOLE = {"torch.bool": "bool", "torch.int64": "int64_t"}
 
 
-def _unowned(body: list[Statement | Loop], outside: set[Buffer]) -> list[Buffer]:
+def _unowned(body: list[Item], outside: set[Buffer]) -> list[Buffer]:
     """The buffers that no loop owns."""
     owned = set(outside)
 
-    def visit(items: list[Statement | Loop]) -> None:
+    def visit(items: list[Item]) -> None:
         for item in items:
             if isinstance(item, Loop):
                 owned.update(item.own)
@@ -171,7 +171,7 @@ def _declared(buffer: Buffer, pair: _Pair | None = None) -> str:
     return f"{kind} {buffer};" if buffer.single else f"{kind} {buffer}[{buffer.size}];"
 
 
-def _text(item: Statement | Loop, pair: _Pair | None = None) -> list[str]:
+def _text(item: Item, pair: _Pair | None = None) -> list[str]:
     match item:
         case Loop(over, body, own):
             head = f"for (long {over} = 0; {over} < {over.size}; {over}++) {{"
@@ -187,7 +187,7 @@ def _text(item: Statement | Loop, pair: _Pair | None = None) -> list[str]:
             return [text]
 
 
-def _body(items: list[Statement | Loop], own: list[Buffer], pair: _Pair | None) -> list[str]:
+def _body(items: list[Item], own: list[Buffer], pair: _Pair | None) -> list[str]:
     lines = [_declared(b, pair) for b in own] + [line for i in items for line in _text(i, pair)]
     return [f"    {line}" for line in lines]
 
@@ -231,12 +231,12 @@ def _paired(loop: Loop) -> _Pair | None:
         if each.how == "=" or sums.setdefault(each.target, each.how) != each.how:
             return None
     small = all(buffer.size <= NEAR for buffer in sums)
-    if loop.over.size < LONG or not small or read & sums.keys():
+    if loop.ordered or loop.over.size < LONG or not small or read & sums.keys():
         return None
     return _Pair(loop.over, own, sums)
 
 
-def _statements(items: list[Statement | Loop]) -> Iterator[Statement]:
+def _statements(items: list[Item]) -> Iterator[Assign | Block]:
     for item in items:
         if isinstance(item, Loop):
             yield from _statements(item.body)
@@ -244,7 +244,7 @@ def _statements(items: list[Statement | Loop]) -> Iterator[Statement]:
             yield item
 
 
-def _owned(items: list[Statement | Loop]) -> Iterator[Buffer]:
+def _owned(items: list[Item]) -> Iterator[Buffer]:
     for item in items:
         if isinstance(item, Loop):
             yield from item.own
@@ -279,7 +279,7 @@ UNROLLED = 8  # loops of so few turns are unrolled, if they have no more
 UNROLLED_COST = 100  # statements than this, unrolled
 
 
-def _cost(item: Statement | Loop) -> int:
+def _cost(item: Item) -> int:
     """The statements of an unrolled loop, those that call functions for ten."""
     if isinstance(item, Loop):
         return item.over.size * sum(map(_cost, item.body))

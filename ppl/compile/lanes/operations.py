@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from functools import cache
-from inspect import signature
-from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
-from . import matrices, sums, views, writing  # noqa: F401  # they register what they know
-from .arithmetic import pointwise
+from . import matrices, sums, turning, views, writing  # noqa: F401  # they register what they know
+from .graphs import placeholders, results_of
 from .indices import flat, restart_numbers
-from .registry import HANDLERS, name_of, shape_of
+from .registry import shape_of
 from .statements import Buffer, Load, Shared
-from .translation import Translation, Unsupported, Value
+from .translation import Translation, Value
 
 
 def translate(graph: GraphModule, dtype: torch.dtype) -> Translation:
@@ -29,17 +26,10 @@ def translate(graph: GraphModule, dtype: torch.dtype) -> Translation:
     """
     restart_numbers()
     t = Translation(dtype)
-    for node in graph.graph.nodes:
-        if node.op == "placeholder":
-            t.values[node] = _input(node, t.inputs)
-            t.inputs += 1
-        elif node.op == "get_attr":
-            t.values[node] = t.table(getattr(graph, str(node.target)))
-        elif node.op == "output":
-            for k, result in enumerate(node.args[0]):
-                t.output(t.value(result), k)
-        else:
-            t.values[node] = _called(t, node)
+    inputs = [_input(node, k) for k, node in enumerate(placeholders(graph))]
+    t.inputs = len(inputs)
+    for k, result in enumerate(results_of(t, graph, inputs)):
+        t.output(t.value(result), k)
     return t
 
 
@@ -49,26 +39,3 @@ def _input(node: Node, k: int) -> Value:
         u = Buffer("u", math.prod(shape), whole=True)
         return Value(shape, lambda i: Load(u, flat(i, shape)))
     return Value(shape, lambda i: Shared(f"rest{k}", flat(i, shape)))
-
-
-def _called(t: Translation, node: Node) -> Any:
-    name = name_of(node)
-    if name == "getitem":
-        source: Any = t.values[node.args[0]]  # type: ignore[index]
-        return source[node.args[1]]
-    handler = HANDLERS.get(name)
-    if handler is not None:
-        _require_form(handler, node)
-        return handler(t, node, *node.args, **node.kwargs)
-    return pointwise(t, node, name)
-
-
-def _require_form(handler: Any, node: Node) -> None:
-    """Raise unless the handler knows all arguments that the operation is given."""
-    try:
-        _signature(handler).bind(None, node, *node.args, **node.kwargs)
-    except TypeError as error:
-        raise Unsupported(f"{node.target} with {error}") from error
-
-
-_signature = cache(signature)

@@ -15,13 +15,14 @@ from .indices import Index, Var, number, of_atom
 from .statements import (
     Apply,
     Assign,
-    Block,
     Buffer,
     Expr,
+    Item,
     Load,
     Loop,
     Number,
     Statement,
+    Turns,
     reindexed,
     replaced,
 )
@@ -29,7 +30,7 @@ from .statements import (
 Accesses = dict[Buffer, list[Index | None]]
 
 
-def scheduled(statements: Iterable[Statement]) -> list[Statement | Loop]:
+def scheduled(statements: Iterable[Statement]) -> list[Item]:
     """The statements under as few loops as their order allows."""
     return [item for group in _grouped(statements) for item in group.items()]
 
@@ -41,10 +42,16 @@ class _Group:
     over: Var | None
     statements: list[Statement] = field(default_factory=list)
 
-    def items(self) -> list[Statement | Loop]:
+    def items(self) -> list[Item]:
         if self.over is None:
-            return list(self.statements)
+            return [_turned(each) for each in self.statements]
         return [Loop(self.over, scheduled(self.statements))]
+
+
+def _turned(statement: Statement) -> Item:
+    if not isinstance(statement, Turns):
+        return statement
+    return Loop(statement.over, scheduled(statement.body), statement.own, ordered=True)
 
 
 @dataclass(eq=False)
@@ -94,7 +101,7 @@ def _same_kind(one: Var | None, other: Var | None) -> bool:
 
 def _under(statement: Statement, over: Var | None) -> Statement:
     """The statement within a loop over ``over``, in place of its own first variable."""
-    if isinstance(statement, Block) or over is None:
+    if not isinstance(statement, Assign) or over is None:
         return statement
     own, *rest = statement.space
     by = {own: of_atom(over)}
@@ -164,7 +171,7 @@ def _rest(at: Index, v: Var) -> Index:
 # ---------------------------------------------------------------------------- shrinking of buffers
 
 
-def shrink(items: list[Statement | Loop], kept: set[Buffer]) -> None:
+def shrink(items: list[Item], kept: set[Buffer]) -> None:
     """Let loops own the buffers that only they touch, each turn a part of its own.
 
     ``kept`` are buffers that are read elsewhere.  Of nested loops the innermost owns a buffer.
@@ -174,6 +181,11 @@ def shrink(items: list[Statement | Loop], kept: set[Buffer]) -> None:
         if not isinstance(item, Loop):
             continue
         elsewhere = {b for j, found in enumerate(parts) if j != k for b in found} | kept
+        if item.ordered:
+            shrink(item.body, (elsewhere | parts[k].keys()) - set(item.own))
+            deeper = set(_owned(item.body))
+            item.own = [buffer for buffer in item.own if buffer not in deeper]
+            continue
         owned = {}
         for buffer, places in parts[k].items():
             low_size = _part(places, item.over)
@@ -187,14 +199,14 @@ def shrink(items: list[Statement | Loop], kept: set[Buffer]) -> None:
         item.own = [buffer for buffer in owned if buffer not in deeper]
 
 
-def _owned(items: list[Statement | Loop]) -> Iterator[Buffer]:
+def _owned(items: list[Item]) -> Iterator[Buffer]:
     for item in items:
         if isinstance(item, Loop):
             yield from item.own
             yield from _owned(item.body)
 
 
-def touched(item: Statement | Loop) -> Accesses:
+def touched(item: Item) -> Accesses:
     """The buffers that a statement or loop reads or writes, and where."""
     found: Accesses = {}
     if isinstance(item, Loop):
@@ -220,7 +232,7 @@ def _part(places: list[Index | None], over: Var) -> tuple[int, int] | None:
     return low, high - low + 1
 
 
-def _without(items: list[Statement | Loop], over: Var, owned: dict[Buffer, int]) -> None:
+def _without(items: list[Item], over: Var, owned: dict[Buffer, int]) -> None:
     """Let accesses to owned buffers start from the first place of their turn."""
 
     def own_place(part: Expr) -> Index:

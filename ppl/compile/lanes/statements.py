@@ -131,16 +131,47 @@ class Block:
         return [(buffer, None) for buffer in self.outputs]
 
 
-Statement: TypeAlias = Assign | Block
+@dataclass(eq=False)
+class Turns:
+    """Statements for each turn of a loop, which may read what earlier turns wrote.
+
+    ``own``: the buffers that each turn writes before it reads them, and nothing else sees.
+    """
+
+    over: Var
+    body: list[Statement] = field(default_factory=list)
+    own: list[Buffer] = field(default_factory=list)
+    space: tuple[Var, ...] = ()
+
+    @property
+    def reads(self) -> list[tuple[Buffer, Index | None]]:
+        return self._seen([buffer for each in self.body for buffer, _ in each.reads])
+
+    @property
+    def writes(self) -> list[tuple[Buffer, Index | None]]:
+        return self._seen([buffer for each in self.body for buffer, _ in each.writes])
+
+    def _seen(self, buffers: list[Buffer]) -> list[tuple[Buffer, Index | None]]:
+        return [(buffer, None) for buffer in dict.fromkeys(buffers) if buffer not in self.own]
+
+
+Statement: TypeAlias = "Assign | Block | Turns"
 
 
 @dataclass(eq=False)
 class Loop:
-    """``body`` for each value of a variable; ``own`` are the buffers that no other turn sees."""
+    """``body`` for each value of a variable; ``own`` are the buffers that no other turn sees.
+
+    ``ordered``: a turn reads what earlier ones wrote.
+    """
 
     over: Var
-    body: list[Statement | Loop]
+    body: list[Item]
     own: list[Buffer] = field(default_factory=list)
+    ordered: bool = False
+
+
+Item: TypeAlias = "Assign | Block | Loop"  # of a schedule, in which loops are explicit
 
 
 def loads(value: Expr) -> Iterator[Load]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from .statements import (
     Number,
     Shared,
     Statement,
+    Turns,
     variables,
 )
 
@@ -135,6 +137,7 @@ class Translation:
     tables: dict[str, Tensor] = field(default_factory=dict)
     values: dict[Node, Value | Scatter] = field(default_factory=dict)
     _buffers: int = 0
+    _turns: list[Turns] = field(default_factory=list)
 
     # ----------------------------------------------------------------------------------- arguments
 
@@ -201,7 +204,23 @@ class Translation:
 
     def buffer(self, size: int, **about: bool) -> Buffer:
         self._buffers += 1
-        return Buffer(f"b{self._buffers}", size, **about)
+        made = Buffer(f"b{self._buffers}", size, **about)
+        if self._turns:
+            self._turns[-1].own.append(made)
+        return made
+
+    @contextmanager
+    def turns(self, over: Var) -> Iterator[None]:
+        """Within, statements are those of each turn of a loop, and buffers of one turn alone."""
+        turns, outside = Turns(over), self.statements
+        self.statements = turns.body
+        self._turns.append(turns)
+        try:
+            yield
+        finally:
+            self.statements = outside
+            self._turns.pop()
+        self.add(turns)
 
     def stored(self, value: Value, *, whole: bool = False) -> Value:
         """The value computed into a buffer, once for each index that it depends on.
@@ -255,7 +274,7 @@ class Translation:
         left = [k for k in looped if k not in over]
         shape = tuple(value.shape[k] for k in left)
         target = self.buffer(_size(shape), mask=value.mask)
-        self._filled(target, shape, Number(NEUTRAL[how], value.mask))
+        self.fill(target, shape, Number(NEUTRAL[how], value.mask))
         space = longest_first([vs[k] for k in looped])
         to = laid(at_axes([vs[k] for k in left]), shape)
         if all(vs[k].size for k in over):  # else there is nothing to join
@@ -278,7 +297,7 @@ class Translation:
         others = [k for k in range(rank) if k != dim]
         shape = tuple(value.shape[k] for k in others)
         carry = self.buffer(_size(shape), running=True)
-        self._filled(carry, shape, Number(NEUTRAL[how]))
+        self.fill(carry, shape, Number(NEUTRAL[how]))
 
         def under() -> tuple[tuple[Var, ...], tuple[Var, ...], Index]:
             vs = axes(value.shape)
@@ -301,21 +320,16 @@ class Translation:
     def gathered(self, scatter: Scatter) -> Value:
         """The sum of the parts."""
         target = self.buffer(_size(scatter.shape))
-        self._filled(target, scatter.shape, ZERO)
-        for value, to in scatter.parts:
-
-            def place(i: At, to: Callable[[At], At] = to) -> Index:
-                return laid(to(i), scatter.shape)
-
-            self._written(target, value, place, "+")
+        self.fill(target, scatter.shape, ZERO)
+        self.write_parts(target, scatter)
         return self.from_buffer(target, scatter.shape)
 
     def overwritten(self, base: Value, part: Value, to: Callable[[At], At]) -> Value:
         """``base`` with the entries of ``part`` in place of those at ``to``."""
         base, part = (base, part) if base.mask else (base.real, part.real)
         target = self.buffer(_size(base.shape), mask=base.mask)
-        self._written(target, base, lambda i: laid(i, base.shape), "=")
-        self._written(target, part, lambda i: laid(to(i), base.shape), "=")
+        self.write(target, base, lambda i: laid(i, base.shape), "=")
+        self.write(target, part, lambda i: laid(to(i), base.shape), "=")
         return self.from_buffer(target, base.shape)
 
     def joined(self, parts: Sequence[Value], shape: Shape, dim: int) -> Value:
@@ -328,16 +342,17 @@ class Translation:
             def to(i: At, start: int = start) -> Index:
                 return laid((*i[:dim], i[dim] + start, *i[dim + 1 :]), shape)
 
-            self._written(target, part if mask else part.real, to, "=")
+            self.write(target, part if mask else part.real, to, "=")
             start += part.shape[dim]
         return self.from_buffer(target, shape)
 
     def output(self, value: Value, k: int) -> None:
         """Store all entries of a result."""
         target = Buffer(f"out{k}", _size(value.shape), whole=True)
-        self._written(target, value.real, lambda i: flat(i, value.shape), "=")
+        self.write(target, value.real, lambda i: flat(i, value.shape), "=")
 
-    def _written(self, target: Buffer, value: Value, to: Callable[[At], Index], how: str) -> None:
+    def write(self, target: Buffer, value: Value, to: Callable[[At], Index], how: str) -> None:
+        """Store, or add, all entries of a value."""
         vs = axes(value.shape)
         at = at_axes(vs)
         place = to(at)
@@ -345,7 +360,17 @@ class Translation:
         space = longest_first(vs)
         self.add(Assign(space, target, place, entry, how))
 
-    def _filled(self, target: Buffer, shape: Shape, by: Number) -> None:
+    def write_parts(self, target: Buffer, scatter: Scatter) -> None:
+        """Add the parts to a buffer for the whole."""
+        for value, to in scatter.parts:
+
+            def place(i: At, to: Callable[[At], At] = to) -> Index:
+                return laid(to(i), scatter.shape)
+
+            self.write(target, value.real, place, "+")
+
+    def fill(self, target: Buffer, shape: Shape, by: Number) -> None:
+        """Store one number in all entries."""
         vs = axes(shape)
         self.add(Assign(longest_first(vs), target, laid(at_axes(vs), shape), by))
 

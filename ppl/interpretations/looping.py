@@ -1,0 +1,308 @@
+"""Looping: in the trace of a log density, the steps of a loop are traced once for all of them.
+
+The first step is traced where it stands, since a carry may change its kind there.  The others are
+one operation (``turns``), if a step is a function of its carry, its row and what it closes over,
+and if each has the sites of each other.  A loop of which this does not hold is unrolled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro.poutine.broadcast_messenger import BroadcastMessenger
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.mask_messenger import MaskMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.scale_messenger import ScaleMessenger
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+from ..errors import PushforwardError
+from ..language.combinators import Loop
+from ..language.effects import Message, stack
+from ..language.handlers import (
+    EVERY,
+    Conditioning,
+    Intervening,
+    Scoping,
+    Step,
+    Taken,
+    at_step,
+)
+from ..language.program import program_name
+from ..tensors.capture import Unread, apart, belongs, capture_apart, untraced
+from ..tensors.decompositions import IN_LANES
+from ..tensors.forms import Form, as_tensors, taken_apart
+from ..tensors.turns import KEEPING, Loops, Turns, shapes_of_results, turned
+from .recorder import Recorder
+
+LEAST = 8  # steps that a loop has, or it is unrolled
+
+# Handlers that keep nothing of what passes them, so that they may stand around a step for all.
+_PASSING = (
+    *(Scoping, Conditioning, Intervening, Taken, Step, IndepMessenger, BroadcastMessenger),
+    *(ScaleMessenger, MaskMessenger),
+)
+
+
+class Unkept(PushforwardError):
+    """A loop cannot be kept as one; the message says why."""
+
+
+class Looping(Messenger):  # type: ignore[misc]
+    """Runs loops as single operations while a log density is traced, directly inside a recorder."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+        self.around: _Outside | None = None  # of the turn that is being traced
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] != "loop" or KEEPING.loops is None or get_proxy_mode() is None:
+            return
+        loop = msg["infer"]["loop"]
+        if loop.until is None and loop.length >= LEAST:
+            msg["value"], msg["done"] = self._run(loop, KEEPING.loops, *msg["args"]), True
+
+    def _run(self, loop: Loop, loops: Loops, carry: Any, xs: Any) -> Any:
+        carry, y = loop.advance(0, carry, xs)
+        try:
+            self._require_alone()
+            turns, after, ys = _Kept(self, loop, carry, xs).run()
+        except (PushforwardError, RuntimeError) as error:
+            loops.unrolled.append(f"of {program_name(loop.step)}: {error}")
+            rows = [y]
+            for t in range(1, loop.length):
+                carry, y = loop.advance(t, carry, xs)
+                rows.append(y)
+            return loop.result(carry, rows)
+        loops.kept.append(turns)
+        ys = _both(lambda first, others: torch.cat([first[None], others]), as_tensors(y), ys)
+        return (after, ys) if loop.has_outputs else after
+
+    def _require_alone(self) -> None:
+        handlers = stack()
+        for handler in handlers[handlers.index(self) + 1 :]:
+            if not isinstance(handler, _PASSING):
+                raise Unkept(f"it runs inside {type(handler).__name__}, which hears of its sites")
+
+
+def _both(f: Callable[[Tensor, Tensor], Tensor], one: Any, other: Any) -> Any:
+    leaves, spec = tree_flatten(one)
+    others = tree_flatten(other)[0]
+    pairs = zip(leaves, others, strict=True)
+    return tree_unflatten([None if x is None else f(x, y) for x, y in pairs], spec)
+
+
+class _Outside(TorchFunctionMode):
+    """Within a turn, inputs of its own in place of the tensors of the trace around it.
+
+    ``met``: those tensors.  Unless it is ``open`` they are known, and a further one is refused.
+    """
+
+    def __init__(self, tracer: Any, around: _Outside | None) -> None:
+        super().__init__()
+        self.tracer, self.around = tracer, around
+        self.met: list[Tensor] = []
+        self.inside: dict[int, Tensor] = {}
+        self.open = True
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if _writes(func) and args and self._is_outside(args[0]):
+            raise Unkept("a step writes into a tensor from outside")
+        args, kwargs = tree_map_only(Tensor, self.input, (args, kwargs))
+        return func(*args, **kwargs)
+
+    def _is_outside(self, x: Any) -> bool:
+        return isinstance(x, Tensor) and self.input(x) is not x
+
+    def input(self, x: Tensor) -> Tensor:
+        """The turn's own input for a tensor."""
+        if id(x) in self.inside:
+            return self.inside[id(x)]
+        if self.around is not None:
+            x = self.around.input(x)
+        if id(x) in self.inside:
+            return self.inside[id(x)]
+        if not belongs(x, self.tracer):
+            return x
+        if not self.open:
+            raise Unkept("a step uses other tensors when it is run again")
+        self.met.append(x)
+        self.inside[id(x)] = untraced(x)
+        return self.inside[id(x)]
+
+
+def _writes(func: Any) -> bool:
+    name = getattr(func, "__name__", "")
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+
+
+class _Rows(dict[str, Tensor]):
+    """Values by name within a turn; those of its own sites are the row of all steps' values."""
+
+    def __init__(self, given: dict[str, Tensor], length: int) -> None:
+        super().__init__(given)
+        self.given, self.length = given, length
+        self.row: dict[str, Tensor] = {}  # by name, in the order in which they are met
+
+    def __contains__(self, name: object) -> bool:
+        return self._names(str(name))[0] in self.given
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.row:
+            self.row[name] = untraced(self.all(name)[0])
+        return self.row[name]
+
+    def all(self, name: str) -> Tensor:
+        """Of all steps but the first, [length - 1, ...]."""
+        names = self._names(name)
+        if missing := [n for n in names if n not in self.given]:
+            raise Unkept(f"the steps have different sites: there is no '{missing[0]}'")
+        values = [self.given[n] for n in names]
+        if any(value.shape != values[0].shape for value in values):
+            raise Unkept(f"the values of '{name}' have different shapes")
+        return torch.stack(values)
+
+    def _names(self, name: str) -> list[str]:
+        before, every, after = name.rpartition(EVERY)
+        if not every:
+            raise Unkept(f"'{name}' is not a site of one step")
+        return [f"{before}[{t}]{after}" for t in range(1, self.length)]
+
+
+class _Kept:
+    """One loop as an operation, after its first step.
+
+    The state that turns carry is that of the loop and then what the step scores, summed so far:
+    the log densities of all sites and of latents, and whether a matrix had no decomposition.
+    """
+
+    def __init__(self, looping: Looping, loop: Loop, carry: Any, xs: Any) -> None:
+        mode = get_proxy_mode()
+        assert mode is not None
+        self.looping, self.loop = looping, loop
+        self.recorder = looping.recorder
+        self.outside = _Outside(mode.tracer, looping.around)
+        self.state, self.form = taken_apart(as_tensors(carry))
+        xs_tensors, self.xs_form = taken_apart(xs)
+        self.xs = [x if looping.around is None else looping.around.input(x) for x in xs_tensors]
+        self.moving = [belongs(x, mode.tracer) for x in self.xs]
+        self.rows = _Rows(self.recorder.given, loop.length)
+        self.outputs: Form | None = None
+
+    def run(self) -> tuple[Turns, Any, Any]:
+        """The operation, the last carry, and the outputs of all turns."""
+        require_real(self.state)
+        state = [untraced(x) for x in self.state]
+        moving = [x for x, on in zip(self.xs, self.moving, strict=True) if on]
+        first = [untraced(x[1]) for x in moving]
+        with apart(), torch.no_grad():
+            scored = self._searched(state, first)
+        shared = self.outside.met
+        names = list(self.rows.row)
+        like = [*first, *(self.rows.row[name] for name in names)]
+        example = [*state, *scored, *like, *(self.outside.inside[id(x)] for x in shared)]
+        require_real(example)
+        with apart():
+            turns = self._traced(example, len(scored), names, len(first))
+        rows = [*(x[1:] for x in moving), *map(self.rows.all, names)]
+        totals = [torch.zeros_like(x) for x in scored]
+        after, outputs = turned(turns, *self.state, *totals, *rows, *shared)
+        self._score(after[len(state) :])
+        assert self.outputs is not None
+        return turns, self.form.tree(after), self.outputs.tree(outputs)
+
+    def _searched(self, state: list[Tensor], row: list[Tensor]) -> list[Tensor]:
+        """Run a step, and note what it meets; what it scores."""
+        after, outputs, scored = self._step(torch.tensor(1), state, row)
+        if taken_apart(after)[1] != self.form or _kinds(after) != _kinds(self.form.tree(state)):
+            raise Unkept("its carry changes its structure or shape")
+        tensors, self.outputs = taken_apart(outputs)
+        require_real(tensors)
+        self.scores = list(scored)
+        return list(scored.values())
+
+    def _step(
+        self, t: Tensor, state: list[Tensor], moving: list[Tensor]
+    ) -> tuple[Any, Any, dict[str, Tensor]]:
+        """One step of the loop for all: the carry, outputs and what is scored."""
+        each = iter(moving)
+        pairs = zip(self.xs, self.moving, strict=True)
+        row = self.xs_form.tree([next(each) if on else at_step(x, t) for x, on in pairs])
+        with self._apart() as found, self.outside, IN_LANES.collected() as failed, Unread():
+            carry, y = self.loop.advance_by(t, self.form.tree(state), row)
+            carry, y = as_tensors(carry), as_tensors(y)
+        scored = {name: x for name, x in found.items() if isinstance(x, Tensor)}
+        if failed:
+            scored["failed"] = torch.stack([x.any() for x in failed]).any().to(state[0].dtype)
+        return carry, y, scored
+
+    @contextmanager
+    def _apart(self) -> Iterator[dict[str, Any]]:
+        """Within, a turn of this loop is recorded apart."""
+        before, self.looping.around = self.looping.around, self.outside
+        found: dict[str, Any] = {}
+        try:
+            with self.recorder.apart(self.rows) as scored:
+                yield found
+                found.update(scored())
+        finally:
+            self.looping.around = before
+
+    def _traced(self, example: list[Tensor], scored: int, names: list[str], moving: int) -> Turns:
+        carry, rows = len(self.state) + scored, moving + len(names)
+        self.outside.open = False
+
+        def step(t: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+            state, totals = given[: len(self.state)], given[len(self.state) : carry]
+            row, shared = given[carry : carry + rows], given[carry + rows :]
+            self.outside.inside = dict(zip(map(id, self.outside.met), shared, strict=True))
+            self.rows.row = dict(zip(names, row[moving:], strict=True))
+            after, outputs, found = self._step(t, list(state), list(row[:moving]))
+            if list(found) != self.scores:
+                raise Unkept("a step scores otherwise when it is run again")
+            sums = [_joined(n, a, found[n]) for n, a in zip(self.scores, totals, strict=True)]
+            return (*taken_apart(after)[0], *sums, *taken_apart(outputs)[0])
+
+        def back(t: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+            primals, by = given[: len(example)], given[len(example) :]
+            pull = torch.func.vjp(lambda *x: step(t, *x), *primals)[1]
+            found: tuple[Tensor, ...] = pull(by)
+            return found
+
+        t = torch.tensor(1)
+        forward = capture_apart(step, t, *example)
+        like = example[0]
+        results = [like.new_zeros(shape) for shape in shapes_of_results(forward)]
+        backward = capture_apart(back, t, *example, *results)
+        return Turns(self.loop.length - 1, 1, carry, rows, forward, backward)
+
+    def _score(self, totals: list[Tensor]) -> None:
+        for name, total in zip(self.scores, totals, strict=True):
+            if name == "failed":
+                IN_LANES.tell(total > 0)
+            else:
+                self.recorder.add(name, total)
+
+
+def _joined(name: str, before: Tensor, now: Tensor) -> Tensor:
+    return torch.maximum(before, now) if name == "failed" else before + now
+
+
+def _kinds(tree: Any) -> list[Any]:
+    return [(x.dtype, x.shape) for x in taken_apart(tree)[0]]
+
+
+def require_real(tensors: list[Tensor]) -> None:
+    """Raise unless all are of one kind of real numbers."""
+    if not all(x.is_floating_point() for x in tensors) or len({x.dtype for x in tensors}) > 1:
+        raise Unkept("it carries, or has for outputs, other tensors than real numbers of one kind")
