@@ -28,7 +28,7 @@ from ..tensors.capture import Fillable, refusing
 from ..tensors.decompositions import IN_LANES, Decomposing
 from ..types import Site
 from .abstract_run import abstract_run
-from .layout import Layout
+from .layout import Layout, Values
 from .looping import Looping
 from .recorder import Recorder
 
@@ -146,16 +146,15 @@ class LogDensity:
             )
 
     def __call__(self, u: Tensor) -> Tensor:
-        values, log_det = self.layout.unpack(u)
+        values, log_det = self.layout.values(u)
         recorder = self._run(values)
         return _or_zero(torch.as_tensor(recorder.log_density), recorder) + log_det
 
-    def _run(self, values: dict[str, Tensor]) -> Recorder:
+    def _run(self, values: Values) -> Recorder:
         return self._run_for_value(values)[0]
 
-    def _run_for_value(self, values: dict[str, Tensor]) -> tuple[Recorder, Any]:
-        given = {**values, **self.discrete}
-        recording = Recorder(given, density=True, validate=False)
+    def _run_for_value(self, values: Values) -> tuple[Recorder, Any]:
+        recording = Recorder(values.beside(self.discrete), density=True, validate=False)
         parameters: Any = {kind: dict(entries) for kind, entries in self.parameters.items()}
         with ExitStack() as within:
             within.enter_context(refusing())
@@ -174,25 +173,25 @@ class LogDensity:
 
     def outcome(self, u: Tensor, of: str) -> Any:
         """The result of the program at ``u`` (``of="value"``), or its latents (``"trace"``)."""
-        values, _ = self.layout.unpack(u)
-        return values if of == "trace" else self._run_for_value(values)[1]
+        values, _ = self.layout.values(u)
+        return dict(values) if of == "trace" else self._run_for_value(values)[1]
 
     def results(self, u: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Latents, deterministic sites, and log densities of observations, at one vector [d]."""
-        values, _ = self.layout.unpack(u)
+        values, _ = self.layout.values(u)
         recorder = self._run(values)
         observed = {
             n: lp for n, lp in recorder.log_probs.items() if recorder.sites[n] == "observed"
         }
-        return values, recorder.of("derived"), observed
+        return dict(values), recorder.of("derived"), observed
 
     def record(self, u: Tensor) -> Recorder:
         """One run of the program at ``u`` [d]: its sites, their values and dimensions."""
-        return self._run(self.layout.unpack(u)[0])
+        return self._run(self.layout.values(u)[0])
 
     def prior_and_likelihood(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The log density of the latents (Jacobian included) and that of the data, at [d]."""
-        values, log_det = self.layout.unpack(u)
+        values, log_det = self.layout.values(u)
         recorder = self._run(values)
         prior = torch.as_tensor(recorder.log_latents)
         likelihood = torch.as_tensor(recorder.log_density) - prior
@@ -200,7 +199,7 @@ class LogDensity:
 
     def blame(self, u: Tensor) -> str:
         """Which sites have a log density that is NaN or infinite at ``u``."""
-        values, _ = self.layout.unpack(u)
+        values, _ = self.layout.values(u)
         log_probs = self._run(values).log_probs
         bad = [
             f"{name!r} ({self.sites[name].line})" if name in self.sites else repr(name)

@@ -7,7 +7,7 @@ and if each has the sites of each other.  A loop of which this does not hold is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,6 +39,7 @@ from ..tensors.capture import Unread, apart, belongs, capture_apart, untraced
 from ..tensors.decompositions import IN_LANES
 from ..tensors.forms import Form, as_tensors, taken_apart
 from ..tensors.turns import KEEPING, Loops, Turns, shapes_of_results, turned
+from .layout import Values
 from .recorder import Recorder
 
 LEAST = 8  # steps that a loop has, or it is unrolled
@@ -74,7 +75,7 @@ class Looping(Messenger):  # type: ignore[misc]
         try:
             self._require_alone()
             turns, after, ys = _Kept(self, loop, carry, xs).run()
-        except (PushforwardError, RuntimeError) as error:
+        except (PushforwardError, RuntimeError, ValueError) as error:
             loops.unrolled.append(f"of {program_name(loop.step)}: {error}")
             rows = [y]
             for t in range(1, loop.length):
@@ -149,8 +150,8 @@ def _writes(func: Any) -> bool:
 class _Rows(dict[str, Tensor]):
     """Values by name within a turn; those of its own sites are the row of all steps' values."""
 
-    def __init__(self, given: dict[str, Tensor], length: int) -> None:
-        super().__init__(given)
+    def __init__(self, given: Mapping[str, Tensor], length: int) -> None:
+        super().__init__()
         self.given, self.length = given, length
         self.row: dict[str, Tensor] = {}  # by name, in the order in which they are met
 
@@ -167,10 +168,9 @@ class _Rows(dict[str, Tensor]):
         names = self._names(name)
         if missing := [n for n in names if n not in self.given]:
             raise Unkept(f"the steps have different sites: there is no '{missing[0]}'")
-        values = [self.given[n] for n in names]
-        if any(value.shape != values[0].shape for value in values):
-            raise Unkept(f"the values of '{name}' have different shapes")
-        return torch.stack(values)
+        if isinstance(self.given, Values):
+            return self.given.stacked(names)
+        return torch.stack([self.given[n] for n in names])
 
     def _names(self, name: str) -> list[str]:
         before, every, after = name.rpartition(EVERY)

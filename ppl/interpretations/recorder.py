@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,9 +54,12 @@ class Recorder(Messenger):  # type: ignore[misc]
     ``decomposes``: whether the run needs decompositions of matrices.
     """
 
-    def __init__(self, given: dict[str, Tensor], *, density: bool, validate: bool = True) -> None:
+    def __init__(
+        self, given: Mapping[str, Tensor], *, density: bool, validate: bool = True
+    ) -> None:
         super().__init__()
-        self.given, self.density, self.validate = given, density, validate
+        self.given: Mapping[str, Tensor] = given
+        self.density, self.validate = density, validate
 
     def __enter__(self) -> Recorder:
         self.sites: dict[str, str] = {}
@@ -129,7 +132,7 @@ class Recorder(Messenger):  # type: ignore[misc]
         return log_density(law_of(msg), scored_value(msg), inside=placed)
 
     @contextmanager
-    def apart(self, given: dict[str, Tensor]) -> Iterator[Callable[[], dict[str, Any]]]:
+    def apart(self, given: Mapping[str, Tensor]) -> Iterator[Callable[[], dict[str, Any]]]:
         """Within, a part of the run is recorded by itself, with these values, and then forgotten.
 
         The function tells what it scored.
