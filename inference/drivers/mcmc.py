@@ -48,6 +48,9 @@ class MCMC:
         draws: of each chain after warm-up.
         warmup: transitions that adapt step size and diagonal metric, and are thrown away.
         target: the mean acceptance that warm-up aims at.
+        thin: each so many-th transition is a draw.  None: each, but where NUTS is compiled each
+            2nd, 4th or 8th, if with fewer R-hat or an effective size says that 400 or more draws
+            are not enough.
         compiled: compile the log density, and NUTS where it is lane code (see ``Potential``): the
             engine makes the transitions of the kernel, with randomness of its own.
         device: where to compute, and where the data are moved; torch's default unless given.
@@ -60,6 +63,7 @@ class MCMC:
     draws: int = 1000
     warmup: int = 1000
     target: float = 0.85
+    thin: int | None = None
     compiled: bool = True
     device: Device = None
     dtype: torch.dtype | None = None
@@ -68,6 +72,8 @@ class MCMC:
     def __post_init__(self) -> None:
         if self.chains < 1 or self.draws < 1 or self.warmup < 0:
             raise ValueError("MCMC needs at least one chain and one draw, and warmup >= 0")
+        if self.thin is not None and self.thin < 1:
+            raise ValueError(f"MCMC keeps each thin-th transition, so not thin={self.thin}")
 
     def run(
         self,
@@ -110,7 +116,9 @@ class MCMC:
     ) -> Fit:
         start = time.perf_counter()
         warmup = 0 if resume else self.warmup
-        about = {name: getattr(self, name) for name in ("chains", "draws", "target", "compiled")}
+        about = {
+            name: getattr(self, name) for name in ("chains", "draws", "target", "thin", "compiled")
+        }
         about |= {"device": str(self.device), "dtype": str(self.dtype)}
         about |= {"method": kernel.name, "warmup": warmup, "seed": seed}
         earlier = resume.state if resume else {}
@@ -131,6 +139,7 @@ class MCMC:
                 nonlocal shown
                 phase = "warmup" if done <= warmup else "draws"
                 step_size = float(parameters.step_size.mean())
+                progress.lengthen(total)
                 progress.advance(done - shown, phase=phase, step=step_size)
                 shown = done
 
@@ -164,10 +173,11 @@ class MCMC:
         about |= {"progress": report, "store": store}
         if kernel.max_depth is not None and potential.lanes is not None:
             engine = Engine(potential.lanes, kernel.max_depth)
-            return sample_lanes(engine, potential, u0, warmup, self.draws, **about)
+            return sample_lanes(engine, potential, u0, warmup, self.draws, thin=self.thin, **about)
         with OF_BATCHES.collected() as failed:
             besides = partial(_counted, failed)
-            return sample(kernel, potential, u0, warmup, self.draws, besides=besides, **about)
+            about |= {"besides": besides, "thin": self.thin or 1}
+            return sample(kernel, potential, u0, warmup, self.draws, **about)
 
     def _run_traces(
         self,
@@ -181,6 +191,8 @@ class MCMC:
         if resume is not None:
             what = "chains of kernels on traces cannot be resumed"
             raise DataError(located(what, hint="run longer ones, with another seed"))
+        if self.thin not in (None, 1):
+            raise ValueError("chains of kernels on traces are not thinned")
         return run_chains(
             kernel,
             p,

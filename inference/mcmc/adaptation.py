@@ -21,6 +21,7 @@ from ...ppl.errors import InitializationError, located
 from ..runs.checkpoint import Store, random_state, restore_random_state
 from .hamiltonian import Kernel, Parameters, Potential, State, leapfrog, refresh
 from .hmc import acceptance
+from .thinning import thinned
 
 TARGET = 0.8
 
@@ -232,6 +233,7 @@ def sample(
     *,
     parameters: Parameters | None = None,
     target: float = TARGET,
+    thin: int = 1,
     progress: Watcher | None = None,
     store: Store | None = None,
     besides: Callable[[], dict[str, Tensor]] | None = None,
@@ -242,6 +244,7 @@ def sample(
         parameters: where adaptation starts, or what to sample with if ``warmup`` is 0; step size 1
             and unit metric unless given.
         target: the mean acceptance that warm-up aims at.
+        thin: each so many-th transition is a draw.
         progress: called after each transition.
         store: where the run is kept, and gone on from.
         besides: what to record of the transition just made besides its info, [chains] each.
@@ -260,7 +263,7 @@ def sample(
         at = Progressed(0, state, parameters, adaptation)
         if store is not None and store.content is not None:
             at, rows = _restored(store.content, at)
-        while at.done < warmup + draws:
+        while at.done < warmup + draws * thin:
             at, info = _advanced(at, kernel, potential, warmup, schedule, target)
             more = besides() if besides is not None else {}
             if at.done > warmup:
@@ -269,12 +272,12 @@ def sample(
             if store is not None:
                 store.offer(partial(_content, at, rows))
             if progress is not None:
-                progress(at.done, warmup + draws, info, at.parameters)
+                progress(at.done, warmup + draws * thin, info, at.parameters)
         if store is not None:
             store.write(_content(at, rows))
     except KeyboardInterrupt:
         interrupted = True
-    return _gathered(at, rows, interrupted)
+    return _gathered(at, rows, thin, interrupted)
 
 
 _POSITION = "position"  # the name of the draws among what is recorded of a transition
@@ -312,15 +315,18 @@ def _restored(content: dict[str, Any], start: Progressed) -> tuple[Progressed, A
     return at, content["rows"]
 
 
-def _gathered(at: Progressed, rows: list[dict[str, Tensor]], interrupted: bool) -> Samples:
+def _gathered(
+    at: Progressed, rows: list[dict[str, Tensor]], thin: int, interrupted: bool
+) -> Samples:
     """The draws so far."""
     (chains, d), step_size = at.state.position.shape, at.parameters.step_size
-    if not rows:
+    if len(rows) < thin:
         none = at.state.position.new_empty((chains, 0, d))
         return Samples(none, {}, at.state, at.parameters, interrupted)
     stats = {name: torch.stack([row[name] for row in rows], 1) for name in rows[0]}
+    stats = thinned(stats, thin)
     positions = stats.pop(_POSITION)
-    stats["step_size"] = step_size.expand(chains)[:, None].expand(chains, len(rows))
+    stats["step_size"] = step_size.expand(chains)[:, None].expand(positions.shape[:2])
     return Samples(positions, stats, at.state, at.parameters, interrupted)
 
 

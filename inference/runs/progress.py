@@ -46,6 +46,10 @@ class Progress:
         )
         self._bar.update(self._task, advance=steps, figures=shown)
 
+    def lengthen(self, total: int) -> None:
+        """Count to so many from now on."""
+        self._bar.update(self._task, total=total)
+
     def say(self, message: str) -> None:
         """Show a message beside the bar."""
         self._bar.update(self._task, figures=message)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -16,8 +17,10 @@ from ....ppl import draw
 from ....ppl.tensors.decompositions import NO_DECOMPOSITION
 from ...runs.checkpoint import Store, random_state, restore_random_state
 from ..adaptation import TARGET, Samples, Watcher, require_finite, require_target
+from ..convergence import effective_size, r_hat
 from ..hamiltonian import Parameters, Potential, State
 from ..nuts import NUTSInfo
+from ..thinning import thinned
 from .engine import Advance, Chains, Engine, Metric, StepSizes, step_sizes
 from .warmup import (
     SETTLED,
@@ -33,11 +36,12 @@ PIECE = 0.2  # seconds between two looks at a run
 
 
 class Progressed(NamedTuple):
-    """A run between two pieces: transitions made, the chains, and the metric."""
+    """A run between two pieces: transitions made, the chains, the metric, and the thinning."""
 
     done: int
     chains: Chains
     metric: Metric
+    thin: int = 1
 
 
 def sample_lanes(
@@ -49,6 +53,7 @@ def sample_lanes(
     *,
     parameters: Parameters | None = None,
     target: float = TARGET,
+    thin: int | None = 1,
     progress: Watcher | None = None,
     store: Store | None = None,
 ) -> Samples:
@@ -56,37 +61,119 @@ def sample_lanes(
 
     Each chain learns its own step size, and samples with the median of all; the metric is learnt
     from all.  Between two windows of warm-up chains do not wait for each other.
+
+    Args:
+        thin: each so many-th transition is a draw; None: as many, up to ``MOST``, as it takes until
+            the draws are ``enough``.
     """
     require_target(target)
     state = State(u0, *potential(u0))
     require_finite(state)
-    at, pieces = _started(state, potential, parameters, target), list[Advance]()
+    at = _started(state, potential, parameters, target)._replace(thin=thin or 1)
+    run = _Run(engine, at, [], store, progress)
     if store is not None and store.content is not None:
-        at, pieces = _restored(store.content)
-    ends = accumulate([*windows(warmup), draws])
-    interrupted, rate = False, 5.0
+        run.at, run.pieces = _restored(store.content)
     try:
-        for end in ends:
-            while at.done < end:
-                start = time.perf_counter()
-                count = min(end - at.done, max(1, int(rate)))
-                aim = target if end <= warmup else 0.0
-                made = engine.advance(at.chains, at.metric, count, target=aim)
-                pieces.append(made)
-                at = at._replace(done=at.done + count, chains=made.chains)
-                if at.done == end and end <= warmup:
-                    at, pieces = _learnt(at, pieces, end / warmup), []
-                if store is not None:
-                    store.offer(partial(_content, at, pieces))
-                rate = count * PIECE / max(time.perf_counter() - start, 1e-6)
-                if progress is not None:
-                    last = NUTSInfo(*(x[:, -1] for x in made.info))
-                    progress(at.done, warmup + draws, last, _parameters(at))
+        for end in accumulate(windows(warmup)):
+            if run.at.done < end:
+                run.advance(end, warmup + draws, target)
+                run.at, run.pieces = _learnt(run.at, run.pieces, end / warmup), []
+        run.advance(warmup + draws * run.at.thin, warmup + draws * run.at.thin)
+        while thin is None and run.at.thin < MOST and not enough(run.draws):
+            run.pieces = [grouped(joined(run.pieces), 2)]
+            run.at = run.at._replace(thin=2 * run.at.thin)
+            run.advance(warmup + draws * run.at.thin, warmup + draws * run.at.thin)
         if store is not None:
-            store.write(_content(at, pieces))
+            store.write(_content(run.at, run.pieces))
     except KeyboardInterrupt:
-        interrupted = True
-    return _gathered(engine, at, pieces if at.done > warmup else [], interrupted)
+        run.interrupted = True
+    return _gathered(engine, run.at, run.pieces if run.at.done > warmup else [], run.interrupted)
+
+
+MOST = 8  # transitions for a draw
+
+
+def enough(draws: Tensor) -> bool:
+    """Whether draws [chains, n, d] will do, or cannot be mended by some more.
+
+    They will do if a fit warns of nothing (R-hat at most 1.01, a hundred effective draws for each
+    chain), with a margin.  Chains that are far apart, and runs so short that the best draws would
+    not do, are left to the warnings.
+    """
+    if draws.shape[1] < SHORT or len(draws) < 2:
+        return True
+    worst, least = (
+        r_hat(draws).nan_to_num(1.0).max(),
+        effective_size(draws).nan_to_num(math.inf).min(),
+    )
+    return float(worst) > APART or (float(worst) < 1.008 and float(least) > 110.0 * len(draws))
+
+
+APART = 1.2
+SHORT = 400
+
+
+@dataclass
+class _Run:
+    """A run with the pieces of its window, or of its draws, each of which is one of ``thin``."""
+
+    engine: Engine
+    at: Progressed
+    pieces: list[Advance]
+    store: Store | None
+    progress: Watcher | None
+    interrupted: bool = False
+    rate: float = 5.0
+
+    def advance(self, end: int, total: int, target: float = 0.0) -> None:
+        """Go on until so many transitions are made of the total; warm-up has a target."""
+        thin = 1 if target else self.at.thin
+        while self.at.done < end:
+            start = time.perf_counter()
+            count = min(end - self.at.done, thin * max(1, int(self.rate / thin)))
+            made = self.engine.advance(self.at.chains, self.at.metric, count, target=target)
+            self.pieces.append(grouped(made, thin))
+            self.at = self.at._replace(done=self.at.done + count, chains=made.chains)
+            if self.store is not None:
+                self.store.offer(partial(_content, self.at, self.pieces))
+            self.rate = count * PIECE / max(time.perf_counter() - start, 1e-6)
+            if self.progress is not None:
+                last = NUTSInfo(*(x[:, -1] for x in made.info))
+                self.progress(self.at.done, total, last, _parameters(self.at))
+
+    @property
+    def draws(self) -> Tensor:
+        return torch.cat([piece.draws for piece in self.pieces], 1)
+
+
+def grouped(made: Advance, by: int) -> Advance:
+    """Each so many-th draw, with what is told of all transitions until there."""
+    stats = {"draws": made.draws, "gradients": made.gradients, "lp": made.log_density}
+    found = thinned({**stats, NO_DECOMPOSITION: made.failures, **made.info._asdict()}, by)
+    return made._replace(
+        draws=found["draws"],
+        gradients=found["gradients"],
+        info=NUTSInfo(*(found[name] for name in NUTSInfo._fields)),
+        log_density=found["lp"],
+        failures=found[NO_DECOMPOSITION],
+    )
+
+
+def joined(pieces: list[Advance]) -> Advance:
+    """Pieces one after the other."""
+
+    def joint(name: str) -> Tensor:
+        return torch.cat([getattr(piece, name) for piece in pieces], 1)
+
+    infos = zip(*(piece.info for piece in pieces), strict=True)
+    return pieces[-1]._replace(
+        draws=joint("draws"),
+        gradients=joint("gradients"),
+        info=NUTSInfo(*(torch.cat(parts, 1) for parts in infos)),
+        log_density=joint("log_density"),
+        failures=joint("failures"),
+        evaluations=sum(piece.evaluations for piece in pieces),
+    )
 
 
 def _started(
@@ -141,25 +228,21 @@ def _gathered(engine: Engine, at: Progressed, pieces: list[Advance], interrupted
         none = chains.position.new_empty((len(chains.position), 0, chains.position.shape[1]))
         return Samples(none, {}, state, _parameters(at), interrupted)
 
-    def joined(parts: Iterable[Tensor]) -> Tensor:
-        return torch.cat(list(parts), 1)
-
-    draws = joined(piece.draws for piece in pieces)
-    infos = zip(*(piece.info for piece in pieces), strict=True)
-    stats = dict(zip(NUTSInfo._fields, map(joined, infos), strict=True))
-    stats["lp"] = joined(piece.log_density for piece in pieces)
+    made = joined(pieces)
+    stats = made.info._asdict()
+    stats["lp"] = made.log_density
     if engine.density.results > 2:
-        stats[NO_DECOMPOSITION] = joined(piece.failures for piece in pieces)
-    stats["step_size"] = _parameters(at).step_size[:, None].expand(draws.shape[:2]).clone()
-    return Samples(draws, stats, state, _parameters(at), interrupted)
+        stats[NO_DECOMPOSITION] = made.failures
+    stats["step_size"] = _parameters(at).step_size[:, None].expand(stats["lp"].shape).clone()
+    return Samples(made.draws, stats, state, _parameters(at), interrupted)
 
 
 def _content(at: Progressed, pieces: list[Advance]) -> dict[str, Any]:
     """A run as plain values."""
     chains = [*at.chains[:3], *at.chains.step_sizes, at.chains.random]
     kept = [[p.draws, p.gradients, *p.info, p.log_density, p.failures] for p in pieces]
-    return {"done": at.done, "chains": chains, "metric": [*at.metric], "pieces": kept,
-            "random": random_state()}  # fmt: skip
+    return {"done": at.done, "chains": chains, "metric": [*at.metric], "thin": at.thin,
+            "pieces": kept, "random": random_state()}  # fmt: skip
 
 
 def _restored(content: dict[str, Any]) -> tuple[Progressed, list[Advance]]:
@@ -171,4 +254,5 @@ def _restored(content: dict[str, Any]) -> tuple[Progressed, list[Advance]]:
         Advance(chains, draws, gradients, NUTSInfo(*infos), lp, failures, 0)
         for draws, gradients, *infos, lp, failures in content["pieces"]
     ]
-    return Progressed(content["done"], chains, Metric(*content["metric"])), pieces
+    metric = Metric(*content["metric"])
+    return Progressed(content["done"], chains, metric, content["thin"]), pieces

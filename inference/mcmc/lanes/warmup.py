@@ -23,7 +23,7 @@ from .engine import Metric, StepSizes
 FIRST, GROWTH, LAST = 10, 1.5, 50
 ENOUGH = 10  # draws of a window for each coordinate, before directions are learnt
 ARRIVED = 0.25  # after this share of warm-up chains are taken to be where the posterior is
-FAR, MOST = 16.0, 16  # variances so many times the diagonal's, or as much less, and so many, count
+FAR, MOST = 4.0, 16  # variances so many times the diagonal's, or as much less, and so many, count
 SETTLED = 0.4  # after this share of warm-up a new metric is so near the old that step sizes go on
 
 

@@ -15,7 +15,8 @@ from support.engine import chains_at, engine
 from torch import Tensor
 
 from pushforward import condition, dist, observe, plate, program, sample
-from pushforward.inference import MCMC, nuts
+from pushforward.inference import MCMC, mala, nuts
+from pushforward.inference.kernels import single_site
 from pushforward.inference.mcmc.lanes import sampling
 from pushforward.inference.mcmc.lanes.engine import Metric, step_sizes
 from pushforward.inference.mcmc.lanes.warmup import (
@@ -191,6 +192,62 @@ def test_fits_do_not_depend_on_how_often_a_run_is_looked_at(
         fit = MCMC(progress=False, warmup=60, draws=30, chains=3).run(scaled, seed=5)
         draws.append(fit["x"])
     assert torch.equal(*draws)
+
+
+# ---------------------------------------------------------------------------------------- thinning
+
+
+def test_a_thinned_run_is_the_run_with_what_was_told_of_it() -> None:
+    every = MCMC(progress=False, warmup=60, draws=150, thin=1).run(ridge, seed=2)
+    third = MCMC(progress=False, warmup=60, draws=50, thin=3).run(ridge, seed=2)
+    assert torch.equal(third["x"], every["x"][:, 2::3])
+    steps, depth, rate, diverging = (
+        every.stats[name].unflatten(1, (50, 3))
+        for name in ("n_steps", "tree_depth", "acceptance_rate", "diverging")
+    )
+    assert torch.equal(third.stats["n_steps"], steps.sum(-1))
+    assert torch.equal(third.stats["tree_depth"], depth.amax(-1))
+    assert torch.equal(third.stats["diverging"], diverging.any(-1))
+    torch.testing.assert_close(third.stats["acceptance_rate"], rate.mean(-1))
+    assert torch.equal(third.stats["lp"], every.stats["lp"][:, 2::3])
+
+
+@program
+def slow() -> None:
+    """A funnel: chains go slowly in and out of its neck."""
+    v = sample("v", dist.Normal(f(0.0), 2.0))
+    sample("x", dist.Normal(torch.zeros(3), (v / 2).exp()).to_event(1))
+
+
+def test_draws_that_are_not_enough_are_thinned() -> None:
+    found = MCMC(progress=False, draws=400).run(slow, seed=0)
+    once = MCMC(progress=False, draws=400, thin=1).run(slow, seed=0)
+    assert not sampling.enough(torch.cat([once["v"][..., None], once["x"]], -1))
+    by = [k for k in (2, 4, 8) if torch.equal(found["v"], fit_by(slow, k)["v"])]
+    assert len(by) == 1
+    easy = MCMC(progress=False, draws=1000).run(scaled, seed=0)
+    assert torch.equal(easy["x"], MCMC(progress=False, draws=1000, thin=1).run(scaled)["x"])
+
+
+def fit_by(p: Any, thin: int) -> Any:
+    return MCMC(progress=False, draws=400, thin=thin).run(p, seed=0)
+
+
+def test_chains_far_apart_are_not_waited_for() -> None:
+    x = torch.randn(4, 500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert sampling.enough(x)
+    drifting = x + 0.3 * torch.randn(4, 1, 2, generator=torch.Generator().manual_seed(1))
+    assert not sampling.enough(drifting)
+    assert sampling.enough(x + 10.0 * torch.arange(4.0)[:, None, None])
+    assert sampling.enough(drifting[:, :300])  # of so few draws little can be told
+
+
+def test_other_kernels_are_thinned_and_those_on_traces_refuse() -> None:
+    every = MCMC(mala(), progress=False, warmup=20, draws=40, thin=1).run(scaled, seed=2)
+    third = MCMC(mala(), progress=False, warmup=20, draws=13, thin=3).run(scaled, seed=2)
+    assert torch.equal(third["x"], every["x"][:, 2:39:3])
+    with pytest.raises(ValueError, match="not thinned"):
+        MCMC(single_site(), progress=False, thin=2).run(scaled)
 
 
 @program
