@@ -23,7 +23,7 @@ from ..kernels import TraceKernel
 from ..kernels.chains import run_chains
 from ..mcmc import Kernel, Parameters, Samples, nuts, sample
 from ..mcmc.adaptation import Watcher
-from ..mcmc.lanes.engine import Engine
+from ..mcmc.lanes.engine import Engine, cores_for
 from ..mcmc.lanes.sampling import sample_lanes
 from ..results.fit import Fit, fit_from_vectors
 from ..runs.checkpoint import Checkpoint, Store
@@ -51,6 +51,9 @@ class MCMC:
         thin: each so many-th transition is a draw.  None: each, but where NUTS is compiled each
             2nd, 4th or 8th, if with fewer R-hat or an effective size says that 400 or more draws
             are not enough.
+        cores: threads over which the chains of the compiled NUTS are spread, with the same draws
+            whatever they are; as many as this process may use, and can have as many chains each
+            as a vector of the machine holds numbers, unless given.
         compiled: compile the log density, and NUTS where it is lane code (see ``Potential``): the
             engine makes the transitions of the kernel, with randomness of its own.
         device: where to compute, and where the data are moved; torch's default unless given.
@@ -64,6 +67,7 @@ class MCMC:
     warmup: int = 1000
     target: float = 0.85
     thin: int | None = None
+    cores: int | None = None
     compiled: bool = True
     device: Device = None
     dtype: torch.dtype | None = None
@@ -72,6 +76,8 @@ class MCMC:
     def __post_init__(self) -> None:
         if self.chains < 1 or self.draws < 1 or self.warmup < 0:
             raise ValueError("MCMC needs at least one chain and one draw, and warmup >= 0")
+        if self.cores is not None and self.cores < 1:
+            raise ValueError(f"MCMC needs at least one core, not {self.cores}")
         if self.thin is not None and self.thin < 1:
             raise ValueError(f"MCMC keeps each thin-th transition, so not thin={self.thin}")
 
@@ -172,7 +178,8 @@ class MCMC:
         about: dict[str, Any] = {"parameters": parameters, "target": self.target}
         about |= {"progress": report, "store": store}
         if kernel.max_depth is not None and potential.lanes is not None:
-            engine = Engine(potential.lanes, kernel.max_depth)
+            cores = self.cores or cores_for(self.chains, potential.lanes.lanes)
+            engine = Engine(potential.lanes, kernel.max_depth, cores=cores)
             return sample_lanes(engine, potential, u0, warmup, self.draws, thin=self.thin, **about)
         with OF_BATCHES.collected() as failed:
             besides = partial(_counted, failed)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
+import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +19,7 @@ from typing import NamedTuple
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ....ppl import draw, program
 from ....ppl.compile.lanes.build import library
@@ -134,12 +138,14 @@ def _engine(text: str, real: str) -> ctypes.CDLL:
 class Engine:
     """NUTS on a density in lane code, with trajectories of at most 2^max_depth - 1 leapfrogs.
 
-    ``text`` is its code, which tests alter.
+    ``text`` is its code, which tests alter.  ``cores``: threads that share the chains; whatever
+    they are, each chain draws the same.
     """
 
     density: LaneFunction
     max_depth: int = 10
     text: str = SOURCE.read_text()
+    cores: int = 1
 
     def advance(
         self, chains: Chains, metric: Metric, transitions: int, *, target: float = 0.0
@@ -152,7 +158,16 @@ class Engine:
         Errors:
             KeyboardInterrupt: Ctrl-C was pressed; the transitions are lost.
         """
-        return self._run(chains, metric, transitions, target=target)
+        parts = parted(chains, self.cores)
+        with _noticing() as pressed, ThreadPoolExecutor(len(parts)) as pool:
+
+            def run(part: Chains) -> Advance:
+                return self._run(part, metric, transitions, pressed, target=target)
+
+            made = list(pool.map(run, parts)) if len(parts) > 1 else [run(chains)]
+        if pressed:
+            raise KeyboardInterrupt
+        return made[0] if len(made) == 1 else together(made)
 
     def replay(
         self, chains: Chains, metric: Metric, choices: Tensor
@@ -164,7 +179,7 @@ class Engine:
         """
         most = 2 ** (self.max_depth + 1) + 2 * self.max_depth + 2
         asked = torch.zeros(len(chains.position), most, dtype=torch.float64)
-        done = self._run(chains, metric, 1, choices=choices.contiguous(), asked=asked)
+        done = self._run(chains, metric, 1, [], choices=choices.contiguous(), asked=asked)
         return done, [row[: int(row[-1])].tolist() for row in asked]
 
     def _run(
@@ -172,6 +187,7 @@ class Engine:
         chains: Chains,
         metric: Metric,
         transitions: int,
+        pressed: list[int],
         *,
         target: float = 0.0,
         choices: Tensor | None = None,
@@ -200,15 +216,37 @@ class Engine:
             None if asked is None else asked.data_ptr(),
             0 if asked is None else asked.shape[1], 0,
         )  # fmt: skip
-        with _noticing() as pressed:
-            run.stop = _STOP(lambda: len(pressed))
-            _engine(self.text, REALS[dtype]).run(ctypes.byref(run))
-        if pressed:
-            raise KeyboardInterrupt
+        run.stop = _STOP(lambda: len(pressed))
+        _engine(self.text, REALS[dtype]).run(ctypes.byref(run))
         rate, diverging, energy, depth, steps, at = infos.unbind(-1)
         info = NUTSInfo(rate.to(dtype), diverging > 0, energy.to(dtype), depth.long(), steps.long())
         after = Chains(position, log_density, gradient, StepSizes(*averaging.unbind(1)), random)
         return Advance(after, draws, gradients, info, at.to(dtype), failures, int(run.evaluations))
+
+
+def cores_for(chains: int, lanes: int) -> int:
+    """As many as this process may use and can have a whole vector of chains each."""
+    has = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(has, chains // lanes))
+
+
+def parted(chains: Chains, parts: int) -> list[Chains]:
+    """The chains in so many parts, or in one each."""
+    n = len(chains.position)
+    bounds = [n * k // parts for k in range(parts + 1)]
+    spans = [slice(a, b) for a, b in itertools.pairwise(bounds) if a < b]
+    return [tree_map(lambda x, span=span: x[span], chains) for span in spans]
+
+
+def together(parts: list[Advance]) -> Advance:
+    """What chains in parts did."""
+    joint: Advance = tree_map(
+        lambda first, *others: (
+            torch.cat([first, *others]) if isinstance(first, Tensor) else first + sum(others)
+        ),
+        *parts,
+    )
+    return joint
 
 
 @program

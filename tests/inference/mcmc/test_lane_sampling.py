@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from pushforward import condition, dist, observe, plate, program, sample
 from pushforward.inference import MCMC, mala, nuts
 from pushforward.inference.kernels import single_site
 from pushforward.inference.mcmc.lanes import sampling
-from pushforward.inference.mcmc.lanes.engine import Metric, step_sizes
+from pushforward.inference.mcmc.lanes.engine import Metric, cores_for, step_sizes
 from pushforward.inference.mcmc.lanes.warmup import (
     first_root_mass,
     learnt_metric,
@@ -50,6 +51,23 @@ def test_a_chain_is_the_same_alone_and_among_others() -> None:
         alone = runner.advance(one, metric, 40, target=0.8)
         assert torch.equal(alone.draws[0], together.draws[k])
         assert torch.equal(alone.chains.random[0], together.chains.random[k])
+
+
+@pytest.mark.parametrize("cores", [2, 3, 9])
+def test_chains_are_the_same_on_any_cores(cores: int) -> None:
+    fits = [
+        MCMC(progress=False, warmup=80, draws=30, chains=5, cores=n).run(scaled, seed=6)
+        for n in (1, cores)
+    ]
+    assert torch.equal(fits[0]["x"], fits[1]["x"])
+    for name, found in fits[1].stats.items():
+        assert torch.equal(fits[0].stats[name], found)
+
+
+def test_cores_have_whole_vectors() -> None:
+    has = len(os.sched_getaffinity(0))
+    assert [cores_for(n, 8) for n in (1, 4, 8)] == [1, 1, 1]
+    assert cores_for(16 * has, 16) == has == cores_for(10_000, 4)
 
 
 def test_pieces_make_the_whole() -> None:
@@ -281,9 +299,10 @@ def test_ctrl_c_is_heard_while_the_engine_runs() -> None:
     chains = chains_at("banana", starts(4), torch.full((4,), 0.01))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored, as in a job
     try:
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-        with pytest.raises(KeyboardInterrupt):
-            runner.advance(chains, metric, 1_000_000)
+        for cores in (1, 2):
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+            with pytest.raises(KeyboardInterrupt):
+                replace(runner, cores=cores).advance(chains, metric, 1_000_000)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
