@@ -241,7 +241,7 @@ def _core() -> dict[Any, Callable[..., Any]]:
     more = (
         *(aten._log_softmax.default, aten._softmax.default, aten.linalg_cholesky.default),
         *(aten.linalg_vector_norm.default, aten.logsumexp.default, aten.mv.default),
-        aten.softplus.default,
+        *(aten.softplus.default, aten.split_with_sizes.default),
         *(aten.softplus_backward.default, aten.stack.default, aten.xlogy.Tensor),
         *(aten.var.correction, aten.std.correction, aten.repeat.default, aten.embedding.default),
         *(aten.elu.default, aten.elu_backward.default, aten.gelu.default),

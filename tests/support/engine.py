@@ -199,3 +199,48 @@ def random_cases(name: str, n: int, max_depth: int, seed: int) -> tuple[Chains, 
     directions = torch.linalg.qr(normal(d, d))[0][:rank]
     metric = Metric(torch.exp(0.3 * normal(d)), directions, torch.exp(0.5 * normal(rank)) - 1.0)
     return chains_at(name, normal(n, d), step), metric, choices
+
+
+# What is altered in the engine's code, and by what.
+FAULTS: dict[str, tuple[str, str]] = {
+    "leaves chosen with probability 1/2": ("1 / (1 + std::exp(subtree_weight - w))", "0.5"),
+    "leaves chosen with bias": (
+        "1 / (1 + std::exp(subtree_weight - w))",
+        "std::exp(std::min(w - subtree_weight, 0.0))",
+    ),
+    "subtrees chosen always": ("source.coin(take)", "source.coin(1.0)"),
+    "subtrees chosen by the inverse ratio": (
+        "std::min(subtree_weight - log_weight, 0.0)",
+        "std::min(log_weight - subtree_weight, 0.0)",
+    ),
+    "the proposal of an incomplete subtree": (
+        "if (close_spans()) return true;",
+        "if (close_spans()) { std::swap(proposal, candidate); return true; }",
+    ),
+    "the weight of the old half is forgotten": (
+        "log_weight = logaddexp(log_weight, subtree_weight);",
+        "log_weight = subtree_weight;",
+    ),
+    "the weight of the new leaf is forgotten": (
+        "subtree_weight = logaddexp(subtree_weight, w);",
+        "",
+    ),
+    "only one end may turn": ("return a <= 0 || b <= 0 ||", "return a <= 0; return"),
+    "one seam is not asked": ("|| f <= 0 || g <= 0", ""),
+    "aligned subtrees are not asked": ("if (turned(a, b, d)) return true;", ""),
+    "forward more often than backward": ("source.coin(0.5)", "source.coin(0.6)"),
+    "always from the right": ("forward ? right : left);\n        size", "right);\n        size"),
+    "sums of momenta are not kept": ("total[i] += spans[0].total[i];", ";"),
+    "the end of a joined stretch is lost": ("std::swap(a.last, b.last);", ""),
+    "kicks are not stretched": (
+        "stretch.apply(drift, products, d);\n        add(edge",
+        "add(edge",
+    ),
+}
+
+
+def altered(right: str, wrong: str) -> str:
+    """The engine's code with one line altered."""
+    text = SOURCE.read_text()
+    assert text.count(right) == 1, right
+    return text.replace(right, wrong)

@@ -1,13 +1,20 @@
-// Decompositions of square matrices of V, and solutions by triangles.
+// Decompositions of matrices of V, and solutions by triangles.  Results are written to the last arguments,
+// which share no memory with others.
+#include <limits>
+
+INLINE void swap(M where, V &x, V &y) {
+    V old = x;
+    x = pick(where, y, x), y = pick(where, old, y);
+}
 
 // The factor, and the first pivot that is not positive, or 0 where there is none
-template <long n> static V cholesky(const V *a, V *l) {
-    V failed = splat(0);
+template <long n> static void cholesky(const V *a, V *l, V *failed) {
+    *failed = splat(0);
     for (long j = 0; j < n; j++) {
         for (long i = 0; i < j; i++) l[i * n + j] = splat(0);
         V pivot = a[j * n + j];
         for (long p = 0; p < j; p++) pivot -= l[j * n + p] * l[j * n + p];
-        failed = pick((failed == 0) & ~(pivot > 0), splat(j + 1), failed);
+        *failed = pick((*failed == 0) & ~(pivot > 0), splat(j + 1), *failed);
         V top = root(pivot), inverse = splat(1) / top;
         l[j * n + j] = top;
         for (long i = j + 1; i < n; i++) {
@@ -16,7 +23,6 @@ template <long n> static V cholesky(const V *a, V *l) {
             l[i * n + j] = s * inverse;
         }
     }
-    return failed;
 }
 
 template <long n, long m, bool unit> static void solve_lower(const V *a, const V *b, V *x) {
@@ -42,21 +48,20 @@ template <long n, long m, bool unit> static void solve_upper(const V *a, const V
 }
 
 // By Gauss and Jordan, each lane choosing its own pivots
-template <long n> static V inverse(const V *a, V *x) {
+template <long n> static void inverse(const V *a, V *x, V *failed) {
     std::vector<V> w(n * n);
-    V failed = splat(0);
+    *failed = splat(0);
     for (long k = 0; k < n * n; k++) w[k] = a[k], x[k] = splat(k % (n + 1) == 0);
     for (long j = 0; j < n; j++) {
         for (long i = j + 1; i < n; i++) {
             M larger = absolute(w[i * n + j]) > absolute(w[j * n + j]);
             for (long c = 0; c < n; c++) {
-                V up = w[i * n + c], down = w[j * n + c], left = x[i * n + c], right = x[j * n + c];
-                w[j * n + c] = pick(larger, up, down), w[i * n + c] = pick(larger, down, up);
-                x[j * n + c] = pick(larger, left, right), x[i * n + c] = pick(larger, right, left);
+                swap(larger, w[i * n + c], w[j * n + c]);
+                swap(larger, x[i * n + c], x[j * n + c]);
             }
         }
         V pivot = w[j * n + j];
-        failed = pick((failed == 0) & ~(absolute(pivot) > 0), splat(j + 1), failed);
+        *failed = pick((*failed == 0) & ~(absolute(pivot) > 0), splat(j + 1), *failed);
         for (long c = 0; c < n; c++) w[j * n + c] /= pivot, x[j * n + c] /= pivot;
         for (long i = 0; i < n; i++) {
             if (i == j) continue;
@@ -67,16 +72,186 @@ template <long n> static V inverse(const V *a, V *x) {
             }
         }
     }
-    return failed;
 }
 
 // The inverse of L L^T
-template <long n> static V inverse_of_product(const V *l, V *x) {
+template <long n> static void inverse_of_product(const V *l, V *x) {
     std::vector<V> identity(n * n), y(n * n), transposed(n * n);
     for (long k = 0; k < n * n; k++) identity[k] = splat(k % (n + 1) == 0);
     for (long i = 0; i < n; i++)
         for (long j = 0; j < n; j++) transposed[j * n + i] = l[i * n + j];
     solve_lower<n, n, false>(l, identity.data(), y.data());
     solve_upper<n, n, false>(transposed.data(), y.data(), x);
-    return splat(0);
+}
+
+// ---------------------------------------------------------------------- elimination with row exchanges
+
+// In each lane the j-th of n rows changes places with the one whose number, from 1 on, is `with`
+template <long n, long m> INLINE void exchange(V *x, long j, V with) {
+    for (long i = j + 1; i < n; i++) {
+        M here = with == splat(i + 1);
+        for (long c = 0; c < m; c++) swap(here, x[i * m + c], x[j * m + c]);
+    }
+}
+
+// Row exchanges in order, or in the opposite order, which undoes them
+template <long n, long m, bool back> static void exchanged(const V *pivots, const V *b, V *x) {
+    for (long k = 0; k < n * m; k++) x[k] = b[k];
+    for (long k = 0; k < n; k++) {
+        long j = back ? n - 1 - k : k;
+        exchange<n, m>(x, j, pivots[j]);
+    }
+}
+
+// L of unit diagonal and U, in one matrix: L U is A after the row exchanges of `pivots`, by which each lane
+// has the largest number of a column as its pivot.  `failed` is the number, from 1 on, of the first pivot
+// that is 0, or 0 where there is none
+template <long n> static void factors(const V *a, V *lu, V *pivots, V *failed) {
+    *failed = splat(0);
+    for (long k = 0; k < n * n; k++) lu[k] = a[k];
+    for (long j = 0; j < n; j++) {
+        V chosen = splat(j + 1), size = absolute(lu[j * n + j]);
+        for (long i = j + 1; i < n; i++) {
+            M larger = absolute(lu[i * n + j]) > size;
+            chosen = pick(larger, splat(i + 1), chosen);
+            size = pick(larger, absolute(lu[i * n + j]), size);
+        }
+        pivots[j] = chosen;
+        exchange<n, n>(lu, j, chosen);
+        M none = lu[j * n + j] == 0;
+        *failed = pick((*failed == 0) & none, splat(j + 1), *failed);
+        V inverse = pick(none, splat(0), splat(1) / lu[j * n + j]);
+        for (long i = j + 1; i < n; i++) {
+            V factor = lu[i * n + j] *= inverse;
+            for (long c = j + 1; c < n; c++) lu[i * n + c] -= factor * lu[j * n + c];
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------- spectra
+// By the rotations of Jacobi, until no lane needs one more; a lane that needs none stays as it is.  Of a
+// matrix whose squares have no finite sum all is NaN.
+
+static const long SWEEPS = 60;  // far more than it takes
+
+INLINE bool any(M where) {
+    for (long l = 0; l < LANES; l++)
+        if (where[l]) return true;
+    return false;
+}
+
+// Cosine and sine of the angle that is nearest to 0 and makes `product` 0, of two numbers or columns whose
+// squares have this difference
+INLINE void angle(M needed, V difference, V product, V *c, V *s) {
+    V slope = difference / (product + product);
+    V tangent = pick(slope < 0, splat(-1), splat(1)) / (absolute(slope) + root(slope * slope + splat(1)));
+    tangent = pick(needed, tangent, splat(0));
+    *c = splat(1) / root(tangent * tangent + splat(1)), *s = tangent * *c;
+}
+
+INLINE void rotate(V c, V s, V &x, V &y) {
+    V old = x;
+    x = c * x - s * y, y = s * old + c * y;
+}
+
+// Eigenvalues, in ascending order, and eigenvectors of the symmetric matrix whose lower triangle is in `a`
+template <long n> static void spectrum(const V *a, V *values, V *vectors) {
+    std::vector<V> w(n * n);
+    V size = splat(0);
+    for (long i = 0; i < n; i++)
+        for (long j = 0; j < n; j++) {
+            w[i * n + j] = i < j ? a[j * n + i] : a[i * n + j];
+            vectors[i * n + j] = splat(i == j);
+            size += w[i * n + j] * w[i * n + j];
+        }
+    V small = root(size) * std::numeric_limits<REAL>::epsilon(), none = size - size;
+    bool again = true;
+    for (long sweep = 0; again && sweep < SWEEPS; sweep++) {
+        again = false;
+        for (long p = 0; p < n; p++)
+            for (long q = p + 1; q < n; q++) {
+                M needed = absolute(w[p * n + q]) > small;
+                if (!any(needed)) continue;
+                V c, s;
+                angle(needed, w[q * n + q] - w[p * n + p], w[p * n + q], &c, &s);
+                for (long k = 0; k < n; k++) rotate(c, s, w[k * n + p], w[k * n + q]);
+                for (long k = 0; k < n; k++) rotate(c, s, w[p * n + k], w[q * n + k]);
+                for (long k = 0; k < n; k++) rotate(c, s, vectors[k * n + p], vectors[k * n + q]);
+                again = true;
+            }
+    }
+    for (long i = 0; i < n; i++) values[i] = w[i * n + i] + none;
+    for (long k = 0; k < n * n; k++) vectors[k] += none;
+    for (long i = 0; i < n; i++)
+        for (long j = i + 1; j < n; j++) {
+            M less = values[j] < values[i];
+            swap(less, values[i], values[j]);
+            for (long k = 0; k < n; k++) swap(less, vectors[k * n + i], vectors[k * n + j]);
+        }
+}
+
+// A unit vector that is orthogonal to j columns of u: from the unit vector that is farthest from them
+template <long m, long n> static void completed(const V *u, long j, V *x) {
+    V chosen = splat(0), far = splat(-1);
+    for (long i = 0; i < m; i++) {
+        V distance = splat(1);
+        for (long k = 0; k < j; k++) distance -= u[i * n + k] * u[i * n + k];
+        M farther = distance > far;
+        chosen = pick(farther, splat(i), chosen), far = pick(farther, distance, far);
+    }
+    for (long i = 0; i < m; i++) x[i] = pick(chosen == splat(i), splat(1), splat(0));
+    for (long twice = 0; twice < 2; twice++)
+        for (long k = 0; k < j; k++) {
+            V product = splat(0);
+            for (long i = 0; i < m; i++) product += x[i] * u[i * n + k];
+            for (long i = 0; i < m; i++) x[i] -= product * u[i * n + k];
+        }
+    V square = splat(0);
+    for (long i = 0; i < m; i++) square += x[i] * x[i];
+    for (long i = 0; i < m; i++) x[i] /= root(square);
+}
+
+// U, singular values in descending order, and V with A = U S V^T, of m >= n rows: A V has the columns of U S
+template <long m, long n> static void singular_values(const V *a, V *u, V *values, V *v) {
+    V size = splat(0);
+    for (long k = 0; k < m * n; k++) u[k] = a[k], size += a[k] * a[k];
+    for (long k = 0; k < n * n; k++) v[k] = splat(k % (n + 1) == 0) + (size - size);
+    bool again = true;
+    for (long sweep = 0; again && sweep < SWEEPS; sweep++) {
+        again = false;
+        for (long p = 0; p < n; p++)
+            for (long q = p + 1; q < n; q++) {
+                V first = splat(0), second = splat(0), product = splat(0);
+                for (long i = 0; i < m; i++) {
+                    V x = u[i * n + p], y = u[i * n + q];
+                    first += x * x, second += y * y, product += x * y;
+                }
+                V small = root(first) * root(second) * (m * std::numeric_limits<REAL>::epsilon());
+                M needed = absolute(product) > small;
+                if (!any(needed)) continue;
+                V c, s;
+                angle(needed, second - first, product, &c, &s);
+                for (long i = 0; i < m; i++) rotate(c, s, u[i * n + p], u[i * n + q]);
+                for (long i = 0; i < n; i++) rotate(c, s, v[i * n + p], v[i * n + q]);
+                again = true;
+            }
+    }
+    for (long j = 0; j < n; j++) {
+        V square = splat(0);
+        for (long i = 0; i < m; i++) square += u[i * n + j] * u[i * n + j];
+        values[j] = root(square) + (size - size);
+    }
+    for (long p = 0; p < n; p++)
+        for (long q = p + 1; q < n; q++) {
+            M larger = values[q] > values[p];
+            swap(larger, values[p], values[q]);
+            for (long i = 0; i < m; i++) swap(larger, u[i * n + p], u[i * n + q]);
+            for (long i = 0; i < n; i++) swap(larger, v[i * n + p], v[i * n + q]);
+        }
+    std::vector<V> other(m);
+    for (long j = 0; j < n; j++) {
+        M none = values[j] == 0;
+        completed<m, n>(u, j, other.data());
+        for (long i = 0; i < m; i++) u[i * n + j] = pick(none, other[i], u[i * n + j] / values[j]);
+    }
 }

@@ -7,7 +7,15 @@ import math
 import torch
 from torch.fx import GraphModule, Node
 
-from . import matrices, sums, turning, views, writing  # noqa: F401  # they register what they know
+from . import (  # noqa: F401  # they register what they know
+    matrices,
+    solving,
+    spectra,
+    sums,
+    turning,
+    views,
+    writing,
+)
 from .graphs import placeholders, results_of
 from .indices import flat, restart_numbers
 from .registry import shape_of

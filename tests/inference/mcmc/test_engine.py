@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from support.engine import TARGETS, by_program, engine, judged, off, random_cases, slanted
+from support.engine import (
+    FAULTS,
+    TARGETS,
+    altered,
+    by_program,
+    engine,
+    judged,
+    off,
+    random_cases,
+    slanted,
+)
 
 DEPTH = 6
 
@@ -40,59 +50,14 @@ def test_depth_3_preserves_the_weights_of_an_orbit(name: str, size: float) -> No
     judged(name, size, 3).require()
 
 
-# What is altered in the engine's code, and by what.
-FAULTS: dict[str, tuple[str, str]] = {
-    "leaves chosen with probability 1/2": ("1 / (1 + std::exp(subtree_weight - w))", "0.5"),
-    "leaves chosen with bias": (
-        "1 / (1 + std::exp(subtree_weight - w))",
-        "std::exp(std::min(w - subtree_weight, 0.0))",
-    ),
-    "subtrees chosen always": ("source.coin(take)", "source.coin(1.0)"),
-    "subtrees chosen by the inverse ratio": (
-        "std::min(subtree_weight - log_weight, 0.0)",
-        "std::min(log_weight - subtree_weight, 0.0)",
-    ),
-    "the proposal of an incomplete subtree": (
-        "if (close_spans()) return true;",
-        "if (close_spans()) { std::swap(proposal, candidate); return true; }",
-    ),
-    "the weight of the old half is forgotten": (
-        "log_weight = logaddexp(log_weight, subtree_weight);",
-        "log_weight = subtree_weight;",
-    ),
-    "the weight of the new leaf is forgotten": (
-        "subtree_weight = logaddexp(subtree_weight, w);",
-        "",
-    ),
-    "only one end may turn": ("return a <= 0 || b <= 0 ||", "return a <= 0; return"),
-    "one seam is not asked": ("|| f <= 0 || g <= 0", ""),
-    "aligned subtrees are not asked": ("if (turned(a, b, d)) return true;", ""),
-    "forward more often than backward": ("source.coin(0.5)", "source.coin(0.6)"),
-    "always from the right": ("forward ? right : left);\n        size", "right);\n        size"),
-    "sums of momenta are not kept": ("total[i] += spans[0].total[i];", ";"),
-    "the end of a joined stretch is lost": ("std::swap(a.last, b.last);", ""),
-    "kicks are not stretched": (
-        "stretch.apply(drift, products, d);\n        add(edge",
-        "add(edge",
-    ),
-}
-
-
-def faulty(name: str) -> str:
-    right, wrong_code = FAULTS[name]
-    text = engine("edge", 1).text
-    assert text.count(right) == 1, name
-    return text.replace(right, wrong_code)
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_faulty_engine_is_rejected_on_an_orbit(fault: str) -> None:
     orbits = [("correlated", 0.8, 2), ("banana", 0.4, 2), ("correlated", 0.72, 3)]
     metric = slanted(2) if "stretched" in fault else None
-    verdicts = (judged(*orbit, faulty(fault), metric).verdict for orbit in orbits)
+    verdicts = (judged(*orbit, altered(*FAULTS[fault]), metric).verdict for orbit in orbits)
     assert any(verdict == "fail" for verdict in verdicts)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_faulty_engine_does_not_what_the_program_does(fault: str) -> None:
-    assert sum(wrong(name, 200, k, faulty(fault)) for name in TARGETS for k in (0, 1)) > 0
+    assert sum(wrong(name, 200, k, altered(*FAULTS[fault])) for name in TARGETS for k in (0, 1)) > 0

@@ -23,6 +23,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from support.engine import FAULTS, altered
 from support.ranks import (
     LENGTH,
     STAGES,
@@ -34,7 +35,6 @@ from support.ranks import (
     ranks,
     staged,
 )
-from test_engine import FAULTS
 from torch import Tensor
 
 from pushforward.inference.mcmc.lanes.engine import SOURCE, Metric
@@ -211,13 +211,6 @@ OTHERS: dict[str, tuple[str, str]] = {
 SEEN = {k: v for k, v in {**FAULTS, **OTHERS}.items() if k not in (KEEP_THE_LAW, *TOO_SMALL)}
 
 
-def faulty(fault: str) -> str:
-    right, wrong = SEEN[fault]
-    text = SOURCE.read_text()
-    assert text.count(right) == 1, fault
-    return text.replace(right, wrong)
-
-
 @pytest.mark.parametrize(
     "fault",
     [
@@ -227,19 +220,19 @@ def faulty(fault: str) -> str:
     ],
 )
 def test_a_very_faulty_engine_is_rejected(fault: str) -> None:
-    assert not all(found(name, FEW, 1, faulty(fault)).kept for name in SHORT)
+    assert not all(found(name, FEW, 1, altered(*SEEN[fault])).kept for name in SHORT)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", SEEN)
 def test_a_faulty_engine_is_rejected(fault: str) -> None:
-    assert not all(found(name, MANY, 2, faulty(fault)).kept for name in TARGETS)
+    assert not all(found(name, MANY, 2, altered(*SEEN[fault])).kept for name in TARGETS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_each_target_shows_a_fault(name: str) -> None:
-    assert not found(name, MANY, 2, faulty("subtrees chosen by the inverse ratio")).kept
+    assert not found(name, MANY, 2, altered(*FAULTS["subtrees chosen by the inverse ratio"])).kept
 
 
 # -------------------------------------------------------------------------------------- the tests
