@@ -3,7 +3,7 @@
 from .drivers.mcmc import MCMC
 from .drivers.smc import SMC
 from .exact import Exact
-from .mcmc import hmc, mala, nuts
+from .mcmc import chees, hmc, jittered_hmc, mala, mams, nuts
 from .results.fit import Fit
 from .results.predict import Prediction, log_likelihood, predict
 from .runs.checkpoint import Checkpoint
@@ -46,11 +46,14 @@ __all__ = [
     "Prediction",
     "Recorded",
     "annealed",
+    "chees",
     "collapse",
     "hmc",
     "importance",
+    "jittered_hmc",
     "log_likelihood",
     "mala",
+    "mams",
     "multinomial",
     "nuts",
     "particle_filter",

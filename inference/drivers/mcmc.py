@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from ..mcmc.adaptation import Watcher
 from ..mcmc.lanes.engine import Engine, cores_for
 from ..mcmc.lanes.sampling import sample_lanes
 from ..results.fit import Fit, fit_from_vectors
+from ..rewriting import Restored, Rewriting, rewritten
 from ..runs.checkpoint import Checkpoint, Store
 from ..runs.placing import Device, moved, placed, with_data_there
 from ..runs.progress import Progress
@@ -51,6 +52,9 @@ class MCMC:
         thin: each so many-th transition is a draw.  None: each, but where NUTS is compiled each
             2nd, 4th or 8th, if with fewer R-hat or an effective size says that 400 or more draws
             are not enough.
+        rewrite: "auto": sum finite latents out, and write sites with a random location or scale by
+            standard ones where a short run says that it helps (see ``rewriting``).  The fit is one
+            of the program itself all the same, and its method says what was done.
         cores: threads over which the chains of the compiled NUTS are spread, with the same draws
             whatever they are; as many as this process may use, and can have as many chains each
             as a vector of the machine holds numbers, unless given.
@@ -67,6 +71,7 @@ class MCMC:
     warmup: int = 1000
     target: float = 0.85
     thin: int | None = None
+    rewrite: Literal["auto"] | None = None
     cores: int | None = None
     compiled: bool = True
     device: Device = None
@@ -76,6 +81,8 @@ class MCMC:
     def __post_init__(self) -> None:
         if self.chains < 1 or self.draws < 1 or self.warmup < 0:
             raise ValueError("MCMC needs at least one chain and one draw, and warmup >= 0")
+        if self.rewrite not in (None, "auto"):
+            raise ValueError(f"rewrite is None or 'auto', not {self.rewrite!r}")
         if self.cores is not None and self.cores < 1:
             raise ValueError(f"MCMC needs at least one core, not {self.cores}")
         if self.thin is not None and self.thin < 1:
@@ -132,10 +139,16 @@ class MCMC:
         store = Store(checkpoint, {**about, **data})
         origin = origin_of(p, args)
         if resume:
+            if self.rewrite is not None:
+                what = "a fit of a program that is rewritten anew cannot be resumed"
+                raise DataError(located(what, hint="run longer, or rewrite the program yourself"))
             _require_resumable(resume, origin)
         own = continued_seed(seed, earlier) if resume else seed
         with seeded(own), Progress(warmup + self.draws, "MCMC", self.progress) as progress:
-            density = LogDensity(p, *args, turning=True)
+            rewriting = Rewriting(p)
+            if self.rewrite is not None:
+                rewriting = rewritten(p, args, progress.say)
+            density = LogDensity(rewriting.program, *args, turning=True)
             u0, parameters = self._start(density, resume)
             potential = Potential(density, u0, compiled=self.compiled, notify=progress.say)
 
@@ -151,9 +164,10 @@ class MCMC:
 
             samples = self._sampled(kernel, potential, u0, warmup, parameters, report, store)
             fit = fit_from_vectors(
-                density,
+                Restored(density, rewriting, p, args) if rewriting.done else density,
                 samples.draws,
-                method=f"MCMC ({kernel.name})",
+                draws_anew=bool(rewriting.done),
+                method=f"MCMC ({', '.join((kernel.name, *rewriting.done))})",
                 stats=samples.stats,
                 state=_state(samples),
                 origin=origin,
@@ -184,7 +198,8 @@ class MCMC:
         with OF_BATCHES.collected() as failed:
             besides = partial(_counted, failed)
             about |= {"besides": besides, "thin": self.thin or 1}
-            return sample(kernel, potential, u0, warmup, self.draws, **about)
+            run = kernel.sample or sample
+            return run(kernel, potential, u0, warmup, self.draws, **about)
 
     def _run_traces(
         self,
@@ -198,6 +213,8 @@ class MCMC:
         if resume is not None:
             what = "chains of kernels on traces cannot be resumed"
             raise DataError(located(what, hint="run longer ones, with another seed"))
+        if self.rewrite is not None:
+            raise ValueError("kernels on traces take programs as they are: leave rewrite out")
         if self.thin not in (None, 1):
             raise ValueError("chains of kernels on traces are not thinned")
         return run_chains(

@@ -3,6 +3,21 @@
 from .adaptation import Samples, sample
 from .hamiltonian import Kernel, Parameters, Potential, State
 from .hmc import hmc, mala
+from .jittered import chees, jittered_hmc
+from .mams import mams
 from .nuts import nuts
 
-__all__ = ["Kernel", "Parameters", "Potential", "Samples", "State", "hmc", "mala", "nuts", "sample"]
+__all__ = [
+    "Kernel",
+    "Parameters",
+    "Potential",
+    "Samples",
+    "State",
+    "chees",
+    "hmc",
+    "jittered_hmc",
+    "mala",
+    "mams",
+    "nuts",
+    "sample",
+]

@@ -83,13 +83,15 @@ class Kernel(NamedTuple):
 
     ``step`` returns (state, info); info is a named tuple of tensors [chains] under ArviZ's names,
     ``acceptance_rate`` and ``diverging`` among them.  ``max_depth``, of the no-U-turn kernel alone:
-    the most doublings, with which the engine of ``lanes`` makes the same transitions.
+    the most doublings, with which the engine of ``lanes`` makes the same transitions.  ``sample``:
+    the function that warms the kernel up and draws, where it is not the one of ``adaptation``.
     """
 
     init: Callable[[Tensor, Potential], State]
     step: Callable[[State, Potential, Parameters], tuple[State, Any]]
     name: str = "kernel"
     max_depth: int | None = None
+    sample: Callable[..., Any] | None = None
 
 
 def init(position: Tensor, potential: Potential) -> State:

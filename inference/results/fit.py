@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ...ppl.errors import DataError, located
-from ...ppl.interpretations.log_density import LogDensity
+from ...ppl.interpretations.recorder import Recorder
 from ...ppl.language.handlers import split_name
 from ...ppl.tensors.decompositions import NO_DECOMPOSITION
 from .labels import as_they_are, labelled, named_dimensions, portable
@@ -255,8 +255,20 @@ def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
-def fit_from_vectors(density: LogDensity, u: Tensor, **about: Any) -> Fit:
+class Drawn(Protocol):
+    """What vectors stand for: see ``LogDensity``."""
+
+    def record(self, u: Tensor) -> Recorder: ...
+
+    def results(
+        self, u: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]: ...
+
+
+def fit_from_vectors(density: Drawn, u: Tensor, *, draws_anew: bool = False, **about: Any) -> Fit:
     """The fit that vectors u [chains, draws, d] in the coordinates of ``density`` stand for.
+
+    ``draws_anew``: what they stand for is partly drawn, for each anew.
 
     The log likelihood is left out, with a note, where it would hold over 50 million numbers.
     """
@@ -273,7 +285,7 @@ def fit_from_vectors(density: LogDensity, u: Tensor, **about: Any) -> Fit:
         values, derived, log_likelihood = density.results(vector)
         return values, derived, log_likelihood if pointwise else {}
 
-    latents, derived, log_likelihood = _by_chain(one, u)
+    latents, derived, log_likelihood = _by_chain(one, u, "different" if draws_anew else "error")
     return Fit(
         draws={**latents, **derived},
         log_likelihood=log_likelihood,
@@ -284,12 +296,12 @@ def fit_from_vectors(density: LogDensity, u: Tensor, **about: Any) -> Fit:
     )
 
 
-def _by_chain(one: Any, u: Tensor) -> Any:
+def _by_chain(one: Any, u: Tensor, randomness: str) -> Any:
     """``one`` mapped over vectors [chains, draws, d]; tensors get back both leading axes."""
     flat = u.flatten(0, 1)
     with torch.no_grad():
         if len(flat) == 0:
             like = one(u.new_zeros(u.shape[-1]))
             return tree_map(lambda x: x.new_zeros((*u.shape[:2], *x.shape)), like)
-        mapped = torch.func.vmap(one, chunk_size=CHUNK)(flat)
+        mapped = torch.func.vmap(one, randomness=randomness, chunk_size=CHUNK)(flat)
     return tree_map(lambda x: x.reshape(*u.shape[:2], *x.shape[1:]), mapped)

@@ -77,6 +77,11 @@ HOUSE: dict[str, Room] = {
         "HMC and NUTS on vectors, adaptation; the compiled engine of NUTS",
         "inference.runs ppl ppl.errors ppl.tensors ppl.language ppl.compile",
     ),
+    "inference.rewriting": Room(
+        "programs in other forms for NUTS: finite latents summed out, sites non-centred",
+        "inference.runs inference.mcmc ppl ppl.distributions ppl.language ppl.interpretations"
+        " ppl.compile",
+    ),
     "inference.kernels": Room(
         "Markov kernels on traces, chains of them",
         "inference.runs inference.results ppl ppl.errors ppl.tensors ppl.types"
@@ -109,7 +114,8 @@ HOUSE: dict[str, Room] = {
     ),
     "inference.drivers": Room(
         "the drivers MCMC and SMC, a file each",
-        "inference.runs inference.results inference.mcmc inference.kernels inference.smc ppl"
+        "inference.runs inference.results inference.mcmc inference.rewriting inference.kernels"
+        " inference.smc ppl"
         " ppl.errors ppl.tensors ppl.distributions ppl.language ppl.interpretations ppl.compile",
     ),
     "inference": Room(

@@ -1,0 +1,7 @@
+"""Programs in place of others: the same measure, in a form that NUTS samples more easily."""
+
+from .centring import decentred
+from .finite import summed
+from .rewriting import Restored, Rewriting, rewritten
+
+__all__ = ["Restored", "Rewriting", "decentred", "rewritten", "summed"]
