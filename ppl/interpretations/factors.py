@@ -35,7 +35,7 @@ from ..language.effects import (
     is_latent,
     masked_log_prob,
 )
-from ..language.handlers import Handler, Sealed, is_one, plated
+from ..language.handlers import EVERY, Handler, Sealed, is_one, plated
 from ..language.program import Callback, Program, answers, derived, program_name, signature
 from ..tensors.abstract_tensor import Abstract, abstract, concrete, marks_of
 from ..tensors.capture import Fillable, Unread, refusing
@@ -45,6 +45,7 @@ from ..tensors.keys import Unkeyed
 from ..tensors.origins import SEVERAL, Origins, plain
 from .abstract_run import abstract_run
 from .elimination import Bucket, Factor, Variable, eliminated, order_of
+from .forward import Filtering, chain_of
 
 Tables = dict[str, tuple[Tensor, torch.Size]]  # of each site, and its batch shape
 
@@ -113,6 +114,7 @@ class FiniteLatents:
             name: [v for v in finite if v in run.parents[name] or v == name] for name in scored
         }
         self.colours = self._coloured()
+        self.chain = chain_of(self.values, self.shapes, self.families, self.given)
         self._stand_ins = {name: concrete(run.values[name]) for name in self.given}
 
     def looks(self) -> dict[str, dict[str, Tensor]]:
@@ -188,6 +190,16 @@ class FiniteLatents:
         factors, constant = self.factors(tables, looks, alike)
         total, buckets = eliminated(factors, order_of(factors))
         return Solved(self, total.sum() + constant, buckets, alike, factors, constant)
+
+    def log_mass(self, given: dict[str, Tensor]) -> Tensor:
+        """The log of what ``solved`` sums to, along a chain by forward filtering."""
+        if self.chain is None:
+            return self.solved(given).log_mass
+        fill = Fillable(next(iter(given.values()))) if self.writes and given else nullcontext()
+        with no_validation(), fill, Filtering(self.chain, given) as filtering:
+            self.program(*self.args)
+        found: Tensor = filtering.log_mass
+        return found
 
     def alike(self, tables: Tables, looks: dict[str, dict[str, Tensor]]) -> bool:
         """Whether elements are copies: of one shape, and each site looks at those in its place."""
@@ -386,6 +398,7 @@ class _Keeping(Handler):
     def __init__(self, model: FiniteLatents) -> None:
         super().__init__()
         self.model = model
+        self.passes_steps = model.chain is not None  # in its loop nothing is kept
 
     def __enter__(self) -> Any:
         self.kept: dict[str, Tensor] = {}
@@ -401,9 +414,10 @@ class _Keeping(Handler):
         if msg["type"] != "sample" or is_draw(msg):
             return
         if is_latent(msg):
-            if msg["name"] in self.model.values:
-                values = self.model.values[msg["name"]]
-                shape = *self.model.shapes[msg["name"]], *values.shape[1:]
+            name = msg["name"].replace(EVERY, "[0]")
+            if name in self.model.values:
+                values = self.model.values[name]
+                shape = *self.model.shapes[name], *values.shape[1:]
                 self.give(msg, values[0].expand(shape))
             else:
                 self.mark(msg, "kept")
@@ -432,7 +446,7 @@ def summed_out(p: Callback, keep: frozenset[str] | None, score: str) -> Program:
         if marks or any(isinstance(x, Abstract) for x in tree_leaves(args)):
             factor(score, abstract(torch.zeros(()), marks))
         else:
-            factor(score, model.solved(keeping.kept).log_mass)
+            factor(score, model.log_mass(keeping.kept))
         return dict(keeping.kept)
 
     return derived(run, f"marginal({program_name(p)}, exact)")

@@ -35,9 +35,17 @@ from ..language.handlers import (
     at_step,
 )
 from ..language.program import program_name
-from ..tensors.capture import Unread, apart, belongs, capture_apart, untraced
+from ..tensors.capture import (
+    Unread,
+    apart,
+    belongs,
+    capture_apart,
+    is_traced,
+    untraced,
+    without_gradient,
+)
 from ..tensors.decompositions import IN_LANES
-from ..tensors.forms import Form, as_tensors, taken_apart
+from ..tensors.forms import as_tensors, taken_apart
 from ..tensors.turns import KEEPING, Loops, Turns, shapes_of_results, turned
 from .layout import Values
 from .recorder import Recorder
@@ -68,29 +76,49 @@ class Looping(Messenger):  # type: ignore[misc]
             return
         loop = msg["infer"]["loop"]
         if loop.until is None and loop.length >= LEAST:
-            msg["value"], msg["done"] = self._run(loop, KEEPING.loops, *msg["args"]), True
+            carry, xs = msg["args"]
+            carry, y = loop.advance(0, carry, xs)
+            msg["value"], msg["done"] = self.rest(loop, KEEPING.loops, carry, y, xs), True
 
-    def _run(self, loop: Loop, loops: Loops, carry: Any, xs: Any) -> Any:
-        carry, y = loop.advance(0, carry, xs)
+    def rest(self, loop: Loop, loops: Loops, carry: Any, y: Any, xs: Any) -> Any:
+        """The result of a loop after its first step, which made this carry and output."""
         try:
             self._require_alone()
             turns, after, ys = _Kept(self, loop, carry, xs).run()
         except (PushforwardError, RuntimeError, ValueError) as error:
             loops.unrolled.append(f"of {program_name(loop.step)}: {error}")
-            rows = [y]
-            for t in range(1, loop.length):
-                carry, y = loop.advance(t, carry, xs)
-                rows.append(y)
-            return loop.result(carry, rows)
+            return _unrolled(loop, carry, y, xs)
         loops.kept.append(turns)
+        if not loop.has_outputs:
+            return after
         ys = _both(lambda first, others: torch.cat([first[None], others]), as_tensors(y), ys)
-        return (after, ys) if loop.has_outputs else after
+        return after, ys
 
     def _require_alone(self) -> None:
         handlers = stack()
         for handler in handlers[handlers.index(self) + 1 :]:
-            if not isinstance(handler, _PASSING):
+            passing = isinstance(handler, _PASSING) or getattr(handler, "passes_steps", False)
+            if not passing:
                 raise Unkept(f"it runs inside {type(handler).__name__}, which hears of its sites")
+
+
+def rest_of(loop: Loop, carry: Any, y: Any, xs: Any) -> Any:
+    """The result of a loop after its first step, kept as a loop where a trace keeps them.
+
+    No handler hears of it.
+    """
+    looping = next((h for h in stack() if isinstance(h, Looping)), None)
+    if looping is None or KEEPING.loops is None or get_proxy_mode() is None:
+        return _unrolled(loop, carry, y, xs)
+    return looping.rest(loop, KEEPING.loops, carry, y, xs)
+
+
+def _unrolled(loop: Loop, carry: Any, y: Any, xs: Any) -> Any:
+    rows = [y]
+    for t in range(1, loop.length):
+        carry, y = loop.advance(t, carry, xs)
+        rows.append(y)
+    return loop.result(carry, rows)
 
 
 def _both(f: Callable[[Tensor, Tensor], Tensor], one: Any, other: Any) -> Any:
@@ -134,7 +162,9 @@ class _Outside(TorchFunctionMode):
         if id(x) in self.inside:
             return self.inside[id(x)]
         if not belongs(x, self.tracer):
-            return x
+            return x if is_traced(x) else without_gradient(x)
+        if torch._C._functorch.is_batchedtensor(x):
+            raise Unkept("a step runs lanes over a tensor from outside")
         if not self.open:
             raise Unkept("a step uses other tensors when it is run again")
         self.met.append(x)
@@ -183,7 +213,8 @@ class _Kept:
     """One loop as an operation, after its first step.
 
     The state that turns carry is that of the loop and then what the step scores, summed so far:
-    the log densities of all sites and of latents, and whether a matrix had no decomposition.
+    the log densities of all sites and of latents, and whether a matrix had no decomposition.  Whole
+    numbers and truth values that stay as they are are no part of it.
     """
 
     def __init__(self, looping: Looping, loop: Loop, carry: Any, xs: Any) -> None:
@@ -192,12 +223,14 @@ class _Kept:
         self.looping, self.loop = looping, loop
         self.recorder = looping.recorder
         self.outside = _Outside(mode.tracer, looping.around)
-        self.state, self.form = taken_apart(as_tensors(carry))
+        self.carry = _Apart(carry)
+        self.state = self.carry.real
+        if any(belongs(x, mode.tracer) for x in self.carry.others):
+            raise Unkept("it carries whole numbers or truth values that depend on random ones")
         xs_tensors, self.xs_form = taken_apart(xs)
         self.xs = [x if looping.around is None else looping.around.input(x) for x in xs_tensors]
         self.moving = [belongs(x, mode.tracer) for x in self.xs]
         self.rows = _Rows(self.recorder.given, loop.length)
-        self.outputs: Form | None = None
 
     def run(self) -> tuple[Turns, Any, Any]:
         """The operation, the last carry, and the outputs of all turns."""
@@ -214,37 +247,41 @@ class _Kept:
         require_real(example)
         with apart():
             turns = self._traced(example, len(scored), names, len(first))
+        others = [x.expand(turns.length, *x.shape) for x in self.outputs.others]
+        if not (turns.carry or self.outputs.real):
+            return turns, self.carry.tree([]), self.outputs.tree([], others)
         rows = [*(x[1:] for x in moving), *map(self.rows.all, names)]
         totals = [torch.zeros_like(x) for x in scored]
         after, outputs = turned(turns, *self.state, *totals, *rows, *shared)
         self._score(after[len(state) :])
-        assert self.outputs is not None
-        return turns, self.form.tree(after), self.outputs.tree(outputs)
+        return turns, self.carry.tree(after[: len(state)]), self.outputs.tree(outputs, others)
 
     def _searched(self, state: list[Tensor], row: list[Tensor]) -> list[Tensor]:
         """Run a step, and note what it meets; what it scores."""
-        after, outputs, scored = self._step(torch.tensor(1), state, row)
-        if taken_apart(after)[1] != self.form or _kinds(after) != _kinds(self.form.tree(state)):
+        after, self.outputs, scored = self._step(torch.tensor(1), state, row)
+        if not self.carry.is_like(after):
             raise Unkept("its carry changes its structure or shape")
-        tensors, self.outputs = taken_apart(outputs)
-        require_real(tensors)
+        require_real(self.outputs.real)
         self.scores = list(scored)
         return list(scored.values())
 
     def _step(
         self, t: Tensor, state: list[Tensor], moving: list[Tensor]
-    ) -> tuple[Any, Any, dict[str, Tensor]]:
+    ) -> tuple[_Apart, _Apart, dict[str, Tensor]]:
         """One step of the loop for all: the carry, outputs and what is scored."""
         each = iter(moving)
         pairs = zip(self.xs, self.moving, strict=True)
         row = self.xs_form.tree([next(each) if on else at_step(x, t) for x, on in pairs])
         with self._apart() as found, self.outside, IN_LANES.collected() as failed, Unread():
-            carry, y = self.loop.advance_by(t, self.form.tree(state), row)
-            carry, y = as_tensors(carry), as_tensors(y)
+            after, y = self.loop.advance_by(t, self.carry.tree(state), row)
+        carry, outputs = _Apart(after), _Apart(y)
+        if not self.carry.has_others_of(carry):
+            raise Unkept("it carries whole numbers or truth values that change")
         scored = {name: x for name, x in found.items() if isinstance(x, Tensor)}
         if failed:
-            scored["failed"] = torch.stack([x.any() for x in failed]).any().to(state[0].dtype)
-        return carry, y, scored
+            like = next(iter((*state, *scored.values())))
+            scored["failed"] = torch.stack([x.any() for x in failed]).any().to(like.dtype)
+        return carry, outputs, scored
 
     @contextmanager
     def _apart(self) -> Iterator[dict[str, Any]]:
@@ -270,8 +307,10 @@ class _Kept:
             after, outputs, found = self._step(t, list(state), list(row[:moving]))
             if list(found) != self.scores:
                 raise Unkept("a step scores otherwise when it is run again")
+            if any(map(is_traced, outputs.others)) or not self.outputs.has_others_of(outputs):
+                raise Unkept("its outputs are whole numbers or truth values that change")
             sums = [_joined(n, a, found[n]) for n, a in zip(self.scores, totals, strict=True)]
-            return (*taken_apart(after)[0], *sums, *taken_apart(outputs)[0])
+            return (*after.real, *sums, *outputs.real)
 
         def back(t: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
             primals, by = given[: len(example)], given[len(example) :]
@@ -281,9 +320,9 @@ class _Kept:
 
         t = torch.tensor(1)
         forward = capture_apart(step, t, *example)
-        like = example[0]
+        like = next(iter((*example, *self.outputs.real)), t)
         results = [like.new_zeros(shape) for shape in shapes_of_results(forward)]
-        backward = capture_apart(back, t, *example, *results)
+        backward = capture_apart(back, t, *example, *results) if results else forward
         return Turns(self.loop.length - 1, 1, carry, rows, forward, backward)
 
     def _score(self, totals: list[Tensor]) -> None:
@@ -298,8 +337,31 @@ def _joined(name: str, before: Tensor, now: Tensor) -> Tensor:
     return torch.maximum(before, now) if name == "failed" else before + now
 
 
-def _kinds(tree: Any) -> list[Any]:
-    return [(x.dtype, x.shape) for x in taken_apart(tree)[0]]
+class _Apart:
+    """A tree with its tensors of real numbers apart from others."""
+
+    def __init__(self, tree: Any) -> None:
+        self.tensors, self.form = taken_apart(as_tensors(tree))
+        self.real = [x for x in self.tensors if x.is_floating_point()]
+        self.others = [x for x in self.tensors if not x.is_floating_point()]
+
+    def tree(self, real: list[Tensor], others: list[Tensor] | None = None) -> Any:
+        """The tree with other real numbers."""
+        reals, rest = iter(real), iter(self.others if others is None else others)
+        return self.form.tree(
+            next(reals) if x.is_floating_point() else next(rest) for x in self.tensors
+        )
+
+    def is_like(self, other: _Apart) -> bool:
+        """Whether both are of one structure, and their tensors of the same kinds."""
+        kinds = [[(x.dtype, x.shape) for x in each.tensors] for each in (self, other)]
+        return self.form == other.form and kinds[0] == kinds[1]
+
+    def has_others_of(self, other: _Apart) -> bool:
+        """Whether what is not real is known, and the same in both."""
+        pairs = list(zip(self.others, other.others, strict=False))
+        known = not any(is_traced(y) for _, y in pairs)
+        return known and all(x.shape == y.shape and torch.equal(x, y) for x, y in pairs)
 
 
 def require_real(tensors: list[Tensor]) -> None:

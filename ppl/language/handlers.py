@@ -482,3 +482,6 @@ class Scoping(Handler):
     def _process_message(self, msg: Message) -> None:
         if msg["type"] in ("sample", "param") and not is_draw(msg) and msg["name"] is not None:
             msg["name"] = f"{self.prefix}/{msg['name']}"
+            if "traced_step" in (msg["infer"] or {}):
+                base, index = msg["infer"]["traced_step"]
+                msg["infer"]["traced_step"] = f"{self.prefix}/{base}", index

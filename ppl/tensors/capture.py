@@ -146,6 +146,13 @@ def belongs(x: Tensor, tracer: Any) -> bool:
     return get_proxy_slot(_unwrapped(x), tracer, None) is not None
 
 
+def without_gradient(x: Tensor) -> Tensor:
+    """A tensor that is not traced, as it is outside of the gradient that it was made in."""
+    while torch._C._functorch.is_gradtrackingtensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
 def _unwrapped(x: Tensor) -> Tensor:
     while torch._C._functorch.is_functorch_wrapped_tensor(x):
         x = torch._C._functorch.get_unwrapped(x)
