@@ -22,7 +22,7 @@ from ..errors import ProgramError, located
 from ..language.combinators import Loop
 from ..language.effects import Message, is_deterministic, is_draw, is_latent, masked_log_prob
 from ..language.handlers import EVERY, is_one, plated, split_name
-from ..tensors.capture import is_traced
+from ..tensors.capture import is_traced, without_gradient
 from ..tensors.forms import Form, as_tensors, taken_apart
 from ..tensors.logs import logsumexp
 from .looping import LEAST, Unkept, rest_of
@@ -141,10 +141,11 @@ class Filtering(Messenger):  # type: ignore[misc]
         after, _ = _advanced(replace(loop, step=again), 1, carries, xs)
         fixed = [_fixed(x, later) for x, later in zip(carries, after, strict=True)]
 
+        known = [without_gradient(x) if same else x for x, same in zip(carries, fixed, strict=True)]
+
         def whole(moving: list[Tensor]) -> list[Tensor]:
             each = iter(moving)
-            pairs = zip(carries, fixed, strict=True)
-            return [x.view_as(x) if same else next(each) for x, same in pairs]  # a trace sees it
+            return [x if same else next(each) for x, same in zip(known, fixed, strict=True)]
 
         def step(state: Any, row: Any = None) -> Any:
             weights, later, y = self._next(state[0], whole(state[1]), row)

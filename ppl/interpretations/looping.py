@@ -42,7 +42,6 @@ from ..tensors.capture import (
     capture_apart,
     is_traced,
     untraced,
-    without_gradient,
 )
 from ..tensors.decompositions import IN_LANES
 from ..tensors.forms import as_tensors, taken_apart
@@ -162,7 +161,7 @@ class _Outside(TorchFunctionMode):
         if id(x) in self.inside:
             return self.inside[id(x)]
         if not belongs(x, self.tracer):
-            return x if is_traced(x) else without_gradient(x)
+            return x
         if torch._C._functorch.is_batchedtensor(x):
             raise Unkept("a step runs lanes over a tensor from outside")
         if not self.open:
