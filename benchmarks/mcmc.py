@@ -1,117 +1,158 @@
-"""NUTS with default settings on the posteriors of posteriordb: seconds, gradients, effective draws.
+"""NUTS with default settings on posteriors of posteriordb: seconds, gradients, effective draws.
 
-Each fit is made in a process of its own with an empty cache, on one thread; times are of the
-process and the compilers that it starts.  ``compile`` is from the program to machine code, ``run``
-warm-up and draws (in a new cache the engine is compiled there, once per machine), ``results`` the
-draws in the coordinates of the program; ``first`` is all of it, and the import of the library.
-Figures are medians over seeds.
+``--peers`` puts other samplers beside it on eight posteriors, after a check that their log
+densities are ours; ``--write`` stores what it finds in docs/benchmarks.md.  Linux only.
+
+Each fit, four chains of 1000 + 1000 in float64, is made in a process of its own with empty caches,
+on one thread of one core; times are CPU seconds of the process and the compilers that it starts.
+``compile`` is from the model to machine code, ``run`` warm-up and draws, ``results`` the draws in
+the parameters of the reference; ``first`` is all of it, and the import of the library.  ``us`` is
+microseconds of ``run`` for a gradient of one chain, ``ess`` the least bulk effective size of the
+parameters, ``z`` the worst difference from the reference in standard errors.  Figures are medians
+over seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
+import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-COLUMNS = ("import", "compile", "run", "results", "first", "gradients", "us", "ess", "ess/s")
-COLUMNS = (*COLUMNS, "r_hat", "z", "divergences", "MiB")
+import numpy as np
+import torch
+from peers import page
+from peers.agreement import disagreements
+from peers.environment import REQUIREMENTS, peers_python, run
+from peers.posteriors import POSTERIORS
+from peers.programs import built, content
+from peers.runner import CHAINS, STAGES
+
+from pushforward.inference.results.fit import import_arviz
+from pushforward.inference.runs.start import starting_points
+from pushforward.models.posteriordb import POSTERIORS as OF_POSTERIORDB
+from pushforward.models.posteriordb.comparison import scores
+from pushforward.ppl import seeded
+from pushforward.ppl.interpretations.log_density import LogDensity
+
+# The module of each sampler, and how its density is written; ours comes first.
+SAMPLERS = {
+    "ours": ("ours", ""),
+    "C": ("c_nuts", "c"),
+    "BlackJAX": ("blackjax_nuts", "jax"),
+    "NumPyro": ("numpyro_nuts", "jax"),
+    "nutpie": ("nutpie_nuts", "pytensor"),
+}
+Figures = dict[str, float]
 
 
-def cpu() -> float:
-    """Seconds of this process and of what it has waited for."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
-
-
-def fitted(name: str, seed: int) -> dict[str, float]:
-    """One fit, in this process."""
-    import resource
-
-    import torch
-
-    torch.set_default_dtype(torch.float64)
-    torch.set_num_threads(1)
-    from pushforward.inference.mcmc.lanes.engine import Advance, Engine
-    from pushforward.inference.mcmc.lanes.sampling import sample_lanes
-    from pushforward.inference.results.fit import fit_from_vectors, import_arviz
-    from pushforward.inference.runs.start import starting_points
-    from pushforward.models.posteriordb import POSTERIORS, compared
-    from pushforward.ppl import seeded
-    from pushforward.ppl.compile.potential import Potential, by_columns
-    from pushforward.ppl.interpretations.log_density import LogDensity
-
-    marks = [cpu()]
-    gradients = 0
-
-    class Counting(Engine):
-        def advance(self, *args: Any, **kwargs: Any) -> Advance:
-            nonlocal gradients
-            made = super().advance(*args, **kwargs)
-            gradients += int(made.info.n_steps.sum())
-            return made
-
-    p, args = POSTERIORS[name]()
-    density = LogDensity(p, *args, turning=True)
-    with seeded(seed):
-        u0 = by_columns(starting_points(density, 4))
-        potential = Potential(density, u0)
-        assert potential.lanes is not None, f"{name} is not in lane code"
-        marks.append(cpu())
-        samples = sample_lanes(Counting(potential.lanes), potential, u0, 1000, 1000, target=0.85)
-        marks.append(cpu())
-    about: dict[str, Any] = {"method": "NUTS", "stats": samples.stats, "state": {}, "seed": seed}
-    fit = fit_from_vectors(density, samples.draws, seconds=0.0, interrupted=False, **about)
-    marks.append(cpu())
-    found, az = compared(fit, name), import_arviz()
-    draws = {k: x.numpy() for k, x in fit.draws.items() if k in fit.latents}
-    ess = min(float(x.min()) for x in az.ess(az.convert_to_dataset(draws)).data_vars.values())
-    run = marks[2] - marks[1]
+def quality(name: str, draws: Any) -> Figures:
+    """Least bulk effective size, greatest R-hat and worst z of draws [chains, draws, k]."""
+    az, reference = import_arviz(), content(name)["reference"]["summary"]
+    columns = dict(zip(reference, np.moveaxis(draws, -1, 0), strict=True))
+    z = [abs(s) for each, x in columns.items() for s in scores(x, reference[each]).values()]
     return {
-        "import": marks[0], "compile": marks[1] - marks[0], "run": run,
-        "results": marks[3] - marks[2], "first": marks[3], "gradients": gradients,
-        "us": 1e6 * run / gradients, "ess": ess, "ess/s": ess / run, "r_hat": found.r_hat,
-        "z": found.worst(), "divergences": fit.divergences,
-        "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }  # fmt: skip
+        "ess": min(float(az.ess(x)) for x in columns.values()),
+        "r_hat": max(float(az.rhat(x)) for x in columns.values()),
+        "z": max(z),
+    }
 
 
-def in_process(name: str, seed: int) -> dict[str, float]:
-    """The same in a new process with an empty cache."""
-    with tempfile.TemporaryDirectory() as cache:
-        command = [sys.executable, __file__, "--one", name, "--seeds", str(seed)]
-        environment = {**os.environ, "XDG_CACHE_HOME": cache, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+def fitted(sampler: str, python: str, name: str, seed: int) -> Figures:
+    """One fit in a new process with empty caches."""
+    with tempfile.TemporaryDirectory() as folder:
+        p, args = built(name)
+        with seeded(seed):
+            start = starting_points(LogDensity(p, *args, turning=True), CHAINS)
+        np.save(f"{folder}/start.npy", start.numpy())
+        module = f"peers.{SAMPLERS[sampler][0]}"
+        printed = run(python, module, name, str(seed), folder, cache=f"{folder}/cache")
+        found: Figures = json.loads(printed.splitlines()[-1])
+        found |= quality(name, np.load(f"{folder}/draws.npy"))
+    found["first"] = sum(found[stage] for stage in STAGES)
+    found["us"] = 1e6 * found["run"] / found["gradients"]
+    found["ess/s"] = found["ess"] / found["run"]
+    found["ess/s compiled"] = found["ess"] / (found["run"] + found["compile"])
+    found["ess/s first"] = found["ess"] / found["first"]
     return found
+
+
+def compared(
+    pythons: dict[str, str], names: Sequence[str], seeds: int
+) -> dict[tuple[str, str], Figures]:
+    """Medians over seeds of each sampler on each posterior, samplers in alternation."""
+    rows = {}
+    for name in names:
+        fits: dict[str, list[Figures]] = {sampler: [] for sampler in pythons}
+        for seed in range(seeds):
+            for sampler, python in pythons.items():
+                try:
+                    fits[sampler].append(fitted(sampler, python, name, seed))
+                except RuntimeError as error:
+                    print(f"{sampler} failed: {error}", file=sys.stderr)
+        for sampler, found in fits.items():
+            if found:
+                row = {c: statistics.median(fit[c] for fit in found) for c in page.COLUMNS}
+                rows[name, sampler] = row
+                print(page.line([name, sampler, *page.figures(row)]), flush=True)
+    return rows
+
+
+def machine() -> str:
+    """The processor, the system and the versions that matter."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "CPU")
+    pins = ", ".join(REQUIREMENTS.read_text().split()).replace("==", " ")
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{model}, one core; {versions}; {pins}"
+
+
+def require_agreement(python: str, names: Sequence[str]) -> None:
+    """Stop before anything is timed if a density of a peer is another than ours."""
+    found = disagreements(python, names)
+    for (name, way), far in found.items():
+        print(f"the density of {name} in {way} is off by {far:.2g}", file=sys.stderr)
+    if found:
+        sys.exit("no benchmark of densities that disagree")
+    print(f"the densities of {', '.join(names)} agree with ours", file=sys.stderr)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="posteriors; all, if none is named")
+    parser.add_argument("--peers", action="store_true", help="other samplers too")
+    parser.add_argument("--write", action="store_true", help="store in docs/benchmarks.md and .png")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--note", default="", help="what the page says of the run")
     given = parser.parse_args()
-    if given.one:
-        print(json.dumps(fitted(given.one, given.seeds)))
-        return
-    from pushforward.models.posteriordb import POSTERIORS
-
-    print("| posterior | " + " | ".join(COLUMNS) + " |")
-    print("|---" * (len(COLUMNS) + 1) + "|")
+    if given.write and not given.peers:
+        parser.error("--write stores a comparison: give --peers too")
+    torch.set_default_dtype(torch.float64)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    others = OF_POSTERIORDB.keys() - {posterior.file for posterior in POSTERIORS.values()}
+    names = given.names or [*POSTERIORS, *(() if given.peers else sorted(others))]
+    pythons = {"ours": sys.executable}
+    if given.peers:
+        peers = peers_python()
+        require_agreement(peers, names)
+        pythons |= {sampler: peers for sampler in SAMPLERS if sampler != "ours"}
+    print(page.heading(["posterior", "sampler", *page.COLUMNS]))
     started = time.perf_counter()
-    for name in given.names or POSTERIORS:
-        rows = [in_process(name, seed) for seed in range(given.seeds)]
-        cells = [f"{statistics.median(row[column] for row in rows):.4g}" for column in COLUMNS]
-        print(f"| {name.partition('-')[2]} | " + " | ".join(cells) + " |", flush=True)
-    print(f"\n{time.perf_counter() - started:.0f} s in all")
+    rows = compared(pythons, names, given.seeds)
+    print(f"\n{time.perf_counter() - started:.0f} s in all", file=sys.stderr)
+    about = f"{datetime.date.today()}, {given.seeds} seed(s). {machine()}. {given.note}".strip()
+    if given.write:
+        page.write(rows, about)
+    elif given.peers:
+        print("\n" + page.report(rows, about))
 
 
 if __name__ == "__main__":

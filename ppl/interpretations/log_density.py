@@ -110,7 +110,8 @@ class LogDensity:
                         f"the latent is discrete ({site.space}) and has no gradient",
                         site=name,
                         line=site.line,
-                        hint="enumerate or marginalise it, or condition the program on its value",
+                        hint="sum it out, by marginal(p, exact=True) or MCMC(rewrite='auto'), or"
+                        " condition the program on its value",
                     )
                 )
             moving = dependence(list(vars(site.space.constraint).values()))

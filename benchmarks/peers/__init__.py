@@ -1,0 +1,1 @@
+"""The samplers that ``benchmarks/mcmc.py`` compares, each in its own process."""
