@@ -174,7 +174,7 @@ class MCMC:
                 seed=seed,
                 seconds=time.perf_counter() - start,
                 interrupted=samples.interrupted,
-                notes=_cut_off(samples, kernel.max_depth),
+                notes=(*_cut_off(samples, kernel.max_depth), *_moved(samples.rescued)),
             )
         return joined(resume, fit) if resume else fit
 
@@ -258,6 +258,15 @@ def _cut_off(samples: Samples, max_depth: int | None) -> tuple[str, ...]:
         return ()
     what = f"{share:.0%} of the trajectories were cut off at max_depth={max_depth}"
     return (f"{what}: chains move slowly; write the program in other coordinates, or allow more",)
+
+
+def _moved(rescued: tuple[int, ...]) -> tuple[str, ...]:
+    """What is to be said of chains that warm-up moved."""
+    if not rescued:
+        return ()
+    chains = f"chain{'s' if len(rescued) > 1 else ''} {', '.join(map(str, rescued))}"
+    what = f"warm-up moved {chains} to where others were"
+    return (f"{what}: about them there seemed to be next to no mass, less by a factor of exp(-20)",)
 
 
 def _counted(failed: list[Tensor]) -> dict[str, Tensor]:

@@ -214,7 +214,7 @@ class Samples:
     """What a run drew: draws [chains, draws, d] and stats [chains, draws] under ArviZ's names.
 
     ``state`` and ``parameters`` let a run be continued.  ``interrupted``: it was stopped early, and
-    holds the draws made until then.
+    holds the draws made until then.  ``rescued``: chains that warm-up moved to where others were.
     """
 
     draws: Tensor
@@ -222,6 +222,7 @@ class Samples:
     state: State
     parameters: Parameters
     interrupted: bool
+    rescued: tuple[int, ...] = ()
 
 
 def sample(

@@ -2,9 +2,10 @@
 
 Papaspiliopoulos, Roberts and Sköld, "A general framework for the parametrization of hierarchical
 models" (2007).  Which form is easier to sample is told by draws of one: in coordinates u with log
-density l, sd(u_i) sd(dl / du_i) is 1 for each coordinate of an independent normal law, and more the
-farther the law is from one.  The form with the smaller sum of logs is chosen; it is the one that the
-diagonal metric of least Fisher divergence fits better (Seyboldt, Carlson and Carpenter 2024).
+density l, sd(u_i) sd(dl / du_i) is 1 for each coordinate of an independent normal law, and more
+the farther the law is from one.  The form with the smaller sum of logs is chosen; it is the one
+that the diagonal metric of least Fisher divergence fits better (Seyboldt, Carlson and Carpenter
+2024).
 """
 
 from __future__ import annotations

@@ -23,12 +23,14 @@ from ..nuts import NUTSInfo
 from ..thinning import thinned
 from .engine import Advance, Chains, Engine, Metric, StepSizes, step_sizes
 from .warmup import (
+    RESCUED,
     SETTLED,
     first_root_mass,
     found_step_sizes,
     learnt_metric,
     restarted,
     settled,
+    stranded,
     windows,
 )
 
@@ -36,12 +38,16 @@ PIECE = 0.2  # seconds between two looks at a run
 
 
 class Progressed(NamedTuple):
-    """A run between two pieces: transitions made, the chains, the metric, and the thinning."""
+    """A run between two pieces: transitions made, the chains, the metric, and the thinning.
+
+    ``rescued``: the chains that warm-up moved to others.
+    """
 
     done: int
     chains: Chains
     metric: Metric
     thin: int = 1
+    rescued: tuple[int, ...] = ()
 
 
 def sample_lanes(
@@ -204,12 +210,34 @@ def _learnt(at: Progressed, window: list[Advance], share: float) -> Progressed:
         return at._replace(
             chains=chains._replace(step_sizes=step_sizes(settled(chains.step_sizes)))
         )
-    draws = torch.cat([piece.draws for piece in window], 1)
-    gradients = torch.cat([piece.gradients for piece in window], 1)
-    metric = learnt_metric(draws, gradients, at.metric.root, share)
+    made = joined(window)
+    lost = stranded(made.draws, made.log_density)
+    if bool(lost.any()) and RESCUED[0] <= share <= RESCUED[1]:
+        at, made = _rescued(at, made, lost)
+        chains = at.chains
+    metric = learnt_metric(made.draws, made.gradients, at.metric.root, share)
     if share < SETTLED or len(metric.stretch) != len(at.metric.stretch):
         chains = chains._replace(step_sizes=restarted(chains.step_sizes))
     return at._replace(chains=chains, metric=metric)
+
+
+def _rescued(at: Progressed, made: Advance, lost: Tensor) -> tuple[Progressed, Advance]:
+    """Stranded chains moved to a draw of the others, each in turn; and what the others drew."""
+    held = torch.nonzero(~lost).flatten()
+    places = torch.nonzero(lost).flatten()
+    other = held[torch.arange(len(places)) % len(held)]
+    middle = made.draws.shape[1] // 2
+    chains = at.chains._replace(
+        position=at.chains.position.index_copy(0, places, made.draws[other, middle]),
+        log_density=at.chains.log_density.index_copy(0, places, made.log_density[other, middle]),
+        gradient=at.chains.gradient.index_copy(0, places, made.gradients[other, middle]),
+        step_sizes=StepSizes(*(x.index_copy(0, places, x[other]) for x in at.chains.step_sizes)),
+    )
+    rescued = tuple(sorted({*at.rescued, *places.tolist()}))
+    kept = made._replace(
+        draws=made.draws[held], gradients=made.gradients[held], log_density=made.log_density[held]
+    )
+    return at._replace(chains=chains, rescued=rescued), kept
 
 
 def _parameters(at: Progressed) -> Parameters:
@@ -226,7 +254,7 @@ def _gathered(engine: Engine, at: Progressed, pieces: list[Advance], interrupted
     state = State(chains.position, chains.log_density, chains.gradient)
     if not pieces:
         none = chains.position.new_empty((len(chains.position), 0, chains.position.shape[1]))
-        return Samples(none, {}, state, _parameters(at), interrupted)
+        return Samples(none, {}, state, _parameters(at), interrupted, at.rescued)
 
     made = joined(pieces)
     stats = made.info._asdict()
@@ -234,7 +262,7 @@ def _gathered(engine: Engine, at: Progressed, pieces: list[Advance], interrupted
     if engine.density.results > 2:
         stats[NO_DECOMPOSITION] = made.failures
     stats["step_size"] = _parameters(at).step_size[:, None].expand(stats["lp"].shape).clone()
-    return Samples(made.draws, stats, state, _parameters(at), interrupted)
+    return Samples(made.draws, stats, state, _parameters(at), interrupted, at.rescued)
 
 
 def _content(at: Progressed, pieces: list[Advance]) -> dict[str, Any]:
@@ -242,7 +270,7 @@ def _content(at: Progressed, pieces: list[Advance]) -> dict[str, Any]:
     chains = [*at.chains[:3], *at.chains.step_sizes, at.chains.random]
     kept = [[p.draws, p.gradients, *p.info, p.log_density, p.failures] for p in pieces]
     return {"done": at.done, "chains": chains, "metric": [*at.metric], "thin": at.thin,
-            "pieces": kept, "random": random_state()}  # fmt: skip
+            "rescued": [*at.rescued], "pieces": kept, "random": random_state()}  # fmt: skip
 
 
 def _restored(content: dict[str, Any]) -> tuple[Progressed, list[Advance]]:
@@ -255,4 +283,5 @@ def _restored(content: dict[str, Any]) -> tuple[Progressed, list[Advance]]:
         for draws, gradients, *infos, lp, failures in content["pieces"]
     ]
     metric = Metric(*content["metric"])
-    return Progressed(content["done"], chains, metric, content["thin"]), pieces
+    rescued = tuple(content["rescued"])
+    return Progressed(content["done"], chains, metric, content["thin"], rescued), pieces

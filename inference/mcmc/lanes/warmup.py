@@ -24,6 +24,8 @@ FIRST, GROWTH, LAST = 10, 1.5, 50
 ENOUGH = 10  # draws of a window for each coordinate, before directions are learnt
 ARRIVED = 0.25  # after this share of warm-up chains are taken to be where the posterior is
 FAR, MOST = 4.0, 16  # variances so many times the diagonal's, or as much less, and so many, count
+LOST = 20.0  # of the log of the mass about a chain
+RESCUED = (0.15, 0.6)  # between these shares of warm-up stranded chains are moved to others
 SETTLED = 0.4  # after this share of warm-up a new metric is so near the old that step sizes go on
 
 
@@ -94,6 +96,19 @@ def learnt_metric(draws: Tensor, gradients: Tensor, before: Tensor, share: float
     chosen = far.argsort(descending=True)[:MOST]
     chosen = chosen[far[chosen] > math.log(FAR)]
     return Metric(root, vectors[:, chosen].mT.contiguous(), sizes[chosen].sqrt() - 1.0)
+
+
+def stranded(draws: Tensor, log_density: Tensor) -> Tensor:
+    """Which chains are where there is next to no mass, [chains], by a window [chains, draws, d].
+
+    The mass about a chain is taken for that of a normal law: its log is the mean log density plus
+    the logs of the standard deviations, and a constant.  So a narrow place of high density counts
+    for no more than it holds.  Less by a factor of exp(``LOST`` + sqrt(d)) is next to none; chains
+    in modes that matter, whatever they are, are left where they are.
+    """
+    mass = log_density.mean(1) + draws.std(1).log().sum(-1)
+    mass = mass.where(mass.isfinite(), -math.inf)
+    return mass < mass.max() - LOST - math.sqrt(draws.shape[-1])
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

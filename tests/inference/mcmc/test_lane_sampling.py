@@ -15,7 +15,7 @@ import torch
 from support.engine import chains_at, engine
 from torch import Tensor
 
-from pushforward import condition, dist, observe, plate, program, sample
+from pushforward import condition, dist, factor, observe, plate, program, sample
 from pushforward.inference import MCMC, mala, nuts
 from pushforward.inference.kernels import single_site
 from pushforward.inference.mcmc.lanes import sampling
@@ -25,6 +25,7 @@ from pushforward.inference.mcmc.lanes.warmup import (
     learnt_metric,
     learnt_root_mass,
     settled,
+    stranded,
     windows,
 )
 
@@ -151,6 +152,36 @@ def test_the_first_metric_takes_gradients_for_reciprocal_scales() -> None:
 def test_the_step_size_that_is_settled_on_is_the_median() -> None:
     sizes = step_sizes(f([1.0, 1.0, 1.0]))._replace(log_average=f([1e-9, 0.2, 0.3]).log())
     assert settled(sizes).tolist() == pytest.approx([0.2] * 3)
+
+
+def test_stranded_chains_are_where_there_is_no_mass() -> None:
+    """Not where a density is low, but holds in a wide place what others hold in a narrow one."""
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(4, 200, 3, generator=g, dtype=torch.float64)
+    sd = f([1.0, 1.0, 1e-9, 1.0])[:, None, None]
+    lp = -0.5 * z.square().sum(-1) - 3 * sd[..., 0].log()
+    assert stranded(z * sd, lp).tolist() == [False] * 4
+    lower = lp - f([0.0, 10.0, 0.0, 40.0])[:, None]
+    assert stranded(z * sd, lower).tolist() == [False, False, False, True]
+    still = z.clone()
+    still[1] = 0.3
+    assert stranded(still, lp).tolist()[1]
+    assert not stranded(torch.zeros_like(z), lp).any()  # nothing is better than nothing
+
+
+@program
+def two_modes(log_share: Tensor) -> None:
+    x = sample("x", dist.Normal(torch.zeros(2), 3.0).to_event(1))
+    left, right = (dist.Normal(m, 0.02).log_prob(x[0]) for m in (-1.2, 1.2))
+    factor("modes", torch.logaddexp(left, right + log_share))
+
+
+@pytest.mark.parametrize(("log_share", "moved"), [(0.0, False), (-3.0, False), (-60.0, True)])
+def test_a_chain_in_a_mode_without_mass_is_moved(log_share: float, moved: bool) -> None:
+    fit = MCMC(progress=False, chains=6, warmup=300, draws=20).run(two_modes, f(log_share), seed=0)
+    right = (fit["x"][..., 0] > 0).any(1)
+    assert bool(right.any()) is not moved
+    assert any("warm-up moved chain" in warning for warning in fit.warnings()) is moved
 
 
 @program
