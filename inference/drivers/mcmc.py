@@ -174,6 +174,7 @@ class MCMC:
                 seed=seed,
                 seconds=time.perf_counter() - start,
                 interrupted=samples.interrupted,
+                report=samples.report,
                 notes=(*_cut_off(samples, kernel.max_depth), *_moved(samples.rescued)),
             )
         return joined(resume, fit) if resume else fit

@@ -215,6 +215,7 @@ class Samples:
 
     ``state`` and ``parameters`` let a run be continued.  ``interrupted``: it was stopped early, and
     holds the draws made until then.  ``rescued``: chains that warm-up moved to where others were.
+    ``report``: what warm-up did.
     """
 
     draws: Tensor
@@ -223,6 +224,7 @@ class Samples:
     parameters: Parameters
     interrupted: bool
     rescued: tuple[int, ...] = ()
+    report: tuple[str, ...] = ()
 
 
 def sample(

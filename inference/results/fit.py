@@ -47,6 +47,7 @@ class Fit:
     moments: of real latents, where they are known: posterior mean and sd, [2, *shape].
     state: what a run needs to go on.
     origin: fingerprints of the program, data and arguments that it must go on with.
+    report: what warm-up did, window by window: gradients, step size, metric.
     """
 
     method: str
@@ -67,6 +68,7 @@ class Fit:
     seconds: float = 0.0
     interrupted: bool = False
     notes: tuple[str, ...] = ()
+    report: tuple[str, ...] = ()
 
     @property
     def chains(self) -> int:

@@ -40,7 +40,7 @@ PIECE = 0.2  # seconds between two looks at a run
 class Progressed(NamedTuple):
     """A run between two pieces: transitions made, the chains, the metric, and the thinning.
 
-    ``rescued``: the chains that warm-up moved to others.
+    ``rescued``: the chains that warm-up moved to others; ``report``: what it did, window by window.
     """
 
     done: int
@@ -48,6 +48,7 @@ class Progressed(NamedTuple):
     metric: Metric
     thin: int = 1
     rescued: tuple[int, ...] = ()
+    report: tuple[str, ...] = ()
 
 
 def sample_lanes(
@@ -205,20 +206,34 @@ def _learnt(at: Progressed, window: list[Advance], share: float) -> Progressed:
 
     The last window is too short to learn a metric from, and leaves it as it is.
     """
-    chains = at.chains
-    if share == 1.0:
-        return at._replace(
-            chains=chains._replace(step_sizes=step_sizes(settled(chains.step_sizes)))
-        )
     made = joined(window)
+    if share == 1.0:
+        chains = at.chains._replace(step_sizes=step_sizes(settled(at.chains.step_sizes)))
+        return _reported(at._replace(chains=chains), made)
     lost = stranded(made.draws, made.log_density)
+    held = made
     if bool(lost.any()) and RESCUED[0] <= share <= RESCUED[1]:
-        at, made = _rescued(at, made, lost)
-        chains = at.chains
-    metric = learnt_metric(made.draws, made.gradients, at.metric.root, share)
+        at, held = _rescued(at, made, lost)
+    metric = learnt_metric(held.draws, held.gradients, at.metric.root, share)
+    chains = at.chains
     if share < SETTLED or len(metric.stretch) != len(at.metric.stretch):
         chains = chains._replace(step_sizes=restarted(chains.step_sizes))
-    return at._replace(chains=chains, metric=metric)
+    return _reported(at._replace(chains=chains, metric=metric), made)
+
+
+def _reported(at: Progressed, window: Advance) -> Progressed:
+    """With a line on a window of warm-up: what it cost, and what was learnt from it."""
+    info, step = window.info, at.chains.step_sizes.log_step.exp().quantile(0.5)
+    line = (
+        f"{at.done:5d} transitions: {int(info.n_steps.sum()):7d} gradients, acceptance "
+        f"{float(info.acceptance_rate.mean()):.2f}, {int(info.diverging.sum())} divergences; "
+        f"step size {float(step):.3g}, diagonal metric"
+    )
+    if k := len(at.metric.stretch):
+        line += f" and {k} directions"
+    if moved := at.rescued:
+        line += f", moved chains {', '.join(map(str, moved))}"
+    return at._replace(report=(*at.report, line))
 
 
 def _rescued(at: Progressed, made: Advance, lost: Tensor) -> tuple[Progressed, Advance]:
@@ -254,7 +269,7 @@ def _gathered(engine: Engine, at: Progressed, pieces: list[Advance], interrupted
     state = State(chains.position, chains.log_density, chains.gradient)
     if not pieces:
         none = chains.position.new_empty((len(chains.position), 0, chains.position.shape[1]))
-        return Samples(none, {}, state, _parameters(at), interrupted, at.rescued)
+        return Samples(none, {}, state, _parameters(at), interrupted, at.rescued, at.report)
 
     made = joined(pieces)
     stats = made.info._asdict()
@@ -262,15 +277,16 @@ def _gathered(engine: Engine, at: Progressed, pieces: list[Advance], interrupted
     if engine.density.results > 2:
         stats[NO_DECOMPOSITION] = made.failures
     stats["step_size"] = _parameters(at).step_size[:, None].expand(stats["lp"].shape).clone()
-    return Samples(made.draws, stats, state, _parameters(at), interrupted, at.rescued)
+    return Samples(made.draws, stats, state, _parameters(at), interrupted, at.rescued, at.report)
 
 
 def _content(at: Progressed, pieces: list[Advance]) -> dict[str, Any]:
     """A run as plain values."""
     chains = [*at.chains[:3], *at.chains.step_sizes, at.chains.random]
     kept = [[p.draws, p.gradients, *p.info, p.log_density, p.failures] for p in pieces]
-    return {"done": at.done, "chains": chains, "metric": [*at.metric], "thin": at.thin,
-            "rescued": [*at.rescued], "pieces": kept, "random": random_state()}  # fmt: skip
+    told = {"rescued": [*at.rescued], "report": [*at.report]}
+    now = {"done": at.done, "chains": chains, "metric": [*at.metric], "thin": at.thin}
+    return {**now, **told, "pieces": kept, "random": random_state()}
 
 
 def _restored(content: dict[str, Any]) -> tuple[Progressed, list[Advance]]:
@@ -283,5 +299,5 @@ def _restored(content: dict[str, Any]) -> tuple[Progressed, list[Advance]]:
         for draws, gradients, *infos, lp, failures in content["pieces"]
     ]
     metric = Metric(*content["metric"])
-    rescued = tuple(content["rescued"])
-    return Progressed(content["done"], chains, metric, content["thin"], rescued), pieces
+    told = tuple(content["rescued"]), tuple(content["report"])
+    return Progressed(content["done"], chains, metric, content["thin"], *told), pieces

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import signal
@@ -212,6 +213,17 @@ def test_trajectories_that_are_cut_off_are_told() -> None:
     assert any("cut off at max_depth=1" in warning for warning in fit.warnings())
     free = MCMC(progress=False, warmup=200, draws=50).run(scaled, seed=0)
     assert not any("cut off" in warning for warning in free.warnings())
+
+
+def test_warm_up_reports_what_it_did() -> None:
+    fit = MCMC(progress=False, warmup=300, draws=20).run(ridge, seed=1)
+    assert len(fit.report) == len(windows(300))
+    ends = [int(line.split()[0]) for line in fit.report]
+    assert ends == list(itertools.accumulate(windows(300)))
+    assert "diagonal metric and" in fit.report[-1] and "directions" in fit.report[-1]
+    step = float(fit.report[-1].split("step size ")[1].split(",")[0])
+    assert step == pytest.approx(float(fit.stats["step_size"][0, 0]), rel=1e-2)
+    assert MCMC(progress=False, warmup=0, draws=5).run(ridge).report == ()
 
 
 @pytest.mark.parametrize("target", [0.7, 0.85, 0.95])
