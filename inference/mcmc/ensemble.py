@@ -3,7 +3,8 @@
 The step size is found by dual averaging.  The metric is that of least Fisher divergence between
 the posterior and a normal law of independent coordinates (Seyboldt, Carlson and Carpenter 2024),
 from the positions and gradients of all chains; what they were early in warm-up is forgotten
-(Sountsov and Hoffman, arXiv 2110.11576).  The mean length of trajectories climbs the ChEES criterion
+(Sountsov and Hoffman, arXiv 2110.11576).  The mean length of trajectories climbs the ChEES
+criterion
 
     E (|x' - m|^2 - |x - m|^2)^2 / 4,  m = E x,
 
@@ -12,6 +13,7 @@ for a trajectory from x to x', by Adam on its logarithm (Hoffman, Radul and Soun
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -34,10 +36,10 @@ from .adaptation import (
 )
 from .hamiltonian import Kernel, Parameters, Phase, Potential, State
 
-LEAST = 0.01  # stands for smaller acceptances, so that a few chains that are stuck are not all
-import os
-COST = float(os.environ.get("COST","0.5"))
-RATE, MEMORY = 0.05, 0.95  # of Adam: its steps, and how long it remembers sizes of slopes
+STUCK = 0.02  # chains with smaller acceptances take smaller steps
+FEW = 10  # leapfrogs of the first transition of warm-up at most; of the next one more, and so on
+RATE = 0.05  # of Adam
+STEEPEST = 10.0  # slopes are about a duration at most, unless some chains are far away
 
 
 class Trajectory(NamedTuple):
@@ -49,32 +51,49 @@ class Trajectory(NamedTuple):
     duration: Tensor
 
 
-# The last argument is the length of the trajectory, as a share of twice the mean.
-Transition = Callable[[State, Potential, Parameters, float], tuple[State, Any, Trajectory]]
+# The last arguments: the length of the trajectory, as a share of twice the mean; most leapfrogs.
+Transition = Callable[[State, Potential, Parameters, float, int], tuple[State, Any, Trajectory]]
 
-# --------------------------------------------------------------------------------------- step size
+# ---------------------------------------------------------------------------- steps of one chain
 
 
-def harmonic_mean(probability: Tensor) -> Tensor:
-    """Of the acceptances [chains]: less than the mean, where some chains hardly move."""
-    return 1.0 / (1.0 / probability.clamp(min=LEAST)).mean()
+def careful(caution: Tensor, probability: Tensor) -> Tensor:
+    """By how much smaller steps than the common one each chain is to take next, [chains].
+
+    A chain that starts where the density is steep does not move by steps that suit the others.
+    It takes a quarter of its step where it is all but sure to be rejected, and else twice as much.
+    """
+    return torch.where(probability < STUCK, caution / 4.0, (caution * 2.0).clamp(max=1.0))
+
+
+def trusted(caution: Tensor, probability: Tensor) -> Tensor:
+    """The weights [chains] by which chains count: the acceptance of those that take common steps.
+
+    Their mean is that of all chains, as if common steps did not move the others.
+    """
+    return torch.where(caution == 1.0, probability, 0.0)
 
 
 # ------------------------------------------------------------------------------------------ metric
 
 
 class Spread(NamedTuple):
-    """Mean [d] and variance [d] of recent points."""
+    """Mean and variance of points, each [d]."""
 
     mean: Tensor
     variance: Tensor
 
 
+def mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Over the chains, of values [chains, ...] that count by a weight [chains], if it is not 0."""
+    column = weight.reshape(-1, *(1,) * (values.ndim - 1))
+    return torch.where(column > 0.0, column * values, 0.0).sum(0) / weight.sum()
+
+
 def spread(points: Tensor, weight: Tensor) -> Spread:
-    """Of points [chains, d] that count by a weight [chains]."""
-    share = (weight / weight.sum()).unsqueeze(-1)
-    mean = (share * points).sum(0)
-    return Spread(mean, (share * (points - mean).square()).sum(0))
+    """Of points [chains, ...] that count by a weight [chains]."""
+    centre = mean(points, weight)
+    return Spread(centre, mean((points - centre).square(), weight))
 
 
 def mixed(old: Spread, new: Spread, share: float) -> Spread:
@@ -101,54 +120,49 @@ def inverse_mass(position: Spread, gradient: Spread, before: Tensor) -> Tensor:
 def van_der_corput(n: int) -> float:
     """The n-th number of the sequence 1/2, 1/4, 3/4, 1/8, 5/8, ..., which fills (0, 1) evenly."""
     bits = f"{n:b}"
-    return int(bits[::-1], 2) / 2 ** len(bits)
+    return int(bits[::-1], 2) / (1 << len(bits))
 
 
 class Climb(NamedTuple):
     """Adam on the log of the mean length, without momentum; all scalars.
 
-    ``log_average`` is what the recent ``log_length`` average to; ``squares`` of slopes, averaged
-    with ``seen`` as the sum of the weights.
+    ``log_average`` is what recent ones average to, and ``squares`` what recent slopes squared do.
     """
 
     log_length: Tensor
     log_average: Tensor
     squares: Tensor
-    seen: Tensor
 
 
 def climb_init(length: Tensor) -> Climb:
     """Start from a length."""
-    zero = torch.zeros_like(length)
-    return Climb(length.log(), length.log(), zero, zero)
+    return Climb(length.log(), length.log(), torch.zeros_like(length))
 
 
-def slope(trajectory: Trajectory, mean: Tensor, scale: Tensor) -> Tensor:
+def slope(trajectory: Trajectory, weight: Tensor, position: Spread, scale: Tensor) -> Tensor:
     """An estimate of the criterion's derivative by the log of the length, a scalar.
 
-    Coordinates x are positions over ``scale`` [d], such that dx / dt is the momentum.  The end of a
-    trajectory moves by its duration times its momentum.  Chains count by their acceptance.
+    Coordinates x are positions over ``scale`` [d], such that dx / dt is the momentum, and the
+    criterion is taken relative to the variance of |x - m|^2.  The end of a trajectory moves by its
+    duration times its momentum.  Chains count by their weight [chains].
     """
-    before, after, probability, duration = trajectory
-    start, end = (before.position - mean) / scale, (after.position - mean) / scale
+    before, after, _, duration = trajectory
+    start, end = ((x.position - position.mean) / scale for x in (before, after))
     gained = end.square().sum(-1) - start.square().sum(-1)
     gain = -2.0 * duration * (end * after.momentum).sum(-1)
-    each = probability * (gained * gain / 2.0 - COST * gained.square() / 4.0)
-    each = torch.where(probability > 0.0, each, 0.0)
-    size = start.square().sum(-1).var()
-    return each.sum() / (probability.sum().clamp(min=LEAST) * size)
+    return mean(gained * gain / 2.0, weight) / spread(start.square().sum(-1), weight).variance
 
 
-def climb_update(climb: Climb, slope: Tensor, share: float, low: Tensor, high: Tensor) -> Climb:
-    """One step up, not out of [low, high]; a slope that is not finite says nothing."""
-    slope = slope.nan_to_num(0.0, 0.0, 0.0)
-    squares = MEMORY * climb.squares + (1.0 - MEMORY) * slope.square()
-    seen = MEMORY * climb.seen + (1.0 - MEMORY)
-    size = (squares / seen).sqrt()
-    move = torch.where(size > 0.0, RATE * slope / size, 0.0)
-    log_length = (climb.log_length + move).clamp(low.log(), high.log())
-    log_average = climb.log_average + share * (log_length - climb.log_average)
-    return Climb(log_length, log_average, squares, seen)
+def climb_update(climb: Climb, slope: Tensor, share: float, longest: Tensor) -> Climb:
+    """One step up, not beyond the longest; a slope that is not finite says nothing.
+
+    The newest of what is remembered has this share.
+    """
+    slope = slope.nan_to_num(0.0, 0.0, 0.0).clamp(-STEEPEST, STEEPEST)
+    squares = climb.squares + share * (slope.square() - climb.squares)
+    move = torch.where(squares > 0.0, RATE * slope / squares.sqrt(), 0.0)
+    log_length = torch.minimum(climb.log_length + move, longest)
+    return Climb(log_length, climb.log_average + share * (log_length - climb.log_average), squares)
 
 
 # ----------------------------------------------------------------------------------------- warm-up
@@ -157,11 +171,13 @@ def climb_update(climb: Climb, slope: Tensor, share: float, low: Tensor, high: T
 class Ensemble(NamedTuple):
     """What warm-up has learnt after ``seen`` transitions.
 
-    Step size and length are in units in which coordinates have variance ``inverse_mass`` [d].
+    Step size and length are in units in which coordinates have variance ``inverse_mass`` [d]; the
+    steps of the chains are those of all times their ``caution`` [chains], until sampling begins.
     """
 
     seen: int
     averaging: DualAveraging
+    caution: Tensor
     climb: Climb
     position: Spread
     gradient: Spread
@@ -170,7 +186,8 @@ class Ensemble(NamedTuple):
     @property
     def trial(self) -> Parameters:
         """The parameters of the next transition of warm-up."""
-        return in_lengths(self.averaging.log_step, self.climb.log_length, self.inverse_mass)
+        log_steps = self.averaging.log_step + self.caution.log()
+        return in_lengths(log_steps, self.climb.log_length, self.inverse_mass)
 
     @property
     def result(self) -> Parameters:
@@ -201,9 +218,9 @@ def ensemble_init(
         metric = inverse_mass(position, gradient, torch.ones_like(position.mean))
         parameters = Parameters(one, metric)
     step_size = find_step_size(state, potential, parameters)
+    averaging = averaging_init(step_size)._replace(centre=(2.0 * step_size).log())
     climb = climb_init(one if length is None else length * one)
-    averaging = averaging_init(step_size)
-    return Ensemble(0, averaging, climb, position, gradient, parameters.inverse_mass)
+    return Ensemble(0, averaging, equal, climb, position, gradient, parameters.inverse_mass)
 
 
 def ensemble_update(
@@ -216,20 +233,19 @@ def ensemble_update(
     most: int,
 ) -> Ensemble:
     """Learn from a transition that ended in ``state``."""
-    share, weight = recent(ensemble.seen), trajectory.probability + LEAST
-    position = mixed(ensemble.position, spread(state.position, weight), share)
-    gradient = mixed(ensemble.gradient, spread(state.gradient, weight), share)
-    averaging = averaging_update(
-        ensemble.averaging, harmonic_mean(trajectory.probability), target
-    )
-    climb = ensemble.climb
-    if length is None:
-        scale = ensemble.trial.inverse_mass.sqrt()
-        up = slope(trajectory, ensemble.position.mean, scale)
-        step_size = averaging.log_step.exp()
-        climb = climb_update(climb, up, share, step_size, 0.5 * most * step_size)
-    metric = inverse_mass(position, gradient, ensemble.inverse_mass)
-    return Ensemble(ensemble.seen + 1, averaging, climb, position, gradient, metric)
+    seen, averaging, caution, climb, position, gradient, metric = ensemble
+    share, weight = recent(seen), trusted(caution, trajectory.probability)
+    averaging = averaging_update(averaging, weight, target)
+    if bool(weight.any()):
+        if length is None:
+            up = slope(trajectory, weight, position, ensemble.trial.inverse_mass.sqrt())
+            longest = averaging.log_step + math.log(most / 2.0)
+            climb = climb_update(climb, up, share, longest)
+        position = mixed(position, spread(state.position, weight), share)
+        gradient = mixed(gradient, spread(state.gradient, weight), share)
+        metric = inverse_mass(position, gradient, metric)
+    caution = careful(caution, trajectory.probability)
+    return Ensemble(seen + 1, averaging, caution, climb, position, gradient, metric)
 
 
 # ------------------------------------------------------------------------------------------ driver
@@ -275,7 +291,7 @@ def sample_ensemble(
         try:
             for t in range(warmup):
                 state, info, trajectory = transition(
-                    state, potential, ensemble.trial, van_der_corput(t + 1)
+                    state, potential, ensemble.trial, van_der_corput(t + 1), min(FEW + t, most)
                 )
                 ensemble = ensemble_update(
                     ensemble, state, trajectory, target=target, length=length, most=most

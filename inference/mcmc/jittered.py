@@ -61,7 +61,7 @@ class JitteredInfo(NamedTuple):
 
 def leapfrogs(share: float, step_size: Tensor, most: int) -> int:
     """How many in this share, from 0 to 1, of twice the mean length; from 1 to most."""
-    return min(max(math.ceil(2.0 * share / float(step_size.mean())), 1), most)
+    return min(max(math.ceil(2.0 * share / float(step_size.max())), 1), most)
 
 
 def transition(
@@ -69,9 +69,9 @@ def transition(
     potential: Potential,
     parameters: Parameters,
     share: float,
+    most: int,
     *,
     dynamics: Dynamics,
-    most: int,
 ) -> tuple[State, JitteredInfo, Trajectory]:
     """New momenta, a proposal of a length that is given, Metropolis acceptance of each chain."""
     before = dynamics.refresh(state)
@@ -81,7 +81,9 @@ def transition(
     probability = acceptance(before, after)
     accepted = coin(probability)
     diverging = after.log_weight < before.log_weight - DIVERGENCE
-    info = JitteredInfo(probability, accepted, diverging, torch.full_like(accepted, n, dtype=torch.int64))
+    info = JitteredInfo(
+        probability, accepted, diverging, torch.full_like(accepted, n, dtype=torch.int64)
+    )
     trajectory = Trajectory(before, after, probability, n * parameters.step_size)
     return select(accepted, after.state, state), info, trajectory
 
@@ -92,7 +94,7 @@ def step(
     """The Markov kernel: a transition of a length that is uniform on (0, 2]."""
     zero, one = parameters.step_size.new_zeros(()), parameters.step_size.new_ones(())
     share = float(draw(dist.Uniform(zero, one, validate_args=False), label="length"))
-    return transition(state, potential, parameters, share, dynamics=dynamics, most=most)[:2]
+    return transition(state, potential, parameters, share, most, dynamics=dynamics)[:2]
 
 
 def jittered(name: str, dynamics: Dynamics, length: float | None, most: int) -> Kernel:
@@ -101,7 +103,7 @@ def jittered(name: str, dynamics: Dynamics, length: float | None, most: int) -> 
         raise ValueError(f"{name}: the mean length must be positive and finite, not {length}")
     if most < 1:
         raise ValueError(f"{name}: most must be at least 1, not {most}")
-    move = partial(transition, dynamics=dynamics, most=most)
+    move = partial(transition, dynamics=dynamics)
     sampler = partial(sample_ensemble, transition=move, length=length, most=most)
     return Kernel(init, partial(step, dynamics=dynamics, most=most), name, sample=sampler)
 

@@ -64,7 +64,8 @@ def on_sphere(momentum: Tensor) -> Tensor:
     d = momentum.shape[-1]
     if d < 2:
         raise ValueError("mams: there is no direction to turn to in one dimension; use hmc()")
-    return math.sqrt(d) * momentum / momentum.norm(dim=-1, keepdim=True)
+    found: Tensor = math.sqrt(d) * momentum / momentum.norm(dim=-1, keepdim=True)
+    return found
 
 
 def propose(phase: Phase, potential: Potential, scale: Tensor, leapfrogs: int) -> Phase:
