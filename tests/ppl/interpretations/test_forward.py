@@ -107,7 +107,7 @@ def test_it_is_what_elimination_gives(seed: int) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("seed", range(0, 20, 2))
+@pytest.mark.parametrize("seed", range(0, 20, 4))
 def test_it_is_one_loop_of_a_trace_with_the_same_gradient(seed: int) -> None:
     p = drawn(seed)
     density = LogDensity(marginal(p, exact=True))
@@ -128,6 +128,12 @@ def test_it_is_one_loop_of_a_trace_with_the_same_gradient(seed: int) -> None:
         expected = torch.func.grad_and_value(by_elimination)(u[k])
         torch.testing.assert_close(value[k], expected[1], rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(gradient[k], expected[0], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20, 220))
+def test_two_hundred_chains(seed: int) -> None:
+    test_it_is_what_elimination_gives(seed)
 
 
 # --------------------------------------------------------------------- structures that are no chain
