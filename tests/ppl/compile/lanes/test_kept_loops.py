@@ -289,7 +289,7 @@ def test_a_step_that_is_observed_alone_unrolls_its_loop() -> None:
 def test_a_wrong_turn_is_seen(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: turns whose code is another one's are unrolled, and told of."""
     told = list[str]()
-    p, density = drawn(3), LogDensity(drawn(3))
+    p, density = drawn(0), LogDensity(drawn(0))
     assert loops_of(p)
     made = Turns.__post_init__
 
