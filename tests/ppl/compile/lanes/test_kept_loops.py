@@ -289,14 +289,14 @@ def test_a_step_that_is_observed_alone_unrolls_its_loop() -> None:
 def test_a_wrong_turn_is_seen(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: turns whose code is another one's are unrolled, and told of."""
     told = list[str]()
-    p, density = drawn(0), LogDensity(drawn(0))
+    p, density = drawn(2), LogDensity(drawn(2))
     assert loops_of(p)
     made = Turns.__post_init__
 
     def wrong(self: Turns) -> None:
         made(self)
         graph = getattr(self, part)
-        node = next(n for n in graph.graph.nodes if n.target is torch.ops.aten.mul.Tensor)
+        node = [n for n in graph.graph.nodes if n.target is torch.ops.aten.mul.Tensor][-1]
         node.target = torch.ops.aten.add.Tensor
         graph.recompile()
 
