@@ -83,10 +83,10 @@ class MCMC:
             raise ValueError("MCMC needs at least one chain and one draw, and warmup >= 0")
         if self.rewrite not in (None, "auto"):
             raise ValueError(f"rewrite is None or 'auto', not {self.rewrite!r}")
-        if self.cores is not None and self.cores < 1:
-            raise ValueError(f"MCMC needs at least one core, not {self.cores}")
-        if self.thin is not None and self.thin < 1:
-            raise ValueError(f"MCMC keeps each thin-th transition, so not thin={self.thin}")
+        for name in ("thin", "cores"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"MCMC: {name} is a natural number or None, not {value!r}")
 
     def run(
         self,

@@ -25,11 +25,10 @@ from ...ppl.compile.potential import Potential, by_columns
 from ...ppl.distributions.masks import core
 from ...ppl.distributions.validate import no_validation
 from ...ppl.interpretations.abstract_run import abstract_run
-from ...ppl.interpretations.layout import Layout
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.interpretations.recorder import Recorder
 from ...ppl.language.effects import Message, is_latent
-from ...ppl.language.handlers import Sealed
+from ...ppl.language.handlers import Sealed, is_one
 from ...ppl.language.program import Callback, derived, program_name
 from ..mcmc.lanes.engine import Engine
 from ..mcmc.lanes.sampling import sample_lanes
@@ -54,7 +53,7 @@ def decentred(
     def restored(values: Values) -> Values:
         with no_validation(), Sealed(), Recorder(values, density=True, validate=False) as recorder:
             q(*args)
-        return {name: recorder.values[name] for name in latents}
+        return {name: recorder.values[name] for name in latents if name in recorder.values}
 
     return q, restored
 
@@ -90,17 +89,13 @@ def chosen_centring(p: Callback, args: tuple[Any, ...]) -> list[str]:
         def moved(row: Tensor, names: list[str] = names, other: LogDensity = other) -> Tensor:
             values, z = standard(row)
             kept = {name: x for name, x in values.items() if name not in names}
-            own = {_standard_site(other.layout, name): z[name] for name in names}
+            new = (b.name for b in other.layout.blocks if b.name not in values)
+            own = {site: z[name] for site, name in zip(new, names, strict=True)}
             return other.layout.pack({**kept, **own})
 
         if _difficulty(other, torch.func.vmap(moved)(u)) < as_it_is - GAIN:
             chosen += names
     return chosen
-
-
-def _standard_site(layout: Layout, name: str) -> str:
-    """What the standard site in place of this one is called, which in a loop has its step twice."""
-    return next(b.name for b in layout.blocks if b.name.startswith(name + SUFFIX))
 
 
 def _difficulty(density: LogDensity, u: Tensor) -> float:
@@ -112,14 +107,17 @@ def _difficulty(density: LogDensity, u: Tensor) -> float:
 
 
 class _Laws(Messenger):  # type: ignore[misc]
-    """Notes the laws of latents, without their batch and event dimensions."""
+    """Notes the laws of latents, without their batch and event dimensions.
+
+    A power of a density, as a scale gives, is none of the law of ``loc + scale z``.
+    """
 
     def __enter__(self) -> Any:
         self.met: dict[str, Any] = {}
         return super().__enter__()
 
     def _postprocess_message(self, msg: Message) -> None:
-        if msg["type"] == "sample" and is_latent(msg):
+        if is_latent(msg) and is_one(msg["scale"]) and msg["mask"] is None:
             law = core(msg["fn"])
             while isinstance(law, dist.Independent):
                 law = core(law.base_dist)

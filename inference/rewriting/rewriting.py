@@ -44,6 +44,9 @@ class Rewriting:
         return Rewriting(later.program, restored, self.done + later.done)
 
 
+ROUNDS = 3  # of runs that tell what to rewrite next
+
+
 def rewritten(
     p: Callback, args: tuple[Any, ...], notify: Callable[[str], None] | None = None
 ) -> Rewriting:
@@ -62,7 +65,10 @@ def rewritten(
         found = found.then(Rewriting(program, restored, (what,)))
         if notify is not None:
             notify(what)
-    if names := chosen_centring(found.program, args):
+    for _ in range(ROUNDS):
+        names = chosen_centring(found.program, args)
+        if not names:
+            break
         what = f"{_listed(names)} non-centred"
         program, restored = decentred(found.program, args, names)
         found = found.then(Rewriting(program, restored, (what,)))

@@ -96,6 +96,8 @@ def _in_lanes(
     found: Loops = graph.meta["loops"]
     for why in found.unrolled:
         say(f"unrolling a loop: {why}")
+    if found.tried:  # steps that were run for nothing, and may have left something behind
+        return _in_lanes(density, u, *rest, say=say, loops=False)
     looped = bool(found.kept)
     try:
         function = LaneFunction(graph, u, *rest)

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..distributions.data import as_arguments
 from ..distributions.validate import no_validation
-from ..errors import BudgetError, NoDensityError, ProgramError, located
+from ..errors import BudgetError, NoDensityError, ProgramError, PushforwardError, located
 from ..language.effects import (
     Message,
     draw,
@@ -116,6 +116,8 @@ class FiniteLatents:
         self.colours = self._coloured()
         self.chain = chain_of(self.values, self.shapes, self.families, self.given)
         self._stand_ins = {name: concrete(run.values[name]) for name in self.given}
+        if self.chain is not None and not self._filters():
+            self.chain = None
 
     def looks(self) -> dict[str, dict[str, Tensor]]:
         """Of each scored site and each latent of its family: at which element each entry looks.
@@ -190,6 +192,19 @@ class FiniteLatents:
         factors, constant = self.factors(tables, looks, alike)
         total, buckets = eliminated(factors, order_of(factors))
         return Solved(self, total.sum() + constant, buckets, alike, factors, constant)
+
+    def _filters(self) -> bool:
+        """Whether forward filtering gives what elimination does, at one place.
+
+        It does not where a step sees an earlier one otherwise than by its carry.
+        """
+        try:
+            with torch.no_grad(), Sealed():
+                found, expected = self.log_mass(self._stand_ins), self.solved(self._stand_ins)
+        except (PushforwardError, RuntimeError, TypeError, ValueError):
+            return False
+        close = torch.isclose(found, expected.log_mass, rtol=1e-4, atol=1e-6, equal_nan=True)
+        return bool(close)
 
     def log_mass(self, given: dict[str, Tensor]) -> Tensor:
         """The log of what ``solved`` sums to, along a chain by forward filtering."""

@@ -18,14 +18,14 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ..errors import ProgramError, located
+from ..errors import ProgramError, PushforwardError, located
 from ..language.combinators import Loop
 from ..language.effects import Message, is_deterministic, is_draw, is_latent, masked_log_prob
 from ..language.handlers import EVERY, is_one, plated, split_name
 from ..tensors.capture import is_traced, without_gradient
 from ..tensors.forms import Form, as_tensors, taken_apart
 from ..tensors.logs import logsumexp
-from .looping import LEAST, Unkept, rest_of
+from .looping import LEAST, Unkept, keeps_loops, rest_of
 
 Carry = Any
 
@@ -77,6 +77,10 @@ def _is_near(name: str, family: list[str]) -> bool:
     return not seen or (len(index) == 1 and seen <= {index[0], index[0] - 1})
 
 
+class Unfiltered(PushforwardError):
+    """The finite latents do not form a chain after all."""
+
+
 class Filtering(Messenger):  # type: ignore[misc]
     """Runs a program whose finite latents form a chain; ``log_mass`` is that of all it scores.
 
@@ -92,11 +96,14 @@ class Filtering(Messenger):  # type: ignore[misc]
     def __enter__(self) -> Any:
         self.log_mass: Tensor = torch.zeros(())
         self._choice: dict[str, Tensor] | None = None
+        self._met: set[str] = set()
+        self._done = False
         return super().__enter__()
 
     def _process_message(self, msg: Message) -> None:
-        if msg["type"] == "loop" and self._choice is None and self._is_of(msg["infer"]["loop"]):
-            msg["value"], msg["done"] = self._filtered(msg["infer"]["loop"], *msg["args"]), True
+        if msg["type"] == "loop" and self._choice is None:
+            if (found := self._filtered(msg["infer"]["loop"], *msg["args"])) is not None:
+                msg["value"], msg["done"] = found[0], True
         elif msg["type"] == "sample" and is_latent(msg):
             msg["value"], msg["done"] = self._chosen(msg["name"]), True
         msg["stop"] = True
@@ -104,10 +111,11 @@ class Filtering(Messenger):  # type: ignore[misc]
     def _chosen(self, name: str) -> Tensor:
         if self._choice is None:
             return self.given[name]
-        return self._choice[split_name(name.replace(EVERY, ""))[0]]
-
-    def _is_of(self, loop: Loop) -> bool:
-        return loop.length == self.chain.length and loop.until is None
+        base = split_name(name.replace(EVERY, ""))[0]
+        self._met.add(base)
+        if base not in self._choice:
+            raise Unfiltered(f"'{name}' is none of a chain")
+        return self._choice[base]
 
     def _postprocess_message(self, msg: Message) -> None:
         scored = msg["type"] == "sample" and not (is_draw(msg) or is_deterministic(msg))
@@ -120,12 +128,15 @@ class Filtering(Messenger):  # type: ignore[misc]
 
     # ------------------------------------------------------------------------------- the recursion
 
-    def _filtered(self, loop: Loop, carry: Carry, xs: Any) -> Any:
-        """Add the log of the sum over the latents of a loop, and give what no score may look at.
+    def _filtered(self, loop: Loop, carry: Carry, xs: Any) -> tuple[Any] | None:
+        """Add the log of the sum over the latents of a loop; its result is in no score's way.
 
-        The state of the recursion is the log weights [k], and the tensors [k, ...] of the carries
-        that are not the same after each step.
+        None for a loop that has none of them.  The state of the recursion is the log weights [k],
+        and the tensors [k, ...] of the carries.  Where a trace keeps loops, those that each step
+        leaves as they were are no part of the state, since they may be of whole numbers.
         """
+        if loop.length != self.chain.length or loop.until is not None:
+            return None
 
         def first(carry: Carry, row: Any = None) -> Any:
             self.lanes = _Lanes(loop, self)
@@ -134,12 +145,21 @@ class Filtering(Messenger):  # type: ignore[misc]
             )
             return (weights, carries), [x[0] for x in y]
 
+        self._met = set()
+        (weights, carries), y = _advanced(replace(loop, step=first), 0, carry, xs)
+        if not self._met:
+            return None
+        if self._done or self._met != self.chain.values.keys():
+            raise Unfiltered("several loops have finite latents")
+        self._done = True
+
         def again(carries: list[Tensor], row: Any = None) -> Any:
             return self._next(torch.zeros(()), carries, row)[1], None
 
-        (weights, carries), y = _advanced(replace(loop, step=first), 0, carry, xs)
-        after, _ = _advanced(replace(loop, step=again), 1, carries, xs)
-        fixed = [_fixed(x, later) for x, later in zip(carries, after, strict=True)]
+        fixed = [False for _ in carries]
+        if keeps_loops():
+            after, _ = _advanced(replace(loop, step=again), 1, carries, xs)
+            fixed = [_fixed(x, later) for x, later in zip(carries, after, strict=True)]
 
         known = [without_gradient(x) if same else x for x, same in zip(carries, fixed, strict=True)]
 
@@ -161,7 +181,7 @@ class Filtering(Messenger):  # type: ignore[misc]
         (weights, moving), ys = found if loop.has_outputs else (found, [])
         self.log_mass = self.log_mass + logsumexp(weights)
         last = self.lanes.carry([x[0] for x in whole(moving)])
-        return (last, self.lanes.output(ys)) if loop.has_outputs else last
+        return ((last, self.lanes.output(ys)) if loop.has_outputs else last,)
 
     def _next(self, weights: Tensor, carries: list[Tensor], row: Any) -> Any:
         """Weights [k], carries [k, ...] and outputs after a step, from those before."""

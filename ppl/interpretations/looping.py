@@ -20,7 +20,7 @@ from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from ..errors import PushforwardError
 from ..language.combinators import Loop
@@ -41,11 +41,13 @@ from ..tensors.capture import (
     belongs,
     capture_apart,
     is_traced,
+    same_graph,
     untraced,
+    without_gradient,
 )
 from ..tensors.decompositions import IN_LANES
 from ..tensors.forms import as_tensors, taken_apart
-from ..tensors.turns import KEEPING, Loops, Turns, shapes_of_results, turned
+from ..tensors.turns import KEEPING, Turns, shapes_of_results, turned
 from .layout import Values
 from .recorder import Recorder
 
@@ -71,21 +73,26 @@ class Looping(Messenger):  # type: ignore[misc]
         self.around: _Outside | None = None  # of the turn that is being traced
 
     def _process_message(self, msg: Message) -> None:
-        if msg["type"] != "loop" or KEEPING.loops is None or get_proxy_mode() is None:
+        if msg["type"] != "loop" or not keeps_loops():
             return
         loop = msg["infer"]["loop"]
         if loop.until is None and loop.length >= LEAST:
             carry, xs = msg["args"]
             carry, y = loop.advance(0, carry, xs)
-            msg["value"], msg["done"] = self.rest(loop, KEEPING.loops, carry, y, xs), True
+            msg["value"], msg["done"] = self.rest(loop, carry, y, xs), True
 
-    def rest(self, loop: Loop, loops: Loops, carry: Any, y: Any, xs: Any) -> Any:
+    def rest(self, loop: Loop, carry: Any, y: Any, xs: Any) -> Any:
         """The result of a loop after its first step, which made this carry and output."""
+        loops = KEEPING.loops
+        assert loops is not None
+        tried = False
         try:
             self._require_alone()
+            tried = True
             turns, after, ys = _Kept(self, loop, carry, xs).run()
-        except (PushforwardError, RuntimeError, ValueError) as error:
+        except (PushforwardError, RuntimeError, TypeError, ValueError) as error:
             loops.unrolled.append(f"of {program_name(loop.step)}: {error}")
+            loops.tried = loops.tried or tried
             return _unrolled(loop, carry, y, xs)
         loops.kept.append(turns)
         if not loop.has_outputs:
@@ -98,7 +105,12 @@ class Looping(Messenger):  # type: ignore[misc]
         for handler in handlers[handlers.index(self) + 1 :]:
             passing = isinstance(handler, _PASSING) or getattr(handler, "passes_steps", False)
             if not passing:
-                raise Unkept(f"it runs inside {type(handler).__name__}, which hears of its sites")
+                raise Unkept("something around it hears of its sites")
+
+
+def keeps_loops() -> bool:
+    """Whether a trace is being made that keeps loops."""
+    return KEEPING.loops is not None and get_proxy_mode() is not None
 
 
 def rest_of(loop: Loop, carry: Any, y: Any, xs: Any) -> Any:
@@ -107,9 +119,9 @@ def rest_of(loop: Loop, carry: Any, y: Any, xs: Any) -> Any:
     No handler hears of it.
     """
     looping = next((h for h in stack() if isinstance(h, Looping)), None)
-    if looping is None or KEEPING.loops is None or get_proxy_mode() is None:
+    if looping is None or not keeps_loops():
         return _unrolled(loop, carry, y, xs)
-    return looping.rest(loop, KEEPING.loops, carry, y, xs)
+    return looping.rest(loop, carry, y, xs)
 
 
 def _unrolled(loop: Loop, carry: Any, y: Any, xs: Any) -> Any:
@@ -131,6 +143,7 @@ class _Outside(TorchFunctionMode):
     """Within a turn, inputs of its own in place of the tensors of the trace around it.
 
     ``met``: those tensors.  Unless it is ``open`` they are known, and a further one is refused.
+    What an earlier run of the turn met or made must not be seen by a later one.
     """
 
     def __init__(self, tracer: Any, around: _Outside | None) -> None:
@@ -139,6 +152,13 @@ class _Outside(TorchFunctionMode):
         self.met: list[Tensor] = []
         self.inside: dict[int, Tensor] = {}
         self.open = True
+        self.own: dict[int, Tensor] = {}  # of this run
+        self.earlier: dict[int, Tensor] = {}
+
+    def begin(self, tensors: list[Tensor]) -> None:
+        """A new run, which is given these tensors."""
+        self.earlier |= self.own
+        self.own = {id(x): x for x in tensors}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -147,7 +167,9 @@ class _Outside(TorchFunctionMode):
         if _writes(func) and args and self._is_outside(args[0]):
             raise Unkept("a step writes into a tensor from outside")
         args, kwargs = tree_map_only(Tensor, self.input, (args, kwargs))
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        self.own |= {id(x): x for x in tree_leaves(result) if isinstance(x, Tensor)}
+        return result
 
     def _is_outside(self, x: Any) -> bool:
         return isinstance(x, Tensor) and self.input(x) is not x
@@ -156,12 +178,16 @@ class _Outside(TorchFunctionMode):
         """The turn's own input for a tensor."""
         if id(x) in self.inside:
             return self.inside[id(x)]
+        if id(x) in self.own:
+            return x
+        if id(x) in self.earlier:
+            raise Unkept("a step uses what an earlier one left behind, other than its carry")
         if self.around is not None:
             x = self.around.input(x)
         if id(x) in self.inside:
             return self.inside[id(x)]
         if not belongs(x, self.tracer):
-            return x
+            return x if is_traced(x) else without_gradient(x)
         if torch._C._functorch.is_batchedtensor(x):
             raise Unkept("a step runs lanes over a tensor from outside")
         if not self.open:
@@ -270,7 +296,9 @@ class _Kept:
         """One step of the loop for all: the carry, outputs and what is scored."""
         each = iter(moving)
         pairs = zip(self.xs, self.moving, strict=True)
-        row = self.xs_form.tree([next(each) if on else at_step(x, t) for x, on in pairs])
+        entries = [next(each) if on else at_step(x, t) for x, on in pairs]
+        self.outside.begin([t, *state, *self.carry.others, *entries, *self.rows.row.values()])
+        row = self.xs_form.tree(entries)
         with self._apart() as found, self.outside, IN_LANES.collected() as failed, Unread():
             after, y = self.loop.advance_by(t, self.carry.tree(state), row)
         carry, outputs = _Apart(after), _Apart(y)
@@ -319,6 +347,8 @@ class _Kept:
 
         t = torch.tensor(1)
         forward = capture_apart(step, t, *example)
+        if not same_graph(forward, capture_apart(step, t, *example)):
+            raise Unkept("a step changes when it is run again")
         like = next(iter((*example, *self.outputs.real)), t)
         results = [like.new_zeros(shape) for shape in shapes_of_results(forward)]
         backward = capture_apart(back, t, *example, *results) if results else forward

@@ -128,6 +128,28 @@ def capture_apart(function: Callable[..., tuple[Tensor, ...]], *example: Tensor)
     return graph
 
 
+def same_graph(one: GraphModule, other: GraphModule) -> bool:
+    """Whether two graphs are of the same operations on the same numbers."""
+    nodes = list(one.graph.nodes), list(other.graph.nodes)
+    if len(nodes[0]) != len(nodes[1]):
+        return False
+    number = {node: k for each in nodes for k, node in enumerate(each)}
+
+    def told(node: Any) -> Any:
+        args = map_arg((node.args, node.kwargs), lambda n: f"node {number[n]}")
+        return node.op, node.target if node.op == "call_function" else None, repr(args)
+
+    def alike(a: Any, b: Any) -> bool:
+        if a.op != "get_attr" or b.op != "get_attr":
+            return bool(told(a) == told(b))
+        x, y = getattr(one, a.target), getattr(other, b.target)
+        if x.shape != y.shape or x.dtype != y.dtype:
+            return False
+        return bool(((x == y) | (x.isnan() & y.isnan())).all())
+
+    return all(map(alike, *nodes))
+
+
 @contextmanager
 def apart() -> Iterator[None]:
     """Within, the trace that is being made sees nothing, nor do gradients."""

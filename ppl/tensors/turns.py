@@ -153,10 +153,14 @@ def turned(loop: Turns, *given: Tensor) -> tuple[list[Tensor], list[Tensor]]:
 
 @dataclass
 class Loops:
-    """Those of a trace that are operations of its graph, and why others are not."""
+    """Those of a trace that are operations of its graph, and why others are not.
+
+    ``tried``: whether steps of those others were run besides.
+    """
 
     kept: list[Turns] = field(default_factory=list)
     unrolled: list[str] = field(default_factory=list)
+    tried: bool = False
 
 
 class Keeping:

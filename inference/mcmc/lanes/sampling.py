@@ -85,8 +85,12 @@ def sample_lanes(
             if run.at.done < end:
                 run.advance(end, warmup + draws, target)
                 run.at, run.pieces = _learnt(run.at, run.pieces, end / warmup), []
+                if store is not None:
+                    store.offer(partial(_content, run.at, run.pieces))
         run.advance(warmup + draws * run.at.thin, warmup + draws * run.at.thin)
         while thin is None and run.at.thin < MOST and not enough(run.draws):
+            odd = draws % 2
+            run.advance(warmup + (draws + odd) * run.at.thin, warmup + 2 * draws * run.at.thin)
             run.pieces = [grouped(joined(run.pieces), 2)]
             run.at = run.at._replace(thin=2 * run.at.thin)
             run.advance(warmup + draws * run.at.thin, warmup + draws * run.at.thin)
@@ -133,7 +137,10 @@ class _Run:
     rate: float = 5.0
 
     def advance(self, end: int, total: int, target: float = 0.0) -> None:
-        """Go on until so many transitions are made of the total; warm-up has a target."""
+        """Go on until so many transitions are made of the total; warm-up has a target.
+
+        What is kept of the end of a window of warm-up is kept when it was learnt from.
+        """
         thin = 1 if target else self.at.thin
         while self.at.done < end:
             start = time.perf_counter()
@@ -141,7 +148,7 @@ class _Run:
             made = self.engine.advance(self.at.chains, self.at.metric, count, target=target)
             self.pieces.append(grouped(made, thin))
             self.at = self.at._replace(done=self.at.done + count, chains=made.chains)
-            if self.store is not None:
+            if self.store is not None and not (target and self.at.done == end):
                 self.store.offer(partial(_content, self.at, self.pieces))
             self.rate = count * PIECE / max(time.perf_counter() - start, 1e-6)
             if self.progress is not None:

@@ -303,3 +303,49 @@ def test_a_wrong_turn_is_seen(part: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Turns, "__post_init__", wrong)
     Potential(density, torch.ones(2, density.layout.size) * 0.1, notify=told.append)
     assert any("unrolling loops" in message for message in told)
+
+
+# ------------------------------------------------ what matters only elsewhere than at the start
+
+
+def _remembers(kind: str) -> Callback:
+    """A step that sees what an earlier one did, other than by its carry, where c is large."""
+
+    def model(y: Tensor) -> None:
+        a = sample("a", dist.Normal(0.0, 2.0))
+        seen, last, total = list[Tensor](), [torch.zeros(())], [torch.zeros(())]
+        numbers = iter(range(1000))
+
+        def step(c: Tensor, x: Tensor) -> tuple[Tensor, None]:
+            seen.append(c)
+            extra = torch.relu(c - 1.5)
+            if kind == "length":
+                extra = extra * len(seen)
+            if kind == "iterator":
+                extra = extra * next(numbers)
+            if kind == "last row":
+                extra, last[0] = extra * last[0], x
+            if kind == "last carry":
+                extra, last[0] = extra * last[0], c
+            if kind == "total":
+                total[0] = total[0] + extra
+            observe("y", dist.Normal(c - 2 * extra, 0.5), x)
+            return 0.5 * c + a, None
+
+        scan(step)(torch.tensor(0.0), y)
+        pyro.factor("total", -(total[0] ** 2))
+
+    return program(model)
+
+
+@pytest.mark.parametrize("kind", ["length", "iterator", "last row", "last carry", "total"])
+def test_what_steps_remember_is_seen_wherever_chains_start(kind: str) -> None:
+    p = _remembers(kind)
+    density = LogDensity(p, Y)
+    potential = Potential(density, torch.tensor([[-1.0], [0.0]]))  # where c stays small
+    u = torch.tensor([[1.5], [2.5], [-1.0]])
+    value, gradient = potential(u)
+    for k in range(3):
+        expected = value_and_gradient(density, u[k])
+        torch.testing.assert_close(value[k], expected[0])
+        torch.testing.assert_close(gradient[k], expected[1])
