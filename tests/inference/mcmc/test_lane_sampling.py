@@ -9,6 +9,7 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from pushforward.inference.mcmc.lanes.warmup import (
     stranded,
     windows,
 )
+from pushforward.inference.runs.checkpoint import Store
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -290,8 +292,44 @@ def test_draws_that_are_not_enough_are_thinned() -> None:
     assert torch.equal(easy["x"], MCMC(progress=False, draws=1000, thin=1).run(scaled)["x"])
 
 
-def fit_by(p: Any, thin: int) -> Any:
-    return MCMC(progress=False, draws=400, thin=thin).run(p, seed=0)
+def fit_by(p: Any, thin: int, draws: int = 400) -> Any:
+    return MCMC(progress=False, draws=draws, thin=thin).run(p, seed=0)
+
+
+@pytest.mark.parametrize("thin", [1, None])
+def test_a_run_goes_on_from_wherever_it_was_kept(
+    thin: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also from the end of a window of warm-up, which is kept after it was learnt from."""
+    monkeypatch.setattr(sampling, "PIECE", 1e-3)
+    driver = MCMC(progress=False, warmup=60, draws=400, chains=2, thin=thin)
+    kept = list[dict[str, Any]]()
+    monkeypatch.setattr(Store, "offer", lambda self, make: kept.append(make()))
+    whole = driver.run(slow, seed=0, checkpoint=tmp_path / "seen")
+    monkeypatch.undo()
+    ends = list(itertools.accumulate(windows(60)))
+    at_ends = [c for c in kept if c["done"] in ends]
+    assert {c["done"] for c in at_ends} == set(ends)
+    made = Store.__init__
+    for content in [*at_ends, *kept[:: max(1, len(kept) // 6)]]:
+
+        def restored(self: Store, *args: Any, content: dict[str, Any] = content) -> None:
+            made(self, *args)
+            self.content = content
+
+        monkeypatch.setattr(Store, "__init__", restored)
+        again = driver.run(slow, seed=0)
+        monkeypatch.undo()
+        assert torch.equal(again["v"], whole["v"]), content["done"]
+        assert again.report == whole.report
+
+
+@pytest.mark.parametrize("draws", [401, 403])
+def test_odd_numbers_of_draws_are_all_there(draws: int) -> None:
+    fit = MCMC(progress=False, draws=draws).run(slow, seed=0)
+    assert fit["v"].shape == (4, draws)
+    by = [k for k in (2, 4, 8) if torch.equal(fit["v"], fit_by(slow, k, draws)["v"])]
+    assert len(by) == 1
 
 
 def test_chains_far_apart_are_not_waited_for() -> None:

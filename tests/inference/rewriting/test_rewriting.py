@@ -7,11 +7,13 @@ import random
 from typing import Any
 
 import pyro.distributions as dist
+import pyro.poutine as poutine
 import pytest
 import torch
 from torch import Tensor
 
 from pushforward import (
+    cond,
     condition,
     deterministic,
     iterate,
@@ -20,6 +22,7 @@ from pushforward import (
     program,
     sample,
     scan,
+    scope,
 )
 from pushforward.inference import MCMC
 from pushforward.inference.kernels import single_site
@@ -241,3 +244,64 @@ def test_conditioned_programs() -> None:
     p = condition(program(model), {"y": f(2.5), "z": f(1.0)})
     fit = MCMC(rewrite="auto", draws=50, warmup=50, progress=False).run(p)
     assert set(fit.latents) == {"x"}
+
+
+@program
+def powers(y: Tensor, by: str) -> None:
+    t = sample("t", dist.LogNormal(0.0, 0.5))
+    with plate("i", 6), poutine.scale(scale=0.4 if by == "scale" else 1.0):
+        x = sample("x", dist.Normal(torch.zeros(()), t))
+    observe("y", dist.Normal(x, 5.0).to_event(1), y)
+
+
+def test_a_power_of_a_law_is_left_as_it_is() -> None:
+    """N(x; 0, t)^s dx is no law of t z."""
+    y = f([0.3, -0.8, 1.2, 0.1, -0.4, 0.9])
+    assert chosen_centring(powers, (y, "scale")) == []
+    assert chosen_centring(powers, (y, "none")) == ["x"]  # negative control
+
+
+@program
+def scoped(y: Tensor) -> None:
+    with scope("part"):
+        m = sample("m", dist.Normal(0.0, 2.0))
+        s = sample("s", dist.LogNormal(0.0, 1.0))
+        with plate("n", 8):
+            x = sample("x", dist.Normal(m, s))
+    observe("y", dist.Normal(x, 10.0).to_event(1), y)
+
+
+@program
+def branching(y: Tensor) -> None:
+    m = sample("m", dist.Normal(0.0, 2.0))
+    t = sample("t", dist.LogNormal(0.0, 1.0))
+    x = cond(
+        m > 0, lambda: sample("p", dist.Normal(m, t)), lambda: sample("q", dist.Normal(0.0, t))
+    )()
+    observe("y", dist.Normal(x, 10.0), y)
+
+
+@pytest.mark.parametrize(("p", "y"), [(scoped, EFFECTS), (branching, f(0.4))])
+def test_sites_in_scopes_and_branches(p: Callback, y: Tensor) -> None:
+    fit = MCMC(rewrite="auto", draws=40, warmup=60, progress=False).run(p, y)
+    names = {"part/m", "part/s", "part/x"} if p is scoped else {"m", "t", "p", "q"}
+    assert set(fit.latents) == names
+    if p is scoped:
+        assert fit.method == "MCMC (NUTS, part/x non-centred)"
+
+
+def test_a_hierarchy_of_two_levels_is_rewritten_level_by_level() -> None:
+    @program
+    def nested() -> None:
+        mu = sample("mu", dist.Normal(0.0, 1.0))
+        s, t = (sample(n, dist.LogNormal(0.0, 1.0)) for n in ("s", "t"))
+        with plate("groups", 4):
+            a = sample("a", dist.Normal(mu, s))
+            with plate("members", 3):
+                b = sample("b", dist.Normal(a, t))
+        observe("y", dist.Normal(b, 8.0).to_event(2), torch.ones(3, 4))
+
+    found = rewritten(nested, ())
+    assert {name for what in found.done for name in what.split()[0].split(",")} == {"a", "b"} or (
+        found.done == ("a, b non-centred",)
+    )

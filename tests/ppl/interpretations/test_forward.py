@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from pushforward import condition, iterate, marginal, observe, plate, program, sample, scan, scope
 from pushforward.ppl.compile.potential import Potential
+from pushforward.ppl.distributions.validate import no_validation
 from pushforward.ppl.interpretations.factors import FiniteLatents
 from pushforward.ppl.interpretations.log_density import LogDensity
+from pushforward.ppl.interpretations.recorder import Recorder
 from pushforward.ppl.language.program import Callback
 from pushforward.ppl.tensors.capture import capture_vector
 
@@ -222,3 +225,67 @@ def near() -> None:
         return z
 
     iterate(step, 9)(torch.tensor(0.0))
+
+
+# ------------------------------------------------------------------- loops and steps of other kinds
+
+
+def _path(y: Tensor, kind: str) -> None:
+    """A chain beside other loops, or whose steps see each other otherwise than by the carry."""
+    m = sample("m", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    memory, seen = [torch.tensor(0.0)], list[Tensor]()
+
+    def step(carry: Any, x: Tensor) -> Any:
+        z, own = carry if kind == "carries a latent" else (carry, m)
+        before = memory[0] if kind == "remembers" else z
+        z = sample("z", dist.Bernoulli(0.2 + 0.5 * before))
+        memory[0] = z
+        seen.append(x)
+        scale = 1.0 + (0.1 * len(seen) if kind == "counts" else 0.0)
+        observe("y", dist.Normal(own[z.long()], scale), x)
+        return ((z, own) if kind == "carries a latent" else z), None
+
+    if kind == "a loop before":
+        iterate(lambda c: 0.5 * c + m[1], len(y))(torch.tensor(0.0))
+    start = torch.tensor(0.0)
+    scan(step)((start, m) if kind == "carries a latent" else start, y)
+    if kind == "a scored loop after":
+        scan(lambda c, x: (c, observe("w", dist.Normal(m[0], 1.0), x)))(torch.tensor(0.0), y)
+    if kind == "a second chain":
+        iterate(lambda z: sample("w", dist.Bernoulli(0.3 + 0.2 * z)), len(y))(torch.tensor(0.0))
+
+
+KINDS = (
+    *("a loop before", "a scored loop after", "a second chain", "carries a latent", "remembers"),
+    "counts",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_loops_and_memories(kind: str) -> None:
+    """Against the sum over all paths; of two chains, against elimination."""
+    y = torch.linspace(-1.0, 1.2, 8)
+    p, values = program(_path), {"m": torch.tensor([0.3, -0.8])}
+    model = FiniteLatents(p, (y, kind))
+    if kind == "a second chain":
+        assert model.chain is None
+        torch.testing.assert_close(model.log_mass(values), model.solved(values).log_mass)
+        return
+    logs = []
+    for path in itertools.product((0.0, 1.0), repeat=len(model.values)):
+        chosen = dict(zip(model.values, map(torch.tensor, path), strict=True))
+        with no_validation(), Recorder({**values, **chosen}, density=True, validate=False) as run:
+            _path(y, kind)
+        logs.append(torch.as_tensor(run.log_density))
+    prior = dist.Normal(0.0, 1.0).log_prob(values["m"]).sum()
+    expected = torch.logsumexp(torch.stack(logs), 0) - prior
+    torch.testing.assert_close(model.log_mass(values), expected)
+
+
+def test_a_carry_that_holds_a_latent_has_its_gradient() -> None:
+    y = torch.linspace(-1.0, 1.2, 8)
+    density = LogDensity(marginal(program(_path), exact=True), y, "carries a latent")
+    plain = LogDensity(marginal(program(_path), exact=True), y, "a loop before")
+    u = torch.tensor([0.3, -0.8])
+    torch.testing.assert_close(torch.func.grad(density)(u), torch.func.grad(plain)(u))
+    assert torch.func.vmap(density)(u.expand(3, 2)).shape == (3,)
