@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -33,7 +33,7 @@ class Rewriting:
 
     program: Callback
     restored: Callable[[Values], Values] = _themselves
-    done: tuple[str, ...] = field(default=())
+    done: tuple[str, ...] = ()
 
     def then(self, later: Rewriting) -> Rewriting:
         """A rewriting of what this one made."""

@@ -89,9 +89,10 @@ def _in_lanes(
     say("compiling")
     try:
         graph = _graph(density, u[0], *rest, loops=loops)
-    except Exception:
+    except Exception as error:  # whatever a kept step meets, the program itself decides
         if not loops:
             raise
+        say(f"unrolling loops: {error}")
         return _in_lanes(density, u, *rest, say=say, loops=False)
     found: Loops = graph.meta["loops"]
     for why in found.unrolled:

@@ -46,6 +46,7 @@ from ..tensors.origins import SEVERAL, Origins, plain
 from .abstract_run import abstract_run
 from .elimination import Bucket, Factor, Variable, eliminated, order_of
 from .forward import Filtering, chain_of
+from .looping import Memoryless
 
 Tables = dict[str, tuple[Tensor, torch.Size]]  # of each site, and its batch shape
 
@@ -200,18 +201,22 @@ class FiniteLatents:
         """
         try:
             with torch.no_grad(), Sealed():
-                found, expected = self.log_mass(self._stand_ins), self.solved(self._stand_ins)
+                found = self._filtered(self._stand_ins, Memoryless())
+                expected = self.solved(self._stand_ins).log_mass
         except (PushforwardError, RuntimeError, TypeError, ValueError):
             return False
-        close = torch.isclose(found, expected.log_mass, rtol=1e-4, atol=1e-6, equal_nan=True)
-        return bool(close)
+        return bool(torch.isclose(found, expected, rtol=1e-4, atol=1e-6, equal_nan=True))
 
     def log_mass(self, given: dict[str, Tensor]) -> Tensor:
         """The log of what ``solved`` sums to, along a chain by forward filtering."""
         if self.chain is None:
             return self.solved(given).log_mass
+        return self._filtered(given)
+
+    def _filtered(self, given: dict[str, Tensor], judge: Memoryless | None = None) -> Tensor:
+        assert self.chain is not None
         fill = Fillable(next(iter(given.values()))) if self.writes and given else nullcontext()
-        with no_validation(), fill, Filtering(self.chain, given) as filtering:
+        with no_validation(), fill, Filtering(self.chain, given, judge) as filtering:
             self.program(*self.args)
         found: Tensor = filtering.log_mass
         return found

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,19 +25,20 @@ from ..language.handlers import EVERY, is_one, plated, split_name
 from ..tensors.capture import is_traced, without_gradient
 from ..tensors.forms import Form, as_tensors, taken_apart
 from ..tensors.logs import logsumexp
-from .looping import LEAST, Unkept, keeps_loops, rest_of
+from .looping import LEAST, Memoryless, Unkept, keeps_loops, rest_of
 
 Carry = Any
 
 
+@dataclass(frozen=True)
 class Chain:
     """Finite latents of the steps of one loop, of which each step's sites see this and the last.
 
     ``values``: of each of a step's latents, by its name without the step, the joint values [k].
     """
 
-    def __init__(self, values: dict[str, Tensor], length: int) -> None:
-        self.values, self.length = values, length
+    values: dict[str, Tensor]
+    length: int
 
 
 def chain_of(
@@ -84,14 +85,21 @@ class Unfiltered(PushforwardError):
 class Filtering(Messenger):  # type: ignore[misc]
     """Runs a program whose finite latents form a chain; ``log_mass`` is that of all it scores.
 
-    ``given``: the values of its other latents, which score nothing here.
+    ``given``: the values of its other latents, which score nothing here.  With a ``judge`` steps
+    that see what an earlier one left behind, other than by the carry, are refused.
+
+    Errors:
+        Unfiltered: finite latents stand in several loops.
+        Unkept: by the judge.
     """
 
     passes_steps = True
 
-    def __init__(self, chain: Chain, given: dict[str, Tensor]) -> None:
+    def __init__(
+        self, chain: Chain, given: dict[str, Tensor], judge: Memoryless | None = None
+    ) -> None:
         super().__init__()
-        self.chain, self.given = chain, given
+        self.chain, self.given, self.judge = chain, given, judge
 
     def __enter__(self) -> Any:
         self.log_mass: Tensor = torch.zeros(())
@@ -169,9 +177,8 @@ class Filtering(Messenger):  # type: ignore[misc]
 
         def step(state: Any, row: Any = None) -> Any:
             weights, later, y = self._next(state[0], whole(state[1]), row)
-            if not all(
-                _fixed(*pair) for *pair, same in zip(carries, later, fixed, strict=True) if same
-            ):
+            pairs = zip(known, later, fixed, strict=True)
+            if any(same and not _fixed(x, after) for x, after, same in pairs):
                 raise Unkept("what a step's finite latents leave to the next changes")
             state = weights, [x for x, same in zip(later, fixed, strict=True) if not same]
             return (state, y) if loop.has_outputs else state
@@ -215,11 +222,9 @@ class _Lanes:
         """A carry and a choice -> what the step scores, the carry after it, and outputs."""
 
         def one(carry: list[Tensor], choice: dict[str, Tensor]) -> Any:
-            with self.filtering.choosing(choice):
-                given = self.form.tree(carry)
-                result = (
-                    self.loop.step(given, row) if self.loop.has_outputs else self.loop.step(given)
-                )
+            args = (self.form.tree(carry), *([row] if self.loop.has_outputs else []))
+            with self.filtering.choosing(choice), self._judged(carry, choice):
+                result = self.loop.step(*args)
                 scored = self.filtering.log_mass
             after, y = result if self.loop.has_outputs else (result, None)
             tensors, form = taken_apart(as_tensors(after))
@@ -228,6 +233,15 @@ class _Lanes:
             return scored, tensors, outputs
 
         return one
+
+    def _judged(
+        self, carry: list[Tensor], choice: dict[str, Tensor]
+    ) -> AbstractContextManager[Any]:
+        judge = self.filtering.judge
+        if judge is None:
+            return nullcontext()
+        judge.begin([*(carry if self.forms else []), *choice.values()])  # the first is from outside
+        return judge
 
     def carry(self, tensors: list[Tensor]) -> Carry:
         assert self.forms is not None

@@ -7,7 +7,7 @@ and if each has the sites of each other.  A loop of which this does not hold is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from ..errors import PushforwardError
 from ..language.combinators import Loop
@@ -97,8 +97,7 @@ class Looping(Messenger):  # type: ignore[misc]
         loops.kept.append(turns)
         if not loop.has_outputs:
             return after
-        ys = _both(lambda first, others: torch.cat([first[None], others]), as_tensors(y), ys)
-        return after, ys
+        return after, tree_map(_with_first, as_tensors(y), ys)
 
     def _require_alone(self) -> None:
         handlers = stack()
@@ -132,26 +131,15 @@ def _unrolled(loop: Loop, carry: Any, y: Any, xs: Any) -> Any:
     return loop.result(carry, rows)
 
 
-def _both(f: Callable[[Tensor, Tensor], Tensor], one: Any, other: Any) -> Any:
-    leaves, spec = tree_flatten(one)
-    others = tree_flatten(other)[0]
-    pairs = zip(leaves, others, strict=True)
-    return tree_unflatten([None if x is None else f(x, y) for x, y in pairs], spec)
+def _with_first(first: Tensor | None, others: Tensor | None) -> Tensor | None:
+    return None if first is None or others is None else torch.cat([first[None], others])
 
 
-class _Outside(TorchFunctionMode):
-    """Within a turn, inputs of its own in place of the tensors of the trace around it.
+class Memoryless(TorchFunctionMode):
+    """Within runs of a step, no tensor that an earlier run was given or made is seen."""
 
-    ``met``: those tensors.  Unless it is ``open`` they are known, and a further one is refused.
-    What an earlier run of the turn met or made must not be seen by a later one.
-    """
-
-    def __init__(self, tracer: Any, around: _Outside | None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.tracer, self.around = tracer, around
-        self.met: list[Tensor] = []
-        self.inside: dict[int, Tensor] = {}
-        self.open = True
         self.own: dict[int, Tensor] = {}  # of this run
         self.earlier: dict[int, Tensor] = {}
 
@@ -160,16 +148,40 @@ class _Outside(TorchFunctionMode):
         self.earlier |= self.own
         self.own = {id(x): x for x in tensors}
 
+    def input(self, x: Tensor) -> Tensor:
+        """What an operation is to take for a tensor that it is given."""
+        if id(x) not in self.own and id(x) in self.earlier:
+            raise Unkept("a step uses what an earlier one left behind, other than its carry")
+        return x
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if _writes(func) and args and self._is_outside(args[0]):
-            raise Unkept("a step writes into a tensor from outside")
-        args, kwargs = tree_map_only(Tensor, self.input, (args, kwargs))
+        args, kwargs = tree_map_only(Tensor, self.input, (args, kwargs or {}))
         result = func(*args, **kwargs)
         self.own |= {id(x): x for x in tree_leaves(result) if isinstance(x, Tensor)}
         return result
+
+
+class _Outside(Memoryless):
+    """Within a turn, inputs of its own in place of the tensors of the trace around it.
+
+    ``met``: those tensors.  Unless it is ``open`` they are known, and a further one is refused.
+    """
+
+    def __init__(self, tracer: Any, around: _Outside | None) -> None:
+        super().__init__()
+        self.tracer, self.around = tracer, around
+        self.met: list[Tensor] = []
+        self.inside: dict[int, Tensor] = {}
+        self.open = True
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if _writes(func) and args and self._is_outside(args[0]):
+            raise Unkept("a step writes into a tensor from outside")
+        return super().__torch_function__(func, types, args, kwargs)
 
     def _is_outside(self, x: Any) -> bool:
         return isinstance(x, Tensor) and self.input(x) is not x
@@ -178,10 +190,8 @@ class _Outside(TorchFunctionMode):
         """The turn's own input for a tensor."""
         if id(x) in self.inside:
             return self.inside[id(x)]
-        if id(x) in self.own:
+        if id(super().input(x)) in self.own:
             return x
-        if id(x) in self.earlier:
-            raise Unkept("a step uses what an earlier one left behind, other than its carry")
         if self.around is not None:
             x = self.around.input(x)
         if id(x) in self.inside:

@@ -88,7 +88,7 @@ def sample_lanes(
                 if store is not None:
                     store.offer(partial(_content, run.at, run.pieces))
         run.advance(warmup + draws * run.at.thin, warmup + draws * run.at.thin)
-        while thin is None and run.at.thin < MOST and not enough(run.draws):
+        while thin is None and run.at.thin < MOST and not enough(run.draws[:, :draws]):
             odd = draws % 2
             run.advance(warmup + (draws + odd) * run.at.thin, warmup + 2 * draws * run.at.thin)
             run.pieces = [grouped(joined(run.pieces), 2)]
@@ -113,11 +113,9 @@ def enough(draws: Tensor) -> bool:
     """
     if draws.shape[1] < SHORT or len(draws) < 2:
         return True
-    worst, least = (
-        r_hat(draws).nan_to_num(1.0).max(),
-        effective_size(draws).nan_to_num(math.inf).min(),
-    )
-    return float(worst) > APART or (float(worst) < 1.008 and float(least) > 110.0 * len(draws))
+    worst = float(r_hat(draws).nan_to_num(1.0).max())  # NaN where nothing moves
+    least = float(effective_size(draws).nan_to_num(math.inf).min())
+    return worst > APART or (worst < 1.008 and least > 110.0 * len(draws))
 
 
 APART = 1.2

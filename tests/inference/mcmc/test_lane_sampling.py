@@ -296,13 +296,13 @@ def fit_by(p: Any, thin: int, draws: int = 400) -> Any:
     return MCMC(progress=False, draws=draws, thin=thin).run(p, seed=0)
 
 
-@pytest.mark.parametrize("thin", [1, None])
+@pytest.mark.parametrize(("thin", "draws"), [(1, 400), (None, 401)])
 def test_a_run_goes_on_from_wherever_it_was_kept(
-    thin: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    thin: int | None, draws: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also from the end of a window of warm-up, which is kept after it was learnt from."""
     monkeypatch.setattr(sampling, "PIECE", 1e-3)
-    driver = MCMC(progress=False, warmup=60, draws=400, chains=2, thin=thin)
+    driver = MCMC(progress=False, warmup=60, draws=draws, chains=2, thin=thin)
     kept = list[dict[str, Any]]()
     monkeypatch.setattr(Store, "offer", lambda self, make: kept.append(make()))
     whole = driver.run(slow, seed=0, checkpoint=tmp_path / "seen")
@@ -311,7 +311,8 @@ def test_a_run_goes_on_from_wherever_it_was_kept(
     at_ends = [c for c in kept if c["done"] in ends]
     assert {c["done"] for c in at_ends} == set(ends)
     made = Store.__init__
-    for content in [*at_ends, *kept[:: max(1, len(kept) // 6)]]:
+    between = [c for c in kept if c["done"] in (60 + draws, 61 + draws)]  # where thinning begins
+    for content in [*at_ends, *between, *kept[:: max(1, len(kept) // 6)]]:
 
         def restored(self: Store, *args: Any, content: dict[str, Any] = content) -> None:
             made(self, *args)

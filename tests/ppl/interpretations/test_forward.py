@@ -10,9 +10,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from support.scoped import with_data
 from torch import Tensor
 
-from pushforward import condition, iterate, marginal, observe, plate, program, sample, scan, scope
+from pushforward import iterate, marginal, observe, plate, program, sample, scan
 from pushforward.ppl.compile.potential import Potential
 from pushforward.ppl.distributions.validate import no_validation
 from pushforward.ppl.interpretations.factors import FiniteLatents
@@ -83,16 +84,8 @@ FEATURES = (
 
 def drawn(seed: int) -> Callback:
     member = Chain(seed)
-    p: Callback = program(member.__call__)
     data = {"late": member.y} if member.has["data later"] else {}
-    if not member.has["scope"]:
-        return condition(p, data)
-
-    def scoped() -> None:
-        with scope("part"):
-            p()
-
-    return condition(program(scoped), {f"part/{name}": x for name, x in data.items()})
+    return with_data(member.__call__, data, scoped=member.has["scope"])
 
 
 def values_at(p: Callback, seed: int) -> dict[str, Tensor]:
@@ -233,7 +226,7 @@ def near() -> None:
 def _path(y: Tensor, kind: str) -> None:
     """A chain beside other loops, or whose steps see each other otherwise than by the carry."""
     m = sample("m", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-    memory, seen = [torch.tensor(0.0)], list[Tensor]()
+    memory, past, seen = [torch.tensor(0.0)], [torch.tensor(0.0)], list[Tensor]()
 
     def step(carry: Any, x: Tensor) -> Any:
         z, own = carry if kind == "carries a latent" else (carry, m)
@@ -242,6 +235,9 @@ def _path(y: Tensor, kind: str) -> None:
         memory[0] = z
         seen.append(x)
         scale = 1.0 + (0.1 * len(seen) if kind == "counts" else 0.0)
+        if kind == "remembers for later" and len(seen) > 1:
+            scale = scale + torch.relu(own[0] - 9.0) * past[0]
+        past[0] = z
         observe("y", dist.Normal(own[z.long()], scale), x)
         return ((z, own) if kind == "carries a latent" else z), None
 
@@ -257,8 +253,11 @@ def _path(y: Tensor, kind: str) -> None:
 
 KINDS = (
     *("a loop before", "a scored loop after", "a second chain", "carries a latent", "remembers"),
-    "counts",
+    *("counts", "remembers for later"),
 )
+
+
+NO_CHAINS = ("a second chain", "remembers", "remembers for later")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -267,8 +266,8 @@ def test_other_loops_and_memories(kind: str) -> None:
     y = torch.linspace(-1.0, 1.2, 8)
     p, values = program(_path), {"m": torch.tensor([0.3, -0.8])}
     model = FiniteLatents(p, (y, kind))
+    assert (model.chain is None) is (kind in NO_CHAINS)
     if kind == "a second chain":
-        assert model.chain is None
         torch.testing.assert_close(model.log_mass(values), model.solved(values).log_mass)
         return
     logs = []

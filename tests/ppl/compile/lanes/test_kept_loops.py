@@ -11,9 +11,10 @@ import pyro.poutine as poutine
 import pytest
 import torch
 from support.random_graphs import OPS
+from support.scoped import with_data
 from torch import Tensor
 
-from pushforward import cond, condition, iterate, observe, plate, program, sample, scan, scope
+from pushforward import cond, condition, iterate, observe, plate, program, sample, scan
 from pushforward.ppl.compile.potential import Potential
 from pushforward.ppl.interpretations.log_density import LogDensity
 from pushforward.ppl.language.program import Callback
@@ -119,16 +120,8 @@ def _shapes(tree: dict[str, Tensor]) -> list[torch.Size]:
 
 def drawn(seed: int) -> Callback:
     member = Drawn(seed)
-    p: Callback = program(member.__call__)
     data = {"w": member.later} if member.has["data later"] else {}
-    if not member.has["scope"]:
-        return condition(p, data)
-
-    def scoped() -> None:
-        with scope("part"):
-            p()
-
-    return condition(program(scoped), {f"part/{name}": x for name, x in data.items()})
+    return with_data(member.__call__, data, scoped=member.has["scope"])
 
 
 def loops_of(p: Callback, *args: Any) -> list[Turns]:
