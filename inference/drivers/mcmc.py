@@ -32,11 +32,12 @@ from ..runs.placing import Device, moved, placed, with_data_there
 from ..runs.progress import Progress
 from ..runs.start import starting_points
 from .origin import continued_seed, origin_of, require_same
+from .starts import Init, given_starts, identity, require_init, starts_by_paths
 
 
 @dataclass(frozen=True)
 class MCMC:
-    """Run a kernel from random starts: warm-up, then draws.
+    """Run a kernel from some starts: warm-up, then draws.
 
     ``MCMC`` is a driver, which runs a method on real work; ``nuts``, ``hmc`` and the like make
     kernels, which are programs.
@@ -55,6 +56,12 @@ class MCMC:
         rewrite: "auto": sum finite latents out, and write sites with a random location or scale by
             standard ones where a short run says that it helps (see ``rewriting``).  The fit is one
             of the program itself all the same, and its method says what was done.
+        init: where chains start.  "random": uniformly within 2 of the origin, in unconstrained
+            coordinates.  "pathfinder": each at a draw of a path of its own (see ``Pathfinder``),
+            which takes some tens to hundreds of gradients a chain, one after the other.  Values
+            by site, in the program's own space: one for all chains, or [chains, *shape]; sites
+            that are left out start at random.  An earlier fit: each at one of its draws, chosen
+            by chance.
         cores: threads over which the chains of the compiled NUTS are spread, with the same draws
             whatever they are; as many as this process may use, and can have as many chains each
             as a vector of the machine holds numbers, unless given.
@@ -72,6 +79,7 @@ class MCMC:
     target: float = 0.85
     thin: int | None = None
     rewrite: Literal["auto"] | None = None
+    init: Init = "random"
     cores: int | None = None
     compiled: bool = True
     device: Device = None
@@ -83,6 +91,7 @@ class MCMC:
             raise ValueError("MCMC needs at least one chain and one draw, and warmup >= 0")
         if self.rewrite not in (None, "auto"):
             raise ValueError(f"rewrite is None or 'auto', not {self.rewrite!r}")
+        require_init(self.init)
         for name in ("thin", "cores"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= 1):
@@ -106,8 +115,11 @@ class MCMC:
             checkpoint: a file where the run is kept, and from which it goes on if it was killed.
 
         Errors:
-            DataError: the fit to resume is of another program, other data or arguments.
-            InitializationError: no start has a finite log density and gradient.
+            DataError: the fit to resume is of another program, other data or arguments; or
+                ``init`` does not fit the program, or rewriting has made it another.
+            SupportError: a value of ``init`` lies outside its support.
+            InitializationError: no start, or not the one that ``init`` gives, has a finite log
+                density and gradient.
             UnsupportedDistributionError: a latent is discrete.
             BranchError: Python control flow depends on a random value.
         """
@@ -134,6 +146,7 @@ class MCMC:
         }
         about |= {"device": str(self.device), "dtype": str(self.dtype)}
         about |= {"method": kernel.name, "warmup": warmup, "seed": seed}
+        about |= {"init": identity(self.init)}
         earlier = resume.state if resume else {}
         data = {"program, data or kernel": fingerprint((p, args, earlier, kernel))}
         store = Store(checkpoint, {**about, **data})
@@ -142,6 +155,9 @@ class MCMC:
             if self.rewrite is not None:
                 what = "a fit of a program that is rewritten anew cannot be resumed"
                 raise DataError(located(what, hint="run longer, or rewrite the program yourself"))
+            if self.init != "random":
+                what = "a run that resumes a fit starts where that ended, and takes no init"
+                raise DataError(located(what, hint="leave init out, or run anew without resume"))
             _require_resumable(resume, origin)
         own = continued_seed(seed, earlier) if resume else seed
         with seeded(own), Progress(warmup + self.draws, "MCMC", self.progress) as progress:
@@ -149,8 +165,13 @@ class MCMC:
             if self.rewrite is not None:
                 rewriting = rewritten(p, args, progress.say)
             density = LogDensity(rewriting.program, *args, turning=True)
-            u0, parameters = self._start(density, resume)
+            u0, parameters = self._start(density, resume, rewriting.done)
             potential = Potential(density, u0, compiled=self.compiled, notify=progress.say)
+            notes: tuple[str, ...] = ()
+            if self.init == "pathfinder":
+                progress.say("pathfinder")
+                u0, notes = starts_by_paths(potential, u0)
+                u0 = by_columns(u0)
 
             shown = 0
 
@@ -175,7 +196,7 @@ class MCMC:
                 seconds=time.perf_counter() - start,
                 interrupted=samples.interrupted,
                 report=samples.report,
-                notes=(*_cut_off(samples, kernel.max_depth), *_moved(samples.rescued)),
+                notes=(*notes, *_cut_off(samples, kernel.max_depth), *_moved(samples.rescued)),
             )
         return joined(resume, fit) if resume else fit
 
@@ -218,6 +239,8 @@ class MCMC:
             raise ValueError("kernels on traces take programs as they are: leave rewrite out")
         if self.thin not in (None, 1):
             raise ValueError("chains of kernels on traces are not thinned")
+        if self.init != "random":
+            raise ValueError("chains of kernels on traces start from the prior: leave init out")
         return run_chains(
             kernel,
             p,
@@ -230,9 +253,15 @@ class MCMC:
             checkpoint=checkpoint,
         )
 
-    def _start(self, density: LogDensity, resume: Fit | None) -> tuple[Tensor, Parameters | None]:
+    def _start(
+        self, density: LogDensity, resume: Fit | None, rewritten: tuple[str, ...]
+    ) -> tuple[Tensor, Parameters | None]:
         if resume is None:
-            return by_columns(starting_points(density, self.chains)), None
+            if isinstance(self.init, str):
+                return by_columns(starting_points(density, self.chains)), None
+            init = self.init if isinstance(self.init, Fit) else dict(self.init)
+            init = moved(init, self.device, self.dtype)
+            return by_columns(given_starts(density, init, self.chains, rewritten)), None
         state = resume.state
         if state["position"].shape[1:] != (density.layout.size,):
             raise DataError(located("the fit to resume is not of this program", hint="run anew"))

@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from ...ppl import draw
+from ...ppl.errors import InitializationError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.interpretations.starts import initial
 
 
 def starting_points(density: LogDensity, chains: int, radius: float = 2.0) -> Tensor:
     """Points [chains, d] of finite log density and gradient, uniform in a box about the origin."""
+    return _uniform(density, density, chains, radius)
+
+
+def completed(density: LogDensity, given: Tensor, radius: float = 2.0) -> Tensor:
+    """Points [chains, d] of finite log density and gradient, with given coordinates.
+
+    Those that are NaN in ``given`` [chains, d] are uniform in a box about the origin.
+
+    Errors:
+        InitializationError: a chain would start where the log density or its gradient is not
+            finite, whatever these others are.
+    """
+    starts = torch.stack([_filled(density, row, radius) for row in given])
+    gradient, value = torch.func.vmap(torch.func.grad_and_value(density))(starts)
+    bad = ~(value.isfinite() & gradient.isfinite().all(-1))
+    for chain in torch.nonzero(bad).flatten().tolist():
+        of = "gradient" if bool(value[chain].isfinite()) else "log density"
+        what = f"the {of} of chain {chain} is not finite where it is to start"
+        hint = "start within the support of the posterior"
+        raise InitializationError(located(f"{what}: {density.blame(starts[chain])}", hint=hint))
+    return starts
+
+
+def _filled(density: LogDensity, given: Tensor, radius: float) -> Tensor:
+    """The point [d] with these coordinates, and such others in place of NaN that it may start."""
+    left = given.isnan()
+    if not bool(left.any()):
+        return given
+    at = _uniform(density, lambda u: density(torch.where(left, u, given)), 1, radius)
+    return torch.where(left, at[0], given)
+
+
+def _uniform(
+    density: LogDensity, to_be_finite: Callable[[Tensor], Tensor], chains: int, radius: float
+) -> Tensor:
     dtype = density.layout.dtype
     bound = torch.tensor(radius, dtype=dtype)
 
     def draw_uniform(shape: tuple[int, ...]) -> Tensor:
         return draw(dist.Uniform(-bound, bound), shape, label="start").to(dtype)
 
-    return initial(density.layout, density, chains, draw_uniform, radius, blame=density.blame)
+    return initial(density.layout, to_be_finite, chains, draw_uniform, radius, blame=density.blame)

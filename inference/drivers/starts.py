@@ -1,0 +1,116 @@
+"""Where chains are told to start: at draws of Pathfinder's paths, at values, at draws of a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ...ppl import draw
+from ...ppl.compile.potential import Potential
+from ...ppl.errors import DataError, located
+from ...ppl.interpretations.log_density import LogDensity
+from ...ppl.tensors.keys import fingerprint
+from ..results.fit import Fit
+from ..runs.paths import Target, pathfinder
+from ..runs.start import completed
+
+Init = Literal["random", "pathfinder"] | Mapping[str, Any] | Fit
+
+TRIES = 25  # draws of a path's normal law, of which a chain starts at the first that it can
+
+
+def require_init(init: Init) -> None:
+    """Raise unless chains may be told so."""
+    if not isinstance(init, Mapping | Fit) and init not in ("random", "pathfinder"):
+        kinds = "'random', 'pathfinder', values by site, or a fit"
+        raise ValueError(f"init is {kinds}, not {init!r}")
+
+
+def identity(init: Init) -> str:
+    """What tells a run that starts so from one that starts otherwise."""
+    if isinstance(init, str):
+        return init
+    return fingerprint(init.draws if isinstance(init, Fit) else dict(init))
+
+
+def given_starts(
+    density: LogDensity, init: Mapping[str, Any] | Fit, chains: int, rewritten: tuple[str, ...]
+) -> Tensor:
+    """Vectors [chains, d] at values by site, or at draws of a fit, which differ if it has so many.
+
+    Sites that are left out start at random.  ``rewritten``: what made the density's program
+    another than that of the values.
+
+    Errors:
+        DataError: a name is none of a latent of the density, or a value is not of its shape.
+        SupportError: a value lies outside its support.
+        InitializationError: the log density or its gradient is not finite there.
+    """
+    values = _of_fit(init, chains) if isinstance(init, Fit) else init
+    layout = density.layout
+    blocks = {block.name: block for block in layout.blocks}
+    if unknown := [name for name in values if name not in blocks]:
+        hint = f"the latents are {', '.join(blocks)}"
+        if rewritten:
+            hint = f"rewrite='auto' made the program another ({', '.join(rewritten)}), and {hint}"
+            hint += ": leave rewrite out, or start by init='pathfinder'"
+        raise DataError(located(f"init: no latent site is called {', '.join(unknown)}", hint=hint))
+    given = torch.full((chains, layout.size), torch.nan, dtype=layout.dtype)
+    own = {name: _of_chains(name, x, blocks[name].shape, chains) for name, x in values.items()}
+    anywhere, _ = layout.unpack(given.new_zeros(layout.size))
+    for i, row in enumerate(given):
+        vector = layout.pack({**anywhere, **{name: x[i] for name, x in own.items()}})
+        for name in own:
+            place = slice(blocks[name].start, blocks[name].stop)
+            row[place] = vector[place]
+    return completed(density, given)
+
+
+def _of_fit(fit: Fit, chains: int) -> dict[str, Tensor]:
+    """The latents at draws that are chosen by chance, [chains, *shape]."""
+    n = fit.chains * fit.size
+    if n == 0:
+        raise DataError(located("init: the fit holds no draws", hint="run it longer"))
+    order = draw(dist.Uniform(0.0, 1.0), (n,), label="order").argsort()
+    chosen = order[torch.arange(chains, device=order.device) % n]
+    return {name: fit[name].flatten(0, 1).to(order.device)[chosen] for name in fit.latents}
+
+
+def _of_chains(name: str, value: Any, shape: torch.Size, chains: int) -> Tensor:
+    """A value for each chain, [chains, *shape]."""
+    x = torch.as_tensor(value)
+    if x.shape not in (shape, (chains, *shape)):
+        what = f"init: a value of shape {list(x.shape)}"
+        hint = f"give one of shape {list(shape)}, or {[chains, *shape]}: one for each chain"
+        raise DataError(located(what, site=name, hint=hint))
+    return x.expand(chains, *shape)
+
+
+def starts_by_paths(potential: Potential, starts: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+    """A draw of the path from each of ``starts`` [chains, d], and what is to be said of them.
+
+    A chain whose path finds no normal law, or none with a draw that it can start at, stays at its
+    start, which is said.
+    """
+    if starts.shape[-1] == 0:
+        return starts, ()
+    any_number = potential.lanes is not None
+    target = Target(potential, starts, None if any_number else len(starts))
+    found, notes = [], list[str]()
+    for i, start in enumerate(starts.to("cpu", torch.float64)):
+        law, why = (path := pathfinder(target, start)).normal, path.why
+        if law is not None:
+            noise = draw(dist.Normal(torch.zeros_like(law.mean), 1.0), (TRIES,), label="path")
+            points = target.rounded(law.points(noise))
+            value, gradient = target(points)
+            usable = torch.nonzero(value.isfinite() & gradient.isfinite().all(-1)).flatten()
+            start = points[usable[0]] if len(usable) else start
+            why = "" if len(usable) else "its normal law has no draw of finite log density"
+        if why:
+            notes.append(f"chain {i} started at random, and not by a path: {why}")
+        found.append(start)
+    return target.given(torch.stack(found)), tuple(notes)
