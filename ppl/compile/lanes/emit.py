@@ -7,8 +7,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
+
 from .header import widened
 from .indices import Index, Var, of_atom
+from .logarithms import with_products
 from .schedule import scheduled, shrink, touched
 from .statements import (
     JOINS,
@@ -41,7 +44,7 @@ def source(t: Translation, size: int, sizes: list[int], *, wide: bool) -> tuple[
     Also how many vectors its ``work`` must hold.  ``vectors`` and ``results`` hold the numbers of
     all lanes for each coordinate in turn; lanes beyond ``count`` repeat the last.
     """
-    body = scheduled(t.statements)
+    body = scheduled(with_products(t) if t.dtype == torch.float64 else t.statements)
     results = {f"out{k}" for k in range(len(sizes))}
     outside = {b for item in body for b in touched(item) if b.name == "u" or b.name in results}
     shrink(body, outside)
@@ -193,19 +196,23 @@ def _body(items: list[Item], own: list[Buffer], pair: _Pair | None) -> list[str]
 
 
 def _assignment(item: Assign, pair: _Pair | None) -> str:
-    target, at, join = item.target, item.at, JOINS[item.how]
+    target, at, how = item.target, item.at, item.how
     value = f"({_expr(item.value, pair)})"
     if pair is None or target in pair.own:
-        entry = _entry(target, at)
-        return f"{entry} = {join.format(entry, value)};"
+        return _joined(_entry(target, at), how, value)
     if target in pair.sums:
-        entry = f"w{target}[{0 if target.single else at}]"
-        return f"{entry} = {join.format(entry, value)};"
+        return _joined(f"w{target}[{0 if target.single else at}]", how, value)
     kind = "M" if target.mask else "V"
     places = _entry(target, at), _entry(target, pair.next(at))
     halves = (f"part<{half}, {kind}>(both)" for half in (0, 1))
-    stores = [f"{p} = {join.format(p, h)};" for p, h in zip(places, halves, strict=True)]
+    stores = [_joined(p, how, h) for p, h in zip(places, halves, strict=True)]
     return f"{{ {widened(kind)} both = {value}; {' '.join(stores)} }}"
+
+
+def _joined(entry: str, how: str, value: str) -> str:
+    if how == "log":
+        return f"multiply(&{entry}, {value});"
+    return f"{entry} = {JOINS[how].format(entry, value)};"
 
 
 # ----------------------------------------------------------------------------------- pairs of turns
@@ -256,6 +263,10 @@ def _pairwise(loop: Loop, pair: _Pair) -> list[str]:
     v, n = loop.over, loop.over.size
     lines, after = [], []
     for buffer, how in pair.sums.items():
+        if how == "log":
+            lines += [f"W w{buffer}[{buffer.size}];", _ONES.format(buffer.size, buffer)]
+            after += [_PRODUCTS.format(buffer.size, buffer, half) for half in (0, 1)]
+            continue
         kind, neutral = ("M", "truth") if buffer.mask else ("V", "splat")
         start = _number(NEUTRAL[how]) if neutral == "splat" else str(int(NEUTRAL[how]))
         lines.append(f"{widened(kind)} w{buffer}[{buffer.size}];")
@@ -273,6 +284,13 @@ def _pairwise(loop: Loop, pair: _Pair) -> list[str]:
         after += [last, *_body(loop.body, loop.own, None), "}"]
     return [*lines, *after]
 
+
+# Products as they start, and those of one half of the turns joined with others
+_ONES = "for (long k = 0; k < {0}; k++) w{1}[k] = wide_splat(k % 2 == 0);"
+_PRODUCTS = (
+    "for (long k = 0; k < {0}; k += 2) {{ multiply(&{1}[k], part<{2}, V>(w{1}[k]));"
+    " {1}[k + 1] = {1}[k + 1] + part<{2}, V>(w{1}[k + 1]); }}"
+)
 
 NEAR = 64  # so many vectors of a buffer may lie on the stack
 UNROLLED = 8  # loops of so few turns are unrolled, if they have no more

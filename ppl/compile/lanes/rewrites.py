@@ -1,7 +1,8 @@
-"""Rewriting: derivatives of log-sum-exp and log-softmax by exponentials that the values have.
+"""Rewriting: log-sum-exp, log-softmax and their derivatives with as few exponentials as it takes.
 
-Torch writes softmax(x) there as exp(x - logsumexp(x)), and the value has had exp(x - max(x)) and
-its sum: their ratio is the same, but for rounding, and costs no exponential.
+Torch writes softmax(x) as exp(x - logsumexp(x)) in derivatives, where the value has had
+exp(x - max(x)) and its sum: their ratio is the same, but for rounding, and costs no exponential.
+Of two numbers one is the largest, so that exp(x - max(x)) is 1 for it: one exponential does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ def rewritten(graph: GraphModule) -> GraphModule:
             found = _softmax(node)
             if found is not None:
                 _replace(node, *found)
+    for node in list(graph.graph.nodes):
+        if _is(node, "exp") and (dim := _dim_of_two(node)) is not None:
+            _by_one_exponential(node, dim)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
@@ -90,3 +94,38 @@ def _replace(node: Node, exponential: Node, total: Node, views: list[Node]) -> N
         ratio = graph.call_function(aten.div.Tensor, (exponential, total))
         ratio.meta.update(node.meta)
     node.replace_all_uses_with(ratio)
+
+
+def _dim_of_two(node: Node) -> int | None:
+    """The dimension of a pair x, if the node is exp(x - max(x)) along it."""
+    shifted: Any = node.args[0]
+    if not _is(shifted, "sub") or shifted.kwargs or not isinstance(shifted.args[0], Node):
+        return None
+    largest = _root(shifted.args[1])[0]
+    if _is(largest, "where"):  # 0 in place of an infinite one
+        largest = _root(largest.args[2])[0]
+    if not _is(largest, "amax") or largest.args[0] is not shifted.args[0]:
+        return None
+    dims, shape = largest.args[1], shifted.args[0].meta["val"].shape
+    if len(dims) != 1 or shape[dims[0]] != 2 or node.meta["val"].shape != shape:
+        return None
+    return int(dims[0])
+
+
+def _by_one_exponential(node: Node, dim: int) -> None:
+    """exp(s) of a pair s, one of which is 0, or both of which are -inf or NaN.
+
+    So their sum is the other.  (With a largest of +inf, both become +inf or NaN, like their sum.)
+    """
+    graph, shifted = node.graph, node.args[0]
+
+    def made(target: Any, *args: Any) -> Node:
+        call = graph.call_function(target, args)
+        call.meta["val"] = target(*(x.meta["val"] if isinstance(x, Node) else x for x in args))
+        return call
+
+    with graph.inserting_before(node):
+        other = made(aten.exp.default, made(aten.sum.dim_IntList, shifted, [dim], True))
+        zero = made(aten.eq.Scalar, shifted, 0.0)
+        one = made(aten.full_like.default, shifted, 1.0)
+        node.replace_all_uses_with(made(aten.where.self, zero, one, other))

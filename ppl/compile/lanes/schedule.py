@@ -68,7 +68,7 @@ def _grouped(statements: Iterable[Statement]) -> list[_Group]:
     """Each statement in the first group that its predecessors allow, or in a new one.
 
     Groups run in their order.  Straight code that must follow a group goes right behind it, so that
-    loops after it may use it; a new loop goes to the end.
+    loops after it may use it, and so does what reads nothing; another new loop goes to the end.
     """
     groups: list[_Group] = []
     position: dict[_Group, int] = {}
@@ -83,7 +83,7 @@ def _grouped(statements: Iterable[Statement]) -> list[_Group]:
         group = next((g for g in later if _same_kind(g.over, over)), None)
         if group is None:
             group = _Group(over)
-            place = least if over is None else len(groups)
+            place = least if over is None or not statement.reads else len(groups)
             groups.insert(place, group)
             position.update((g, i) for i, g in enumerate(groups[place:], place))
         inner = _under(statement, group.over)

@@ -81,7 +81,8 @@ class Apply:
 
 Expr: TypeAlias = "Number | Shared | Counted | Load | Apply"
 
-# How the value of a statement joins what the entry held; "=" replaces it.
+# How the value of a statement joins what the entry held; "=" replaces it.  There is "log" besides:
+# it multiplies a product that is kept in two entries, as a number and an exponent (see logarithms).
 JOINS: dict[str, str] = {
     "=": "{1}",
     "+": "{0} + {1}",

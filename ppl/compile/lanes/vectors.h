@@ -106,4 +106,16 @@ INLINE V exponential(V x) { return widened<wide_exp>(x); }
 INLINE V exponential_less_one(V x) { return widened<wide_expm1>(x); }
 INLINE V logarithm(V x) { return widened<wide_log>(x); }
 INLINE V logarithm_of_more(V x) { return widened<wide_log1p>(x); }
+// x[0] 2^x[1] times a factor; a zero, infinite or undefined product stays what it is
+INLINE void multiply(D *x, D factor) {
+    auto small = factor < 0x1p-900;
+    D p = x[0] * pick(small, factor * 0x1p150, factor);
+    auto usual = (p > 0) & (p < INFINITY);
+    D k = of_bits((bits(p) >> 52) | 0x4330000000000000LL) - (0x1p52 + 1022);
+    D lead = of_bits((bits(p) & 0xfffffffffffffLL) | 0x3fe0000000000000LL);
+    x[0] = pick(usual, lead, pick(p < 0, D{} + NAN, p));
+    x[1] = x[1] + pick(usual, k, D{}) - pick(small, D{} + 150, D{});
+}
+INLINE D logarithm_of_product(D x, D exponent) { return wide_log(x) + exponent * 0x1.62e42fefa39efp-1; }
+
 INLINE V hyperbolic_tangent(V x) { return widened<wide_tanh>(x); }
