@@ -32,6 +32,7 @@ from .smc import (
 )
 from .vi import SVI
 from .vi.advi import ADVI
+from .vi.pathfinder import Pathfinder
 
 __all__ = [
     "ADVI",
@@ -42,6 +43,7 @@ __all__ = [
     "Checkpoint",
     "Exact",
     "Fit",
+    "Pathfinder",
     "Population",
     "Prediction",
     "Recorded",

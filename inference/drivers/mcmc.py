@@ -51,8 +51,8 @@ class MCMC:
         warmup: transitions that adapt step size and diagonal metric, and are thrown away.
         target: the mean acceptance that warm-up aims at.
         thin: each so many-th transition is a draw.  None: each, but where NUTS is compiled each
-            2nd, 4th or 8th, if with fewer R-hat or an effective size says that 400 or more draws
-            are not enough.
+            2nd, 4th or 8th, if with fewer R-hat or an effective size says that 1 600 or more draws
+            of all chains are not enough.
         rewrite: "auto": sum finite latents out, and write sites with a random location or scale by
             standard ones where a short run says that it helps (see ``rewriting``).  The fit is one
             of the program itself all the same, and its method says what was done.
@@ -170,7 +170,7 @@ class MCMC:
             notes: tuple[str, ...] = ()
             if self.init == "pathfinder":
                 progress.say("pathfinder")
-                u0, notes = starts_by_paths(potential, u0)
+                u0, notes = starts_by_paths(density, potential, u0)
                 u0 = by_columns(u0)
 
             shown = 0

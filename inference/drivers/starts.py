@@ -90,7 +90,9 @@ def _of_chains(name: str, value: Any, shape: torch.Size, chains: int) -> Tensor:
     return x.expand(chains, *shape)
 
 
-def starts_by_paths(potential: Potential, starts: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+def starts_by_paths(
+    density: LogDensity, potential: Potential, starts: Tensor
+) -> tuple[Tensor, tuple[str, ...]]:
     """A draw of the path from each of ``starts`` [chains, d], and what is to be said of them.
 
     A chain whose path finds no normal law, or none with a draw that it can start at, stays at its
@@ -102,7 +104,8 @@ def starts_by_paths(potential: Potential, starts: Tensor) -> tuple[Tensor, tuple
     target = Target(potential, starts, None if any_number else len(starts))
     found, notes = [], list[str]()
     for i, start in enumerate(starts.to("cpu", torch.float64)):
-        law, why = (path := pathfinder(target, start)).normal, path.why
+        path = pathfinder(target, start)
+        law, why = path.normal, path.reason(density.layout)
         if law is not None:
             noise = draw(dist.Normal(torch.zeros_like(law.mean), 1.0), (TRIES,), label="path")
             points = target.rounded(law.points(noise))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-import warnings
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -16,11 +14,10 @@ from ...ppl.errors import BranchError
 from ...ppl.language.batching import run_batched
 from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.seeds import seeded
-from ..results.fit import Fit, import_arviz
+from ..results.fit import Fit
+from ..results.pareto import TRUSTED, smoothed
 from .gradients.replay import Notes, Run, Settings
 from .language.traces import log_density, sample_trace
-
-TRUSTED = 0.7  # Vehtari et al. (arXiv 1507.02646)
 
 
 def posterior(model: Callback, guide: Any, *args: Any, draws: int = 1000, seed: int = 0) -> Fit:
@@ -53,7 +50,7 @@ def posterior(model: Callback, guide: Any, *args: Any, draws: int = 1000, seed: 
         except BranchError:
             rows = [one() for _ in range(draws)]
             choices, derived, log_weights = tree_map(lambda *x: torch.stack(x), *rows)
-    k_hat, log_evidence, error = smoothed(log_weights)
+    _, k_hat, log_evidence, error = smoothed(log_weights)
     notes: tuple[str, ...] = ()
     if k_hat > TRUSTED:
         notes = (f"k-hat is {k_hat:.2f}, above {TRUSTED}: the guide misses parts of the posterior",)
@@ -68,15 +65,3 @@ def posterior(model: Callback, guide: Any, *args: Any, draws: int = 1000, seed: 
         seconds=time.perf_counter() - start,
         notes=notes,
     )
-
-
-def smoothed(log_weights: Tensor) -> tuple[float, float, float]:
-    """k-hat of weights [n], the log of their mean, and its standard error by smoothed weights."""
-    given = log_weights.detach().double().numpy(force=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        normalised, k_hat = import_arviz().psislw(given.copy())
-    total = np.logaddexp.reduce(given) - np.log(len(given))
-    weights = np.exp(normalised)
-    ess = 1.0 / float((weights**2).sum())
-    return float(k_hat), float(total), float(np.sqrt(max(0.0, 1.0 / ess - 1.0 / len(given))))

@@ -34,7 +34,8 @@ class LowRankNormal(NamedTuple):
         scaled = (points - self.mean) / self.root
         within = scaled @ self.basis
         solved = torch.linalg.solve_triangular(self.factor, within.mT, upper=False).mT
-        return scaled + (solved - within) @ self.basis.mT
+        noise: Tensor = scaled + (solved - within) @ self.basis.mT
+        return noise
 
     @property
     def log_determinant(self) -> Tensor:

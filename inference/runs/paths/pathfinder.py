@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ....ppl import draw
+from ....ppl.interpretations.layout import Layout
 from .ascent import ascent
 from .inverse_hessian import inverse_hessians
 from .normal import LowRankNormal, approximation
@@ -22,7 +23,7 @@ HISTORY, STEPS, TOLERANCE, ELBO_DRAWS = 6, 1000, 1e-13, 25
 class Found(NamedTuple):
     """What a path came to.
 
-    normal: the best approximation; None if there is none, and ``why`` not.
+    normal: the best approximation; None if there is none, and ``failure`` says why.
     elbo: of the approximation after each step, [n]; -inf where there is none.
     best: which of these is the greatest, from 0.
     limited: the climb ran out of steps, and its end was the best.
@@ -33,8 +34,13 @@ class Found(NamedTuple):
     elbo: Tensor
     best: int = -1
     limited: bool = False
-    why: str = ""
+    failure: str = ""
     flat: tuple[int, ...] = ()
+
+    def reason(self, layout: Layout) -> str:
+        """Why there is no approximation, with the sites that are to blame; empty if there is."""
+        sites = dict.fromkeys(f"'{layout.site_of(i)}'" for i in self.flat)
+        return f"{self.failure} {', '.join(sites)}" if sites else self.failure
 
 
 def pathfinder(
@@ -59,21 +65,21 @@ def pathfinder(
     if len(none) == 0:
         still = not bool(path.gradients[0].any())
         slope = "its gradient is zero there" if still else "no step raises the density"
-        return Found(None, none, why=f"the climb ends at its start: {slope}")
+        return Found(None, none, failure=f"the climb ends at its start: {slope}")
     places = dict[int, LowRankNormal]()
     for i, h in enumerate(inverse_hessians(path, history)):
         if h is not None:
             law = approximation(path.positions[i + 1], path.gradients[i + 1], h)
             places |= {} if law is None else {i: law}
     if not places:
-        return Found(None, none, why="the log density is nowhere concave on the way")
+        return Found(None, none, failure="the log density is nowhere concave on the way")
     bounds, gradients = elbos([*places.values()], target, elbo_draws)
-    elbo = none.index_copy(0, torch.tensor([*places]), bounds)
+    elbo = none.index_copy(0, torch.tensor([*places], device="cpu"), bounds)
     if flat := _even(torch.cat([path.gradients, gradients])):
-        return Found(None, elbo, why="the density is improper", flat=flat)
+        return Found(None, elbo, failure="the density is flat, or rises evenly, along", flat=flat)
     best = int(elbo.argmax())
     if float(elbo[best]) == -math.inf:
-        return Found(None, elbo, why="each approximation has draws without a finite log density")
+        return Found(None, elbo, failure="each normal law has draws of no finite log density")
     return Found(places[best], elbo, best, path.limited and best == len(elbo) - 1)
 
 
