@@ -28,7 +28,7 @@ def completed(density: LogDensity, given: Tensor, radius: float = 2.0) -> Tensor
         InitializationError: a chain would start where the log density or its gradient is not
             finite, whatever these others are.
     """
-    starts = torch.stack([_filled(density, row, radius) for row in given])
+    starts = torch.stack([_filled(density, row, i, radius) for i, row in enumerate(given)])
     gradient, value = torch.func.vmap(torch.func.grad_and_value(density))(starts)
     bad = ~(value.isfinite() & gradient.isfinite().all(-1))
     for chain in torch.nonzero(bad).flatten().tolist():
@@ -39,12 +39,15 @@ def completed(density: LogDensity, given: Tensor, radius: float = 2.0) -> Tensor
     return starts
 
 
-def _filled(density: LogDensity, given: Tensor, radius: float) -> Tensor:
+def _filled(density: LogDensity, given: Tensor, chain: int, radius: float) -> Tensor:
     """The point [d] with these coordinates, and such others in place of NaN that it may start."""
     left = given.isnan()
     if not bool(left.any()):
         return given
-    at = _uniform(density, lambda u: density(torch.where(left, u, given)), 1, radius)
+    try:
+        at = _uniform(density, lambda u: density(torch.where(left, u, given)), 1, radius)
+    except InitializationError as error:
+        raise InitializationError(f"chain {chain} has no start at its values: {error}") from error
     return torch.where(left, at[0], given)
 
 
