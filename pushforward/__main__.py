@@ -215,13 +215,18 @@ def infer(
     target: Target,
     data: Data = None,
     method: Annotated[
-        str, typer.Option(help="nuts, smc, advi or exact [default: nuts; of a .pf file: exact]")
+        str,
+        typer.Option(
+            help="nuts, smc, advi, pathfinder or exact [default: nuts; of a .pf file: exact]"
+        ),
     ] = "",
     seed: Seed = 0,
     draws: Annotated[
         int, typer.Option(min=1, help="draws of each chain, or particles of each island")
     ] = 1000,
-    chains: Annotated[int, typer.Option(min=1, help="chains of nuts, or islands of smc")] = 4,
+    chains: Annotated[
+        int, typer.Option(min=1, help="chains of nuts, islands of smc, or paths of pathfinder")
+    ] = 4,
     warmup: Annotated[int, typer.Option(min=0, help="warm-up transitions of nuts")] = 1000,
     compiled: Annotated[
         bool, typer.Option("--compile/--no-compile", help="compile the log density")
@@ -242,14 +247,14 @@ def infer(
     what it returns, or on its choices if it returns nothing.  A .pf file is
     evaluated in rationals if it is finite, else by quadrature.
     """
-    from .inference import ADVI, MCMC, SMC, nuts
+    from .inference import ADVI, MCMC, SMC, Pathfinder, nuts
 
     module = paper(target)
     method = method or ("nuts" if module is None else "exact")
-    if method not in ("nuts", "smc", "advi", "exact"):
-        raise UsageError(f"--method must be nuts, smc, advi or exact, not {method!r}")
+    if method not in ("nuts", "smc", "advi", "pathfinder", "exact"):
+        raise UsageError(f"--method must be nuts, smc, advi, pathfinder or exact, not {method!r}")
     if save is not None and method == "exact":
-        raise UsageError("--save is for nuts, smc and advi: exact prints all that it finds")
+        raise UsageError("--save is for all methods but exact, which prints all that it finds")
     if save is not None and not save.absolute().parent.is_dir():
         raise UsageError(f"--save: there is no folder {save.parent}")
     if checkpoint is not None and method not in ("nuts", "smc"):
@@ -267,6 +272,8 @@ def infer(
         driver: Any = MCMC(nuts(), chains, draws, warmup, compiled=compiled)
     elif method == "smc":
         driver = SMC(draws, chains, compiled=compiled)
+    elif method == "pathfinder":
+        driver = Pathfinder(chains, draws, compiled=compiled)
     else:
         driver = ADVI(draws=draws, compiled=compiled)
     kept = {} if checkpoint is None else {"checkpoint": checkpoint}

@@ -29,6 +29,8 @@ from ..runs.placing import Device, moved, placed, with_data_there
 from ..runs.progress import Progress
 from ..runs.start import starting_points
 
+ROWS = 16  # vectors at once where there is no lane code: climbs take one, and bounds hundreds
+
 
 @dataclass(frozen=True)
 class Pathfinder:
@@ -108,9 +110,9 @@ class Pathfinder:
             raise ProgramError(located(what, hint="its evidence is what SMC gives"))
         with Progress(self.paths, "Pathfinder", self.progress) as progress:
             starts = starting_points(density, self.paths)
-            potential = Potential(density, starts, compiled=self.compiled, notify=progress.say)
-            any_number = potential.lanes is not None
-            target = Target(potential, starts, None if any_number else self.paths)
+            example = starts[:1].expand(ROWS, -1)
+            potential = Potential(density, example, compiled=self.compiled, notify=progress.say)
+            target = Target(potential, example, ROWS if potential.lanes is None else None)
             found, interrupted = self._found(target, starts, progress)
         laws = [path.normal for path in found if path.normal is not None]
         if not laws:

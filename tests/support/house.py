@@ -66,7 +66,7 @@ HOUSE: dict[str, Room] = {
         " ppl.interpretations ppl.calculus",
     ),
     "inference.runs": Room(
-        "what a run on real work needs: checkpoints, progress, devices, starts",
+        "what a run on real work needs: checkpoints, progress, devices, starts and paths to them",
         "ppl ppl.errors ppl.language ppl.interpretations",
     ),
     "inference.results": Room(
@@ -107,7 +107,7 @@ HOUSE: dict[str, Room] = {
         " ppl.language ppl.interpretations",
     ),
     "inference.vi": Room(
-        "objectives, guides, the drivers SVI and ADVI",
+        "objectives, guides, the drivers SVI, ADVI and Pathfinder",
         "inference.runs inference.results inference.vi.gradients inference.vi.language ppl"
         " ppl.errors ppl.tensors ppl.types ppl.distributions ppl.language ppl.interpretations"
         " ppl.compile",
