@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...ppl import compiled
 from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import ProgramError, ZeroMassError, located
-from ...ppl.interpretations.abstract_run import check_program
 from ...ppl.interpretations.log_density import LogDensity
-from ...ppl.language.program import Callback, Program, program_name
+from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.decompositions import NO_DECOMPOSITION, OF_BATCHES
 from ...ppl.tensors.keys import fingerprint
 from ...ppl.tensors.seeds import seeded
@@ -26,27 +25,15 @@ from ..results.fit import Fit, fit_from_vectors
 from ..runs.checkpoint import Checkpoint, Store, stream
 from ..runs.placing import Device, moved, placed, with_data_there
 from ..runs.progress import Progress
-from ..runs.recording import recorded
-from ..smc.population import Population, together
-from ..smc.resampling import resample
-from ..smc.tempered_islands import tempering
+from ..smc import doubts
+from ..smc.archipelago import by_evidence, pooled
+from ..smc.powers import increases_to_one, ladder
+from ..smc.tempered_islands import TemperedIslands
+from .islands import Algorithm, ByAlgorithm, ByTempering, Island, Plan
 
-Algorithm = Callable[[Program, int], Program]
-
-
-class Island(NamedTuple):
-    """What a population came to: equally weighted draws, its evidence and effective size.
-
-    ``draws``: unconstrained vectors [particles, d] of tempered runs, under the name ``""``; else
-    the latents and deterministic sites by name, [particles, *shape].  ``failures``: at how many
-    points a matrix had no decomposition.
-    """
-
-    draws: dict[str, Tensor]
-    latents: list[str]
-    log_evidence: Tensor
-    effective_size: Tensor
-    failures: int = 0
+OF_THE_PILOT, OF_THE_WHOLE = -1, -2  # the numbers of streams of randomness beside the islands'
+LONGEST = 20  # states of a waste-free chain, unless moves are given
+GUESS = 40  # powers, before a pilot run has found them
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,13 +43,20 @@ class SMC:
     ``SMC`` is a driver, which runs a method on real work; ``smc`` is a program, one of the methods.
 
     Without an ``algorithm`` it is tempered SMC, for programs whose latents are continuous:
-    particles from the prior are weighted by powers of the likelihood, and moved by HMC.  The moves
-    keep each power's density invariant for any metric and step size; these are set from the
-    particles at each stage (variances, and 1 / d^(1/4)), which makes the evidence estimate
-    consistent, where fixed ones would make it unbiased.
+    particles from the prior are weighted by powers of the likelihood, and moved by HMC.  A pilot
+    run finds the powers, such that each step leaves nine tenths of the effective sample size, and
+    at each of them the metric, the step size, and how many moves particles need to forget where
+    they were.  The islands then run with all of these fixed, which makes their estimates of the
+    evidence unbiased; ``Fit.report`` says what was found.
 
     Islands are independent runs, each of a stream of its own: their spread gives the standard
-    error, and they are the chains of the result.
+    error, by Student's law of ``islands - 1`` degrees of freedom (see ``pooled``).
+
+    The draws of the result are those of the islands in proportion to their evidences, which
+    ``Fit.history`` keeps.  Chain i holds the draws of island i, of which some are left out where
+    its evidence is below the mean, and draws of islands above the mean, again, in their place.
+    Where evidences agree, chains are independent up to few draws, and R-hat and effective sizes
+    mean what they do for Markov chains; where they do not, ``Fit.warnings()`` says so.
 
     Args:
         particles: on each island.
@@ -70,27 +64,65 @@ class SMC:
         algorithm: from a program and a number of particles to a program that returns a population,
             such as ``particle_filter``, ``smc``, ``importance``, or
             ``lambda p, n: particle_filter(p, n, ess=0.5)``.  Its latents may be discrete.
-        stages: of tempering: how many powers, spaced as (k / stages)^3.
-        moves: of tempering: HMC transitions of each particle at each stage.
+        stages: of tempering: the powers, increasing to 1; or how many, spaced as (k / stages)^3.
+        moves: of tempering: HMC transitions of each particle at each power.
+        adaptive: let each island find its own powers and moves, without a pilot run.  The evidence
+            is then consistent, but biased.
+        waste_free: keep the particles of all moves (Dau and Chopin, arXiv 2011.02328): at each
+            power few are resampled, and each begins a chain of ``moves + 1`` states, all of which
+            are particles; of the largest divisor of ``particles`` up to 20 unless moves are given.
         compiled: compile the log density, or the loops and lanes of the algorithm, with Inductor.
         device: where to compute, and where the data are moved; torch's default unless given.
         dtype: the precision of what the program makes, and of the data; likewise.
         progress: show a progress bar.
+
+    Errors:
+        ValueError: sizes are not positive, powers do not increase to 1, waste-free chains do not
+            divide the particles, or are to be adaptive.
     """
 
     particles: int = 1000
     islands: int = 4
     algorithm: Algorithm | None = None
-    stages: int = 20
-    moves: int = 3
+    stages: int | Sequence[float] | None = None
+    moves: int | None = None
+    adaptive: bool = False
+    waste_free: bool = False
     compiled: bool = True
     device: Device = None
     dtype: torch.dtype | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.particles, self.islands, self.stages, self.moves) < 1:
+        sizes = [self.particles, self.islands, 1 if self.moves is None else self.moves]
+        if min([*sizes, self.stages if isinstance(self.stages, int) else 1]) < 1:
             raise ValueError("SMC needs at least one particle, island, stage and move")
+        if (powers := self._powers) is not None and not increases_to_one(powers):
+            raise ValueError(
+                f"SMC: stages must increase from above 0 to exactly 1, unlike {powers}"
+            )
+        if self.waste_free and self.adaptive:
+            raise ValueError(
+                "SMC: waste-free chains take their moves from a pilot run, so adaptive=False"
+            )
+        if self.waste_free and (self.length < 2 or self.particles % self.length):
+            what = f"SMC: waste-free chains of {self.length} states do not divide {self.particles}"
+            raise ValueError(f"{what} particles; choose a multiple of moves + 1")
+
+    @property
+    def _powers(self) -> list[float] | None:
+        if self.stages is None:
+            return None
+        return ladder(self.stages) if isinstance(self.stages, int) else list(self.stages)
+
+    @property
+    def length(self) -> int:
+        """Of waste-free chains, in states; 1 where there are none."""
+        if not self.waste_free:
+            return 1
+        if self.moves is not None:
+            return self.moves + 1
+        return max(k for k in range(1, LONGEST + 1) if self.particles % k == 0)
 
     def run(
         self,
@@ -120,33 +152,148 @@ class SMC:
         if isinstance(executor, ThreadPoolExecutor):
             what = "islands cannot run in threads, which share torch's generator and the handlers"
             raise ProgramError(located(what, hint="use a ProcessPoolExecutor"))
-        settings = {name: getattr(self, name) for name in ("particles", "stages", "moves")}
-        place = {"device": str(self.device), "dtype": str(self.dtype), "compiled": self.compiled}
-        about = {"method": self.method, "seed": seed, **place, **settings}
-        data = {"program, data or algorithm": fingerprint((p, args, self.algorithm))}
-        store = Store(checkpoint, {**about, **data})
-        islands = [Island(*each) for each in (store.content or {"islands": []})["islands"]]
-        del islands[self.islands :]
+        store = Store(checkpoint, self._about(p, args, seed))
+        kept = store.content or {"plan": None, "islands": []}
+        plan = None if kept["plan"] is None else Plan.of(kept["plan"])
+        islands = [Island(*each) for each in kept["islands"][: self.islands]]
         interrupted = False
-        per_island = 1 if self.algorithm or executor else self.stages
         title = f"{self.method}, {self.islands} islands"
-        with torch.no_grad(), Progress(self.islands * per_island, title, self.progress) as progress:
-            progress.advance(len(islands) * per_island)
-            seeds = [stream(seed, i) for i in range(len(islands), self.islands)]
+        with torch.no_grad(), Progress(self._steps(plan), title, self.progress) as progress:
+            work = cache(partial(self._work, p, args, progress))
+            if islands:
+                progress.advance(self._steps(plan, len(islands)))
             try:
-                for island in self._islands(p, args, seeds, progress, executor):
+                if self._by_plan and plan is None:
+                    with placed(self.device, self.dtype), seeded(stream(seed, OF_THE_PILOT)):
+                        plan = work().plan()
+                    progress.lengthen(self._steps(plan))
+                seeds = [stream(seed, i) for i in range(len(islands), self.islands)]
+                for island in self._islands(p, args, plan, seeds, work, executor):
                     islands.append(island)
-                    store.write({"islands": [tuple(each) for each in islands]})
-                    size = float(island.effective_size)
-                    figures = {"ess": size, "log_evidence": float(island.log_evidence)}
-                    progress.advance(per_island if per_island == 1 else 0, **figures)
+                    plain = None if plan is None else plan.plain()
+                    store.write({"plan": plain, "islands": [tuple(each) for each in islands]})
+                    figures = {"log_evidence": float(island.log_evidence)}
+                    whole = self.algorithm is not None or executor is not None
+                    progress.advance(self._steps_each(plan) if whole else 0, **figures)
             except KeyboardInterrupt:
                 if not islands:
                     raise
                 interrupted = True
-            with placed(self.device, self.dtype):
-                fit = self._fit(p, args, islands)
+            with placed(self.device, self.dtype), seeded(stream(seed, OF_THE_WHOLE)):
+                fit = self._fit(p, args, plan, islands)
+        seconds = time.perf_counter() - start
+        return replace(fit, seed=seed, seconds=seconds, interrupted=interrupted)
+
+    def __repr__(self) -> str:
+        what = "" if self.algorithm else f": {self._what}"
+        return f"<{self.method}{what}; {self.islands} islands of {self.particles} particles>"
+
+    @property
+    def method(self) -> str:
+        """A name for the result."""
+        return f"SMC ({'tempered' if self.algorithm is None else program_name(self.algorithm)})"
+
+    @property
+    def _what(self) -> str:
+        n = None if self._powers is None else len(self._powers)
+        powers = "powers" if n is None else f"{n} power{'s' * (n > 1)}"
+        moves = "HMC moves" if self.moves is None else f"{self.moves} HMC moves at each"
+        chains = f"waste-free chains of {self.length}" if self.waste_free else moves
+        return f"{powers} and {chains}, set by {'each island' if self.adaptive else 'a pilot run'}"
+
+    @property
+    def _by_plan(self) -> bool:
+        return self.algorithm is None and not self.adaptive
+
+    def _about(self, p: Callback, args: tuple[Any, ...], seed: int) -> dict[str, Any]:
+        """What a checkpoint belongs to."""
+        settings = {name: getattr(self, name) for name in ("particles", "moves", "adaptive")}
+        place = {"device": str(self.device), "dtype": str(self.dtype), "compiled": self.compiled}
+        return {
+            "method": self.method,
+            "seed": seed,
+            **place,
+            **settings,
+            "stages": self._powers,
+            "waste-free": self.length,
+            "program, data or algorithm": fingerprint((p, args, self.algorithm)),
+        }
+
+    def _steps_each(self, plan: Plan | None) -> int:
+        """How many steps of progress an island is, as far as is known."""
+        if self.algorithm is not None:
+            return 1
+        return len(plan.stages if plan else self._powers or ladder(GUESS))
+
+    def _steps(self, plan: Plan | None, islands: int | None = None) -> int:
+        """How many steps of progress so many islands are, with the pilot run before them."""
+        count = self.islands if islands is None else islands
+        return self._steps_each(plan) * (count + self._by_plan)
+
+    def _work(self, p: Callback, args: tuple[Any, ...], progress: Progress) -> Any:
+        """What makes plan and islands."""
+        with placed(self.device, self.dtype):
+            if self.algorithm is not None:
+                say = progress.say if self.compiled else None
+                return ByAlgorithm.made(p, args, self.algorithm, self.particles, say)
+            islands = TemperedIslands(
+                LogDensity(p, *args),
+                self.particles,
+                self.length,
+                compiled=self.compiled,
+                notify=progress.say,
+                watch=progress.advance,
+            )
+        moves = None if self.waste_free else self.moves
+        return ByTempering(islands, self._powers, moves, self.length)
+
+    def _islands(
+        self,
+        p: Callback,
+        args: tuple[Any, ...],
+        plan: Plan | None,
+        seeds: list[int],
+        work: Callable[[], Any],
+        executor: Executor | None,
+    ) -> Iterator[Island]:
+        if executor is None:
+            for seed in seeds:
+                with (
+                    placed(self.device, self.dtype),
+                    OF_BATCHES.collected() as failed,
+                    seeded(seed),
+                ):
+                    island = work().island(plan)
+                yield island._replace(failures=sum(int(each.sum()) for each in failed))
+        else:
+            quiet = replace(self, progress=False)
+            futures = [executor.submit(_island, quiet, p, args, plan, seed) for seed in seeds]
+            try:
+                for future in futures:
+                    yield future.result()
+            finally:
+                for future in futures:
+                    future.cancel()
+
+    def _fit(
+        self, p: Callback, args: tuple[Any, ...], plan: Plan | None, islands: list[Island]
+    ) -> Fit:
+        """The islands' draws by their evidence, and what is known of both."""
         log_evidences = torch.stack([island.log_evidence for island in islands])
+        alive = [island for island in islands if island.draws]
+        if not alive:
+            what = "no particle has positive weight"
+            raise ZeroMassError(located(what, hint="check data and priors, or use more particles"))
+        like = alive[0].draws
+        kept = by_evidence(log_evidences, self.particles)
+        draws = {}
+        for name in like:
+            each = [island.draws.get(name, torch.zeros_like(like[name])) for island in islands]
+            draws[name] = torch.cat(each)[kept]
+        if self.algorithm is None:
+            fit = fit_from_vectors(LogDensity(p, *args), draws[""], method=self.method)
+        else:
+            fit = Fit(self.method, draws, latents=tuple(alive[0].latents))
         log_evidence, error = pooled(log_evidences)
         sizes = torch.stack([island.effective_size for island in islands])
         history = {"log_evidence": log_evidences, "effective_size": sizes}
@@ -158,113 +305,32 @@ class SMC:
             history=history,
             log_evidence=log_evidence,
             log_evidence_error=error,
-            seed=seed,
-            seconds=time.perf_counter() - start,
-            interrupted=interrupted,
-            notes=(*fit.notes, *_poor(sizes)),
+            notes=(*fit.notes, *_notes(plan, islands, log_evidences, log_evidence)),
+            report=() if plan is None else plan.report,
         )
 
-    def __repr__(self) -> str:
-        tempering = f": {self.stages} powers, {self.moves} HMC moves at each"
-        what = tempering if self.algorithm is None else ""
-        return f"<{self.method}{what}; {self.islands} islands of {self.particles} particles>"
 
-    @property
-    def method(self) -> str:
-        """A name for the result."""
-        return f"SMC ({'tempered' if self.algorithm is None else program_name(self.algorithm)})"
-
-    def _islands(
-        self,
-        p: Callback,
-        args: tuple[Any, ...],
-        seeds: list[int],
-        progress: Progress,
-        executor: Executor | None,
-    ) -> Iterator[Island]:
-        if executor is None:
-            with placed(self.device, self.dtype):
-                run = self._sampler(p, args, progress)
-            for seed in seeds:
-                with (
-                    seeded(seed),
-                    placed(self.device, self.dtype),
-                    OF_BATCHES.collected() as failed,
-                ):
-                    island = run()
-                yield island._replace(failures=sum(int(each.sum()) for each in failed))
-        else:
-            quiet = replace(self, progress=False)
-            futures = [executor.submit(_island, quiet, p, args, seed) for seed in seeds]
-            try:
-                for future in futures:
-                    yield future.result()
-            finally:
-                for future in futures:
-                    future.cancel()
-
-    def _sampler(self, p: Callback, args: tuple[Any, ...], progress: Progress) -> Any:
-        """The function that makes one island."""
-        if self.algorithm is None:
-            algorithm = tempering(
-                LogDensity(p, *args),
-                self.particles,
-                self.stages,
-                self.moves,
-                compiled=self.compiled,
-                notify=progress.say,
-                watch=progress.advance,
-            )
-            return lambda: _drawn(algorithm(), lambda vectors: ({"": vectors}, [""]))
-        check_program(p, *args)
-        algorithm = self.algorithm(recorded(p), self.particles)
-        if self.compiled:
-            algorithm = compiled(algorithm, progress.say)
-
-        def named(values: Any) -> tuple[dict[str, Tensor], list[str]]:
-            runs = together(values).by_step()
-            return {**runs.choices, **runs.derived}, list(runs.choices)
-
-        return lambda: _drawn(algorithm(*args), named)
-
-    def _fit(self, p: Callback, args: tuple[Any, ...], islands: list[Island]) -> Fit:
-        names = islands[0].draws
-        draws = {name: torch.stack([each.draws[name] for each in islands]) for name in names}
-        if self.algorithm is None:
-            return fit_from_vectors(LogDensity(p, *args), draws[""], method=self.method)
-        return Fit(self.method, draws, latents=tuple(islands[0].latents))
-
-
-def _island(driver: SMC, p: Callback, args: tuple[Any, ...], seed: int) -> Island:
+def _island(
+    driver: SMC, p: Callback, args: tuple[Any, ...], plan: Plan | None, seed: int
+) -> Island:
     """One island, in a process of its own."""
-    with torch.no_grad(), Progress(1, "", enabled=False) as progress, seeded(seed):
-        return next(driver._islands(p, args, [seed], progress, None))
+    with torch.no_grad(), Progress(1, "", enabled=False) as progress:
+        work = cache(partial(driver._work, p, args, progress))
+        return next(driver._islands(p, args, plan, [seed], work, None))
 
 
-def _drawn(population: Population, named: Callable[[Any], Any]) -> Island:
-    """Equally weighted draws of a population, with its evidence."""
-    log_evidence = population.log_evidence()
-    if float(log_evidence) == -math.inf:
-        what = "no particle has positive weight"
-        raise ZeroMassError(located(what, hint="check data and priors, or use more particles"))
-    draws, latents = named(resample(population)[0].values)
-    return Island(draws, latents, log_evidence, population.effective_size())
-
-
-def _poor(sizes: Tensor) -> list[str]:
-    """A note if the last weights rest on hardly a particle."""
-    worst = float(sizes.min())
-    if worst >= 2.0:
-        return []
-    what = f"the effective sample size falls to {worst:.1f}: hardly a particle carries the weight"
-    return [f"{what}; use more particles, or a better proposal"]
-
-
-def pooled(log_evidences: Tensor) -> tuple[float, float | None]:
-    """The log of the mean evidence of independent runs, and its delta-method standard error."""
-    n = len(log_evidences)
-    log_mean = torch.logsumexp(log_evidences, 0) - math.log(n)
-    if n == 1:
-        return float(log_mean), None
-    relative = (log_evidences - log_mean).exp()
-    return float(log_mean), float(relative.std() / math.sqrt(n))
+def _notes(
+    plan: Plan | None, islands: list[Island], log_evidences: Tensor, log_evidence: float
+) -> list[str]:
+    """What a reader should know before believing the islands."""
+    notes = [] if plan is None else list(plan.notes)
+    alive = [island for island in islands if island.draws]
+    notes += dict.fromkeys(note for island in alive for note in island.notes)
+    notes += doubts.of_stages([island.worst for island in alive])
+    expected = math.sqrt(sum(island.variance for island in alive) / len(alive))
+    known = None if math.isnan(expected) else expected
+    found = doubts.of_islands(log_evidences, known)
+    if plan is not None and known is not None and not found:
+        spread = known if len(islands) == 1 else max(known, float(log_evidences.std()))
+        found = doubts.between(plan.log_evidence, log_evidence, spread, len(islands))
+    return [*notes, *found, *doubts.of_sizes(torch.stack([i.effective_size for i in alive]))]

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...ppl import scan
 from ...ppl.language.program import Callback, Program
 from .population import Population
+from .powers import increases_to_one
 from .resampling import Scheme, resample, systematic
 
 
@@ -27,7 +28,8 @@ def tempered(
     """Tempered SMC as a program; it returns a ``Population``.
 
     Invariant: E[sum_i w_i delta_{x_i}] is prior times likelihood, for any moves that leave
-    prior * likelihood ** beta invariant at their beta, and any schedule that ends in 1.
+    prior * likelihood ** beta invariant at their beta, and any schedule that ends in 1, where both
+    are fixed beforehand.
 
     Args:
         prior: a program that returns ``particles`` values, stacked.
@@ -36,11 +38,7 @@ def tempered(
         betas: the powers after 0, increasing to 1.
         ess: resample when the effective sample size is at most this fraction.
     """
-    if (
-        not betas
-        or abs(betas[-1] - 1.0) > 0
-        or any(b <= a for a, b in zip([0.0, *betas], betas, strict=False))
-    ):
+    if not increases_to_one(betas):
         raise ValueError("tempered: betas must increase from above 0 to exactly 1")
     powers = torch.tensor([0.0, *betas], dtype=torch.float64)
     resampled = Program(lambda population: resample(population, scheme)[0])
@@ -64,8 +62,3 @@ def tempered(
     moved = Program(move)
     run.__name__ = run.__qualname__ = f"tempered({particles})"
     return Program(run)
-
-
-def ladder(steps: int, power: float = 3.0) -> list[float]:
-    """The schedule beta_k = (k / steps) ** power."""
-    return [(k / steps) ** power for k in range(1, steps + 1)]

@@ -1,0 +1,116 @@
+"""The moves of tempered SMC at one power: HMC in a metric, on vectors that end in the power."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ...ppl import draw
+from ...ppl.compile.potential import by_columns
+from ..mcmc.hamiltonian import Potential, State, coin, init, refresh, select
+from ..mcmc.hmc import acceptance, propose
+
+DURATION = 0.5 * math.pi  # of a trajectory: it makes a normal law of the metric's shape forget
+JITTER = 0.25  # relative: half the width of the uniform law of durations
+DENSE = 4.0  # particles for each coordinate from which on all correlations are taken as they are
+
+
+class Metric(NamedTuple):
+    """The covariance S R S that momenta stand for: S = diag(scale) [d], root = R^(1/2) [d, d].
+
+    Without a root R is the identity.
+    """
+
+    scale: Tensor
+    root: Tensor | None = None
+
+
+class Stage(NamedTuple):
+    """A power, and the moves that leave prior * likelihood ** power invariant."""
+
+    power: float
+    metric: Metric
+    leapfrogs: int
+    moves: int
+
+
+class Particles(NamedTuple):
+    """Particles of tempering, n of them.
+
+    ``state``: of HMC at positions [n, d + 1] whose last coordinate is the power.  The density is
+    log prior + power * log likelihood, so that the last entry of its gradient is the log
+    likelihood.  ``first`` [n]: from which draw of the prior each descends.
+    """
+
+    state: State
+    first: Tensor
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """In float64, [n]; -inf where there is no density."""
+        found = self.state.gradient[:, -1].double()
+        return torch.where(self.state.log_density == -math.inf, -math.inf, found)
+
+    @property
+    def points(self) -> Tensor:
+        """The unconstrained vectors, [n, d]."""
+        return self.state.position[:, :-1]
+
+
+def metric_of(points: Tensor, size: float) -> Metric:
+    """The sample covariance of points [n, d] that are worth ``size`` independent ones.
+
+    Correlations count in full from 4 d on; below they shrink linearly, to none at d.
+    """
+    n, d = points.shape
+    points = points.double()
+    scale = points.std(0) if min(n - 1, d) > 0 else torch.ones_like(points[0])
+    scale = torch.where(scale > 0.0, scale, 1.0)
+    share = min(max((size / max(d, 1) - 1.0) / (DENSE - 1.0), 0.0), 1.0)
+    if share == 0.0 or d < 2:
+        return Metric(scale)
+    standard = (points - points.mean(0)) / scale
+    correlation = share * (standard.mT @ standard) / (n - 1)
+    correlation.diagonal().fill_(1.0)
+    values, vectors = torch.linalg.eigh(correlation)
+    return Metric(scale, vectors * values.clamp(min=1e-12).sqrt() @ vectors.mT)
+
+
+def at_power(particles: Particles, potential: Potential, power: float) -> Particles:
+    """The same particles with their densities and gradients at another power."""
+    position = by_columns(particles.state.position.clone())
+    position[:, -1] = power
+    return particles._replace(state=init(position, potential))
+
+
+def transition(
+    particles: Particles, potential: Potential, stage: Stage
+) -> tuple[Particles, Tensor]:
+    """One HMC transition of each particle, and their acceptance probabilities [n].
+
+    The power stands still, as a coordinate of scale zero.  The step of each particle is that of
+    ``DURATION / leapfrogs`` times a factor that is uniform about 1, drawn anew.
+    """
+    state = particles.state
+    n, like = len(state.position), state.position
+    before = refresh(state)
+    before = before._replace(momentum=by_columns(before.momentum))
+    law = dist.Uniform(
+        like.new_tensor(1.0 - JITTER), like.new_tensor(1.0 + JITTER), validate_args=False
+    )
+    step = DURATION / stage.leapfrogs * draw(law, (n,), label="duration")
+    scale = torch.cat([stage.metric.scale.to(like), like.new_zeros(1)])
+    root = stage.metric.root
+    bordered = None if root is None else torch.block_diag(root.to(like), like.new_zeros(1, 1))
+
+    def stretched(x: Tensor) -> Tensor:
+        return x if bordered is None else (bordered @ x.t()).t()
+
+    after = propose(before, potential, torch.outer(scale, step).t(), stage.leapfrogs, stretched)
+    probability = acceptance(before, after)
+    moved = select(coin(probability), after.state, state)
+    return particles._replace(state=moved), probability
