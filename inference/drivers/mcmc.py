@@ -49,7 +49,8 @@ class MCMC:
         chains: run together, one row each of the tensors that the kernel moves.
         draws: of each chain after warm-up.
         warmup: transitions that adapt step size and diagonal metric, and are thrown away.
-        target: the mean acceptance that warm-up aims at.
+        target: the mean acceptance that warm-up aims at.  None: the kernel's own, which is 0.85
+            for NUTS; compiled, it aims at 0.95 once warm-up meets more than a few divergences.
         thin: each so many-th transition is a draw.  None: each, but where NUTS is compiled each
             2nd, 4th or 8th, if with fewer R-hat or an effective size says that 1 600 or more draws
             of all chains are not enough.
@@ -76,7 +77,7 @@ class MCMC:
     chains: int = 4
     draws: int = 1000
     warmup: int = 1000
-    target: float = 0.85
+    target: float | None = None
     thin: int | None = None
     rewrite: Literal["auto"] | None = None
     init: Init = "random"
@@ -211,15 +212,16 @@ class MCMC:
         store: Store,
     ) -> Samples:
         """By the engine where kernel and density allow, or else by the kernel as a program."""
-        about: dict[str, Any] = {"parameters": parameters, "target": self.target}
-        about |= {"progress": report, "store": store}
+        about: dict[str, Any] = {"parameters": parameters, "progress": report, "store": store}
         if kernel.max_depth is not None and potential.lanes is not None:
             cores = self.cores or cores_for(self.chains, potential.lanes.lanes)
             engine = Engine(potential.lanes, kernel.max_depth, cores=cores)
-            return sample_lanes(engine, potential, u0, warmup, self.draws, thin=self.thin, **about)
+            about |= {"target": self.target, "thin": self.thin}
+            return sample_lanes(engine, potential, u0, warmup, self.draws, **about)
         with OF_BATCHES.collected() as failed:
             besides = partial(_counted, failed)
-            about |= {"besides": besides, "thin": self.thin or 1}
+            target = kernel.target if self.target is None else self.target
+            about |= {"besides": besides, "thin": self.thin or 1, "target": target}
             run = kernel.sample or sample
             return run(kernel, potential, u0, warmup, self.draws, **about)
 

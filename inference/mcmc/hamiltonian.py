@@ -85,6 +85,7 @@ class Kernel(NamedTuple):
     ``acceptance_rate`` and ``diverging`` among them.  ``max_depth``, of the no-U-turn kernel alone:
     the most doublings, with which the engine of ``lanes`` makes the same transitions.  ``sample``:
     the function that warms the kernel up and draws, where it is not the one of ``adaptation``.
+    ``target``: the mean acceptance that its warm-up aims at unless told.
     """
 
     init: Callable[[Tensor, Potential], State]
@@ -92,6 +93,7 @@ class Kernel(NamedTuple):
     name: str = "kernel"
     max_depth: int | None = None
     sample: Callable[..., Any] | None = None
+    target: float = 0.85
 
 
 def init(position: Tensor, potential: Potential) -> State:

@@ -97,7 +97,9 @@ def step(
     return transition(state, potential, parameters, share, most, dynamics=dynamics)[:2]
 
 
-def jittered(name: str, dynamics: Dynamics, length: float | None, most: int) -> Kernel:
+def jittered(
+    name: str, dynamics: Dynamics, length: float | None, most: int, target: float
+) -> Kernel:
     """The kernel of these dynamics, whose warm-up learns the mean length unless it is given."""
     if length is not None and not 0.0 < length < math.inf:
         raise ValueError(f"{name}: the mean length must be positive and finite, not {length}")
@@ -105,7 +107,8 @@ def jittered(name: str, dynamics: Dynamics, length: float | None, most: int) -> 
         raise ValueError(f"{name}: most must be at least 1, not {most}")
     move = partial(transition, dynamics=dynamics)
     sampler = partial(sample_ensemble, transition=move, length=length, most=most)
-    return Kernel(init, partial(step, dynamics=dynamics, most=most), name, sample=sampler)
+    move_once = partial(step, dynamics=dynamics, most=most)
+    return Kernel(init, move_once, name, sample=sampler, target=target)
 
 
 HAMILTONIAN = Dynamics(refresh, propose)
@@ -119,7 +122,7 @@ def jittered_hmc(length: float = 1.5, most: int = MOST) -> Kernel:
             uniform up to twice as much.
         most: leapfrogs in a transition.
     """
-    return jittered("jittered HMC", HAMILTONIAN, length, most)
+    return jittered("jittered HMC", HAMILTONIAN, length, most, 0.8)
 
 
 def chees(most: int = MOST) -> Kernel:
@@ -131,4 +134,4 @@ def chees(most: int = MOST) -> Kernel:
     Args:
         most: leapfrogs in a transition.
     """
-    return jittered("ChEES", HAMILTONIAN, None, most)
+    return jittered("ChEES", HAMILTONIAN, None, most, 0.8)

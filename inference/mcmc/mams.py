@@ -97,4 +97,4 @@ def mams(length: float | None = None, most: int = MOST) -> Kernel:
             that of the paper over sqrt(d)); None: learnt in warm-up by the ChEES criterion.
         most: leapfrogs in a transition.
     """
-    return jittered("MAMS", MICROCANONICAL, length, most)
+    return jittered("MAMS", MICROCANONICAL, length, most, 0.9)

@@ -187,7 +187,7 @@ class Fit:
             table = self.summary()
             if (worst := float(table["r_hat"].max())) > 1.01:
                 found.append(f"R-hat reaches {worst:.3f}: the chains disagree, run longer")
-            if (least := float(table["ess_bulk"].min())) < 100 * self.chains:
+            if (least := float(table["ess_bulk"].min())) < 100 * min(self.chains, 4):
                 found.append(f"bulk ESS falls to {least:.0f}: run longer for stable estimates")
         return found
 

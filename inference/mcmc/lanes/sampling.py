@@ -23,8 +23,11 @@ from ..nuts import NUTSInfo
 from ..thinning import thinned
 from .engine import Advance, Chains, Engine, Metric, StepSizes, step_sizes
 from .warmup import (
+    CALM,
+    CAREFUL,
     RESCUED,
     SETTLED,
+    diverging,
     first_root_mass,
     found_step_sizes,
     learnt_metric,
@@ -40,12 +43,14 @@ PIECE = 0.2  # seconds between two looks at a run
 class Progressed(NamedTuple):
     """A run between two pieces: transitions made, the chains, the metric, and the thinning.
 
-    ``rescued``: the chains that warm-up moved to others; ``report``: what it did, window by window.
+    ``target``: the mean acceptance that warm-up aims at now.  ``rescued``: the chains that warm-up
+    moved to others; ``report``: what it did, window by window.
     """
 
     done: int
     chains: Chains
     metric: Metric
+    target: float
     thin: int = 1
     rescued: tuple[int, ...] = ()
     report: tuple[str, ...] = ()
@@ -59,7 +64,7 @@ def sample_lanes(
     draws: int,
     *,
     parameters: Parameters | None = None,
-    target: float = TARGET,
+    target: float | None = TARGET,
     thin: int | None = 1,
     progress: Watcher | None = None,
     store: Store | None = None,
@@ -70,21 +75,24 @@ def sample_lanes(
     from all.  Between two windows of warm-up chains do not wait for each other.
 
     Args:
+        target: None: ``CALM``, raised to ``CAREFUL`` where warm-up meets divergences.
         thin: each so many-th transition is a draw; None: as many, up to ``MOST``, as it takes until
             the draws are ``enough``.
     """
-    require_target(target)
+    first = CALM if target is None else target
+    require_target(first)
     state = State(u0, *potential(u0))
     require_finite(state)
-    at = _started(state, potential, parameters, target)._replace(thin=thin or 1)
+    at = _started(state, potential, parameters, first)._replace(thin=thin or 1)
     run = _Run(engine, at, [], store, progress)
     if store is not None and store.content is not None:
         run.at, run.pieces = _restored(store.content)
     try:
         for end in accumulate(windows(warmup)):
             if run.at.done < end:
-                run.advance(end, warmup + draws, target)
-                run.at, run.pieces = _learnt(run.at, run.pieces, end / warmup), []
+                run.advance(end, warmup + draws, warming=True)
+                made, run.pieces = joined(run.pieces), []
+                run.at = _reported(_learnt(run.at, made, end / warmup, target is None), made)
                 if store is not None:
                     store.offer(partial(_content, run.at, run.pieces))
         run.advance(warmup + draws * run.at.thin, warmup + draws * run.at.thin)
@@ -108,18 +116,19 @@ def enough(draws: Tensor) -> bool:
     """Whether draws [chains, n, d] will do, or cannot be mended by some more.
 
     They will do if a fit warns of nothing (R-hat at most 1.01, a hundred effective draws for each
-    chain), with a margin.  Chains that are far apart, and runs so short that the best draws would
-    not do, are left to the warnings.
+    of four chains or fewer), with a margin.  Chains that are far apart, and runs so short that the
+    best draws would not do, are left to the warnings.
     """
-    if draws.shape[1] < SHORT or len(draws) < 2:
+    chains, n, _ = draws.shape
+    if n * chains < SHORT or n < SHORTEST or chains < 2:
         return True
     worst = float(r_hat(draws).nan_to_num(1.0).max())  # NaN where nothing moves
     least = float(effective_size(draws).nan_to_num(math.inf).min())
-    return worst > APART or (worst < 1.008 and least > 110.0 * len(draws))
+    return worst > APART or (worst < 1.008 and least > 110.0 * min(chains, 4))
 
 
 APART = 1.2
-SHORT = 400
+SHORT, SHORTEST = 1600, 16  # draws of all chains, and of each
 
 
 @dataclass
@@ -134,19 +143,19 @@ class _Run:
     interrupted: bool = False
     rate: float = 5.0
 
-    def advance(self, end: int, total: int, target: float = 0.0) -> None:
-        """Go on until so many transitions are made of the total; warm-up has a target.
+    def advance(self, end: int, total: int, *, warming: bool = False) -> None:
+        """Go on until so many transitions are made of the total.
 
         What is kept of the end of a window of warm-up is kept when it was learnt from.
         """
-        thin = 1 if target else self.at.thin
+        thin, target = (1, self.at.target) if warming else (self.at.thin, 0.0)
         while self.at.done < end:
             start = time.perf_counter()
             count = min(end - self.at.done, thin * max(1, int(self.rate / thin)))
             made = self.engine.advance(self.at.chains, self.at.metric, count, target=target)
             self.pieces.append(grouped(made, thin))
             self.at = self.at._replace(done=self.at.done + count, chains=made.chains)
-            if self.store is not None and not (target and self.at.done == end):
+            if self.store is not None and not (warming and self.at.done == end):
                 self.store.offer(partial(_content, self.at, self.pieces))
             self.rate = count * PIECE / max(time.perf_counter() - start, 1e-6)
             if self.progress is not None:
@@ -203,27 +212,29 @@ def _started(
     odd = 0x9E3779B97F4A7C15 - 2**64  # spreads the bits over all 64
     position, gradient = state.position.contiguous(), state.gradient.contiguous()
     chains = Chains(position, state.log_density, gradient, step_sizes(step), bits * odd + 1)
-    return Progressed(0, chains, metric)
+    return Progressed(0, chains, metric, target)
 
 
-def _learnt(at: Progressed, window: list[Advance], share: float) -> Progressed:
+def _learnt(at: Progressed, made: Advance, share: float, raising: bool) -> Progressed:
     """After a window that ends this share of warm-up: a new metric, or the final step size.
 
     The last window is too short to learn a metric from, and leaves it as it is.
     """
-    made = joined(window)
     if share == 1.0:
-        chains = at.chains._replace(step_sizes=step_sizes(settled(at.chains.step_sizes)))
-        return _reported(at._replace(chains=chains), made)
+        sizes = step_sizes(settled(at.chains.step_sizes))
+        return at._replace(chains=at.chains._replace(step_sizes=sizes))
     lost = stranded(made.draws, made.log_density)
     held = made
     if bool(lost.any()) and RESCUED[0] <= share <= RESCUED[1]:
         at, held = _rescued(at, made, lost)
     metric = learnt_metric(held.draws, held.gradients, at.metric.root, share)
-    chains = at.chains
-    if share < SETTLED or len(metric.stretch) != len(at.metric.stretch):
+    chains, target = at.chains, at.target
+    if raising and diverging(held.info.diverging, share):
+        target = CAREFUL
+    changed = target != at.target or len(metric.stretch) != len(at.metric.stretch)
+    if share < SETTLED or changed:
         chains = chains._replace(step_sizes=restarted(chains.step_sizes))
-    return _reported(at._replace(chains=chains, metric=metric), made)
+    return at._replace(chains=chains, metric=metric, target=target)
 
 
 def _reported(at: Progressed, window: Advance) -> Progressed:
@@ -236,6 +247,8 @@ def _reported(at: Progressed, window: Advance) -> Progressed:
     )
     if k := len(at.metric.stretch):
         line += f" and {k} directions"
+    if at.target == CAREFUL:
+        line += f", target {CAREFUL}"
     if moved := at.rescued:
         line += f", moved chains {', '.join(map(str, moved))}"
     return at._replace(report=(*at.report, line))
@@ -255,7 +268,10 @@ def _rescued(at: Progressed, made: Advance, lost: Tensor) -> tuple[Progressed, A
     )
     rescued = tuple(sorted({*at.rescued, *places.tolist()}))
     kept = made._replace(
-        draws=made.draws[held], gradients=made.gradients[held], log_density=made.log_density[held]
+        draws=made.draws[held],
+        gradients=made.gradients[held],
+        log_density=made.log_density[held],
+        info=NUTSInfo(*(x[held] for x in made.info)),
     )
     return at._replace(chains=chains, rescued=rescued), kept
 
@@ -291,6 +307,7 @@ def _content(at: Progressed, pieces: list[Advance]) -> dict[str, Any]:
     kept = [[p.draws, p.gradients, *p.info, p.log_density, p.failures] for p in pieces]
     told = {"rescued": [*at.rescued], "report": [*at.report]}
     now = {"done": at.done, "chains": chains, "metric": [*at.metric], "thin": at.thin}
+    now["target"] = at.target
     return {**now, **told, "pieces": kept, "random": random_state()}
 
 
@@ -305,4 +322,5 @@ def _restored(content: dict[str, Any]) -> tuple[Progressed, list[Advance]]:
     ]
     metric = Metric(*content["metric"])
     told = tuple(content["rescued"]), tuple(content["report"])
-    return Progressed(content["done"], chains, metric, content["thin"], *told), pieces
+    about = content["target"], content["thin"]
+    return Progressed(content["done"], chains, metric, *about, *told), pieces

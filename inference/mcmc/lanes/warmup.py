@@ -22,10 +22,12 @@ from .engine import Metric, StepSizes
 
 FIRST, GROWTH, LAST = 10, 1.5, 50
 ENOUGH = 10  # draws of a window for each coordinate, before directions are learnt
-ARRIVED = 0.25  # after this share of warm-up chains are taken to be where the posterior is
+ARRIVED = 0.04  # after this share of warm-up chains are taken to be where the posterior is
 FAR, MOST = 4.0, 16  # variances so many times the diagonal's, or as much less, and so many, count
 LOST = 20.0  # of the log of the mass about a chain
 RESCUED = (0.15, 0.6)  # between these shares of warm-up stranded chains are moved to others
+CALM, CAREFUL = 0.85, 0.95  # mean acceptances to aim at, and where transitions diverge
+OFTEN = 0.005  # so many of them, once step sizes are settled
 SETTLED = 0.4  # after this share of warm-up a new metric is so near the old that step sizes go on
 
 
@@ -109,6 +111,11 @@ def stranded(draws: Tensor, log_density: Tensor) -> Tensor:
     mass = log_density.mean(1) + draws.std(1).log().sum(-1)
     mass = mass.where(mass.isfinite(), -math.inf)
     return mass < mass.max() - LOST - math.sqrt(draws.shape[-1])
+
+
+def diverging(found: Tensor, share: float) -> bool:
+    """Whether transitions [chains, draws] of a window diverge too often, long after the start."""
+    return share > SETTLED and float(found.double().mean()) > OFTEN
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

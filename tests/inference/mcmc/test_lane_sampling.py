@@ -131,7 +131,7 @@ def test_a_correlated_normal_law_becomes_round() -> None:
     assert float(diagonal.max() / diagonal.min()) > 50  # negative control: the diagonal alone
     assert len(metric.stretch) >= 1
     few = learnt_metric(draws[:1, :20], gradients[:1, :20], torch.ones(3), 0.5)
-    early = learnt_metric(draws, gradients, torch.ones(3), 0.1)
+    early = learnt_metric(draws, gradients, torch.ones(3), 0.02)
     assert len(few.stretch) == len(early.stretch) == 0
 
 
@@ -234,6 +234,26 @@ def test_the_acceptance_aimed_at_is_reached(target: float) -> None:
     rate = float(fit.stats["acceptance_rate"].mean())
     assert abs(rate - target) < 0.07
     assert not bool(fit.stats["diverging"].any())
+
+
+@program
+def neck() -> None:
+    """A funnel: its neck is narrower than steps that suit its mouth."""
+    v = sample("v", dist.Normal(0.0, 2.5))
+    sample("x", dist.Normal(torch.zeros(6), (v / 2).exp()).to_event(1))
+
+
+def test_the_target_is_raised_where_transitions_diverge() -> None:
+    """And nowhere else, and not if one is given."""
+    fit = MCMC(progress=False).run(neck, seed=1)
+    calm = MCMC(progress=False).run(scaled, seed=3)
+    given = MCMC(progress=False, target=0.85).run(neck, seed=1)
+    raised = [i for i, line in enumerate(fit.report) if "target 0.95" in line]
+    ends = [int(line.split()[0]) for line in fit.report]
+    assert raised and min(ends[i] for i in raised) > 400 and raised[-1] == len(ends) - 1
+    assert not any("target" in line for line in (*calm.report, *given.report))
+    assert 2 * fit.divergences < given.divergences
+    assert float(fit.stats["acceptance_rate"].mean()) > 0.9
 
 
 def test_a_normal_law_is_sampled() -> None:
