@@ -15,11 +15,14 @@ def pooled(log_evidences: Tensor) -> tuple[float, float | None]:
 
     The error belongs to Student's law of M - 1 degrees of freedom: the log evidence lies within it
     times that law's 0.975 quantile (12.7 for 2 islands, 3.2 for 4, 2.3 for 10) with 95 % of
-    confidence.  With s^2 the variance of the islands' log evidences, it is the error of a log mean
-    of log-normal numbers, sqrt(s^2 / M + s^4 / (2 (M - 1))): estimates of evidences are log-normal
-    in the limit (Berard, Del Moral and Doucet, arXiv 1307.0181).  Where an island's evidence is
-    zero, it is that of the delta method.  Evidences are estimated without bias, and their logs
-    lie s^2 / (2 M) below on average.
+    confidence, if the islands' log evidences have a standard deviation s up to about 1.  It is the
+    error of a log mean of log-normal numbers, sqrt(s^2 / M + s^4 / (2 (M - 1))): estimates of
+    evidences are log-normal in the limit (Berard, Del Moral and Doucet, "A lognormal central limit
+    theorem for particle approximations of normalizing constants").  Where an island's evidence is
+    zero, it is that of the delta method.
+
+    Evidences are estimated without bias; each log lies s^2 / 2 too low on average, and that of
+    their mean s^2 / (2 M).
     """
     n = len(log_evidences)
     log_mean = float(torch.logsumexp(log_evidences, 0)) - math.log(n)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...ppl import draw
 from ...ppl.compile.potential import by_columns
-from ..mcmc.hamiltonian import Potential, State, coin, init, refresh, select
+from ..mcmc.hamiltonian import Potential, State, Stretch, coin, init, refresh, select
 from ..mcmc.hmc import acceptance, propose
 
 DURATION = 0.5 * math.pi  # of a trajectory: it makes a normal law of the metric's shape forget
@@ -87,30 +87,35 @@ def at_power(particles: Particles, potential: Potential, power: float) -> Partic
     return particles._replace(state=init(position, potential))
 
 
+def bordered(metric: Metric, like: Tensor) -> tuple[Tensor, Stretch]:
+    """S as scales [d + 1], and multiplication by R^(1/2), of positions that end in the power.
+
+    The power stands still, as a coordinate of scale zero.
+    """
+    scale = torch.cat([metric.scale, metric.scale.new_zeros(1)]).to(like)
+    if metric.root is None:
+        return scale, lambda x: x
+    root = torch.block_diag(metric.root, metric.root.new_zeros(1, 1)).to(like)
+    return scale, lambda x: (root @ x.mT).mT
+
+
 def transition(
     particles: Particles, potential: Potential, stage: Stage
 ) -> tuple[Particles, Tensor]:
     """One HMC transition of each particle, and their acceptance probabilities [n].
 
-    The power stands still, as a coordinate of scale zero.  The step of each particle is that of
-    ``DURATION / leapfrogs`` times a factor that is uniform about 1, drawn anew.
+    The steps of each make a trajectory of ``DURATION`` times a factor that is uniform about 1, and
+    drawn anew.
     """
     state = particles.state
     n, like = len(state.position), state.position
     before = refresh(state)
     before = before._replace(momentum=by_columns(before.momentum))
-    law = dist.Uniform(
-        like.new_tensor(1.0 - JITTER), like.new_tensor(1.0 + JITTER), validate_args=False
-    )
-    step = DURATION / stage.leapfrogs * draw(law, (n,), label="duration")
-    scale = torch.cat([stage.metric.scale.to(like), like.new_zeros(1)])
-    root = stage.metric.root
-    bordered = None if root is None else torch.block_diag(root.to(like), like.new_zeros(1, 1))
-
-    def stretched(x: Tensor) -> Tensor:
-        return x if bordered is None else (bordered @ x.t()).t()
-
-    after = propose(before, potential, torch.outer(scale, step).t(), stage.leapfrogs, stretched)
+    ends = like.new_tensor(1.0 - JITTER), like.new_tensor(1.0 + JITTER)
+    factors = draw(dist.Uniform(*ends, validate_args=False), (n,), label="duration")
+    scale, stretched = bordered(stage.metric, like)
+    steps = torch.outer(scale, DURATION / stage.leapfrogs * factors).t()
+    after = propose(before, potential, steps, stage.leapfrogs, stretched)
     probability = acceptance(before, after)
     moved = select(coin(probability), after.state, state)
     return particles._replace(state=moved), probability
