@@ -9,6 +9,7 @@ from torch.fx import GraphModule, Node
 
 from . import (  # noqa: F401  # they register what they know
     matrices,
+    selecting,
     solving,
     spectra,
     sums,

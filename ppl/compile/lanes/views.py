@@ -154,26 +154,31 @@ def require_contiguous(x: Node, shape: Shape) -> None:
 # -------------------------------------------------------------------------------- entries by index
 
 
-@on("index", "_unsafe_index")
-def _index(t: Translation, node: Node, x: Any, indices: Sequence[Any]) -> Value:
-    value = t.value(x)
-    return value.viewed(shape_of(node), indexed(t, value.shape, indices))
+def indexed(
+    t: Translation, shape: Shape, indices: Sequence[Any], common: Shape = ()
+) -> Callable[[At], At]:
+    """Where in a tensor of this shape an entry of what ``indices`` select is.
 
-
-def indexed(t: Translation, shape: Shape, indices: Sequence[Any]) -> Callable[[At], At]:
-    """Where in a tensor of this shape an entry of what ``indices`` select is."""
+    ``common``: a shape to which indices are broadcast besides.
+    """
     known = {k: t.places(i, shape[k]) for k, i in enumerate(indices) if i is not None}
-    common = tuple(torch.broadcast_shapes(*(v.shape for v in known.values())))
+    common = tuple(torch.broadcast_shapes(common, *(v.shape for v in known.values())))
     wide = {k: v.expanded(common) for k, v in known.items()}
-    dims, rank = sorted(known), len(common)
-    first = dims[0] if dims == list(range(dims[0], dims[0] + len(dims))) else 0
+    part = selected(indices, len(common))
 
     def back(i: At) -> At:
-        selecting, others = i[first : first + rank], iter(i[:first] + i[first + rank :])
+        selecting, others = i[part], iter(i[: part.start] + i[part.stop :])
         return tuple(_place(wide[k], selecting) if k in wide else next(others)
                      for k in range(len(shape)))  # fmt: skip
 
     return back
+
+
+def selected(indices: Sequence[Any], rank: int) -> slice:
+    """Which dimensions of what indices of this rank select are theirs."""
+    dims = [k for k, i in enumerate(indices) if i is not None]
+    first = dims[0] if dims == list(range(dims[0], dims[0] + len(dims))) else 0
+    return slice(first, first + rank)
 
 
 def _place(value: Value, at: At) -> Index:
@@ -181,21 +186,11 @@ def _place(value: Value, at: At) -> Index:
     return value.place(at)
 
 
-@on("index_select")
-def _index_select(t: Translation, node: Node, x: Any, dim: int, index: Any) -> Value:
-    value = t.value(x)
-    k = dim % max(len(value.shape), 1)
-    return _index(t, node, x, [None] * k + [index])
-
-
-@on("gather")
-def _gather(t: Translation, node: Node, x: Any, dim: int, index: Any, **about: Any) -> Value:
-    value = t.value(x)
-    return value.viewed(shape_of(node), along(t, value.shape, dim, index))
-
-
 def along(t: Translation, shape: Shape, dim: int, index: Any) -> Callable[[At], At]:
     """Where in a tensor of this shape an entry is that an index selects along a dimension."""
     k = dim % max(len(shape), 1)
     chosen = t.places(index, shape[k])
+    if chosen.shape == ():
+        place = _place(chosen, ())
+        return lambda i: (*i[:k], place, *i[k + 1 :])
     return lambda i: (*i[:k], _place(chosen, i), *i[k + 1 :])

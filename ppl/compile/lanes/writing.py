@@ -9,6 +9,7 @@ import torch
 from torch.fx import Node
 
 from .arithmetic import parts_of
+from .choosing import Case, along_cases, chosen_by_lanes, index_cases, spread
 from .indices import Index, Var, flat, number, unflat
 from .registry import dtype_of, name_of, on, shape_of
 from .statements import Apply, Load
@@ -137,7 +138,6 @@ def _index_put(
     accumulate: bool = False,
 ) -> Value | Scatter:  # fmt: skip
     shape = shape_of(node)
-    place = indexed(t, shape, indices)
     known = [t.value(i).shape for i in indices if i is not None]
     common = tuple(torch.broadcast_shapes(*known))
     selecting = [k for k, i in enumerate(indices) if i is not None]
@@ -146,7 +146,20 @@ def _index_put(
     first = selecting[0] if together else 0
     narrow = (*others[:first], *common, *others[first:])
     value = t.value(part).expanded(narrow)
-    return _scattered(t, node, base, value, place, accumulate)
+    if chosen_by_lanes(t, indices):
+        return _spread(t, node, base, value, index_cases(t, shape, indices), accumulate)
+    return _scattered(t, node, base, value, indexed(t, shape, indices), accumulate)
+
+
+def _spread(
+    t: Translation, node: Node, base: Any, part: Value, cases: list[Case], add: bool
+) -> Scatter:
+    """``base`` with ``part`` added at places that lanes choose."""
+    if not add or dtype_of(node) != t.dtype:
+        raise Unsupported(f"{node.target} at places that lanes choose")
+    shape = shape_of(node)
+    before = () if _is_zero(t, base) else parts_of(t, base, shape)
+    return Scatter(shape, (*before, *spread(part.real, cases)))
 
 
 @on("scatter", "scatter_add")
@@ -156,14 +169,15 @@ def _scatter(
     if about:
         raise Unsupported(f"{node.target} with {sorted(about)}")
     shape, chosen = shape_of(node), t.value(index)
-    place = along(t, shape, dim, index)
     value = t.value(part)
     if value.shape != ():
         size = chosen.shape
         value = value.viewed(size, lambda i: i)
     value = value.expanded(chosen.shape)
     add = name_of(node) == "scatter_add"
-    return _scattered(t, node, base, value, place, add)
+    if chosen_by_lanes(t, [index]):
+        return _spread(t, node, base, value, along_cases(t, shape, dim, index), add)
+    return _scattered(t, node, base, value, along(t, shape, dim, index), add)
 
 
 @on("index_add")
