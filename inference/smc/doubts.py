@@ -12,7 +12,8 @@ from .pilot import CLOSE, Moved, Pilot, noise
 COARSE = 0.1  # share of the particles' effective size that a step leaves
 RARE = 0.4  # mean acceptance
 STUCK = 0.5  # correlation with the start, after as many moves as were asked for
-FAMILIES = 5.0  # effective number of draws of the prior from which particles descend
+OFTEN = 0.05  # share of the powers where moves may be too few: modes part at one of them
+FAMILIES = 3.0  # effective number of draws of the prior from which particles descend
 DEAD = 0.01  # share of the evidence, relative to an equal one
 WIDE = 1.0  # standard deviation of log evidences
 SURPRISE = 3.72  # the normal quantile of 1 - 1e-4
@@ -31,7 +32,7 @@ def of_pilot(pilot: Pilot, moves: int | None, length: int = 1) -> list[str]:
     close = CLOSE if moves is None else STUCK
     stuck = [each for each in pilot.moved if not each.forgot(close, uncertain)]
     found = []
-    if stuck:
+    if len(stuck) > max(1.0, OFTEN * len(pilot.moved)) or (stuck and moves is not None):
         often = max(stage.moves for stage in pilot.stages)
         most = max(each.correlation for each in stuck)
         hint = "reparameterise, or use more particles" if moves is None else "use moves=None"

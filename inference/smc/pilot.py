@@ -162,8 +162,13 @@ def noise(particles: Particles) -> float:
 
 
 def correlation(start: Particles, end: Particles) -> float:
-    """Of particles with where they started: the largest of coordinates and log likelihood."""
+    """Of particles with where they started: the largest of coordinates and log likelihood.
+
+    It is 1 where all are copies of one, and none has moved.
+    """
     x, y = (_columns(each) for each in (start, end))
+    if len(x) > 1 and x.shape[1] > 1 and bool((x[0] == torch.cat([x, y])).all()):
+        return 1.0
     return float(_cosines(x - x.mean(0), y - y.mean(0)).abs().max())
 
 
