@@ -112,22 +112,34 @@ class ByTempering:
         if plan is None:
             pilot = self.islands.pilot(self.powers, self.moves)
             notes = doubts.of_pilot(pilot, self.moves)
-            return self._island(pilot.population, pilot.moved, notes)
+            return self._island(pilot.population, pilot.stages, pilot.moved, notes)
         if not plan.stages:
             return nothing()
         run, trail = self.islands.program(plan.stages)
-        return self._island(run(), trail, [])
+        return self._island(run(), plan.stages, trail, [])
 
-    def _island(self, population: Population, trail: Sequence[Moved], notes: list[str]) -> Island:
+    def _island(
+        self,
+        population: Population,
+        stages: Sequence[Stage],
+        trail: Sequence[Moved],
+        notes: list[str],
+    ) -> Island:
+        """Of a population; ``trail`` holds as many moves of each stage as are told apart."""
         n = len(population.log_weights)
         island = drawn(population, lambda particles: ({"": particles.points}, [""]))
         if not island.draws:
             return island
-        each = population.values.first.bincount(minlength=n).double() / n
-        families = float(1.0 / each.square().sum()) if self.length == 1 else math.inf
-        variance = sum(1.0 / moved.share - 1.0 for moved in trail) / n
+        first = trail[:: len(trail) // len(stages)]
+        spread = [1.0 / moved.share - 1.0 for moved in first]
+        families = math.inf
+        if self.length == 1:
+            each = population.values.first.bincount(minlength=n).double() / n
+            families = float(1.0 / each.square().sum())
+        else:  # states of a chain are as good as independent after the moves of the pilot run
+            spread = [x * stage.moves for x, stage in zip(spread, stages, strict=True)]
         return island._replace(
-            variance=variance, worst=doubts.worst(trail, families), notes=tuple(notes)
+            variance=sum(spread) / n, worst=doubts.worst(trail, families), notes=tuple(notes)
         )
 
 

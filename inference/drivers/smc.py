@@ -294,7 +294,8 @@ class SMC:
             fit = fit_from_vectors(LogDensity(p, *args), draws[""], method=self.method)
         else:
             fit = Fit(self.method, draws, latents=tuple(alive[0].latents))
-        log_evidence, error = pooled(log_evidences)
+        variance = sum(island.variance for island in alive) / len(alive)
+        log_evidence, error = pooled(log_evidences, 0.0 if math.isnan(variance) else variance)
         sizes = torch.stack([island.effective_size for island in islands])
         history = {"log_evidence": log_evidences, "effective_size": sizes}
         failures = torch.tensor([island.failures for island in islands])

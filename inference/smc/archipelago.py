@@ -10,7 +10,7 @@ from torch import Tensor
 from .resampling import Scheme, systematic
 
 
-def pooled(log_evidences: Tensor) -> tuple[float, float | None]:
+def pooled(log_evidences: Tensor, variance: float = 0.0) -> tuple[float, float | None]:
     """The log of the mean evidence of M independent islands, and its standard error.
 
     The error belongs to Student's law of M - 1 degrees of freedom: the log evidence lies within it
@@ -23,14 +23,18 @@ def pooled(log_evidences: Tensor) -> tuple[float, float | None]:
 
     Evidences are estimated without bias; each log lies s^2 / 2 too low on average, and that of
     their mean s^2 / (2 M).
+
+    Args:
+        variance: of a log evidence if moves forget all, which s^2 is taken not to be below.  A
+            single island has this alone for its error, and none where it is zero.
     """
     n = len(log_evidences)
     log_mean = float(torch.logsumexp(log_evidences, 0)) - math.log(n)
     if n == 1:
-        return log_mean, None
+        return log_mean, math.sqrt(variance) or None
     if not bool(log_evidences.isfinite().all()):
         return log_mean, float((log_evidences - log_mean).exp().std()) / math.sqrt(n)
-    variance = float(log_evidences.var())
+    variance = max(variance, float(log_evidences.var()))
     return log_mean, math.sqrt(variance / n + variance**2 / (2 * (n - 1)))
 
 

@@ -59,7 +59,9 @@ def test_the_evidence_is_the_mean_and_its_error_that_of_log_normal_numbers() -> 
     assert value == pytest.approx(math.log(sum(map(math.exp, logs.tolist())) / 4))
     s2 = float(logs.var())
     assert error == pytest.approx(math.sqrt(s2 / 4 + s2**2 / 6))
+    assert pooled(logs, 4.0 * s2)[1] == pytest.approx(math.sqrt(s2 + 16 * s2**2 / 6))
     assert pooled(logs[:1]) == (-3.0, None)
+    assert pooled(logs[:1], 0.04) == (-3.0, pytest.approx(0.2))
     value, error = pooled(torch.tensor([0.0, -math.inf]).double())
     assert value == pytest.approx(-math.log(2.0)) and error == pytest.approx(1.0)
 
