@@ -29,6 +29,7 @@ from .smc import (
     stratified,
     systematic,
     tempered,
+    waste_free,
 )
 from .vi import SVI
 from .vi.advi import ADVI
@@ -74,4 +75,5 @@ __all__ = [
     "stratified",
     "systematic",
     "tempered",
+    "waste_free",
 ]

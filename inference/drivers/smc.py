@@ -160,18 +160,18 @@ class SMC:
         title = f"{self.method}, {self.islands} islands"
         with torch.no_grad(), Progress(self._steps(plan), title, self.progress) as progress:
             work = cache(partial(self._work, p, args, progress))
-            if islands:
+            if plan is not None or islands:
                 progress.advance(self._steps(plan, len(islands)))
             try:
                 if self._by_plan and plan is None:
                     with placed(self.device, self.dtype), seeded(stream(seed, OF_THE_PILOT)):
                         plan = work().plan()
                     progress.lengthen(self._steps(plan))
+                    store.write(_content(plan, islands))
                 seeds = [stream(seed, i) for i in range(len(islands), self.islands)]
                 for island in self._islands(p, args, plan, seeds, work, executor):
                     islands.append(island)
-                    plain = None if plan is None else plan.plain()
-                    store.write({"plan": plain, "islands": [tuple(each) for each in islands]})
+                    store.write(_content(plan, islands))
                     figures = {"log_evidence": float(island.log_evidence)}
                     whole = self.algorithm is not None or executor is not None
                     progress.advance(self._steps_each(plan) if whole else 0, **figures)
@@ -309,6 +309,12 @@ class SMC:
             notes=(*fit.notes, *_notes(plan, islands, log_evidences, log_evidence)),
             report=() if plan is None else plan.report,
         )
+
+
+def _content(plan: Plan | None, islands: list[Island]) -> dict[str, Any]:
+    """What a checkpoint keeps."""
+    plain = None if plan is None else plan.plain()
+    return {"plan": plain, "islands": [tuple(each) for each in islands]}
 
 
 def _island(

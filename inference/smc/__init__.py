@@ -11,6 +11,7 @@ from .resampling import multinomial, resample, residual, stratified, systematic
 from .smc import smc
 from .smc_squared import smc_squared
 from .tempering import tempered
+from .waste_free import waste_free
 
 __all__ = [
     "Apart",
@@ -34,4 +35,5 @@ __all__ = [
     "stratified",
     "systematic",
     "tempered",
+    "waste_free",
 ]

@@ -167,7 +167,7 @@ def correlation(start: Particles, end: Particles) -> float:
     It is 1 where all are copies of one, and none has moved.
     """
     x, y = (_columns(each) for each in (start, end))
-    if len(x) > 1 and x.shape[1] > 1 and bool((x[0] == torch.cat([x, y])).all()):
+    if _are_copies(x, y):
         return 1.0
     return float(_cosines(x - x.mean(0), y - y.mean(0)).abs().max())
 
@@ -180,7 +180,16 @@ def correlation_within(start: Particles, middle: Particles, end: Particles) -> f
     which of two modes it is, is in neither.
     """
     x, y, z = (_columns(each) for each in (start, middle, end))
-    return 1.0 + 2.0 * float(_cosines(y - x, z - y).max())
+    if _are_copies(x, z):
+        return 1.0
+    varies = ~torch.stack([x == x[0], y == x[0], z == x[0]]).all(0).all(0)
+    return float(torch.where(varies, 1.0 + 2.0 * _cosines(y - x, z - y), 0.0).max())
+
+
+def _are_copies(x: Tensor, y: Tensor) -> bool:
+    """Whether these values of many particles, and those, are all of one place."""
+    several = len(x) > 1 and x.shape[1] > 1
+    return several and bool((x == x[0]).all()) and bool((y == x[0]).all())
 
 
 def _cosines(x: Tensor, y: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from support import killed
+from support.evidences import normal_mean
 from support.killed import OBSERVED, QUIET, RUNS, X, line, walk
 
 from pushforward.errors import DataError, ProgramError, ZeroMassError
@@ -38,7 +39,15 @@ def equal(a: Fit, b: Fit) -> bool:
 
 @pytest.mark.parametrize(
     ("kind", "steps"),
-    [("nuts", 17), ("nuts", 55), ("traces", 5), ("traces", 21), ("tempered", 9), ("filter", 3)],
+    [
+        ("nuts", 17),
+        ("nuts", 55),
+        ("traces", 5),
+        ("traces", 21),
+        ("tempered", 5),
+        ("tempered", 9),
+        ("filter", 3),
+    ],
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(kind: str, steps: int, tmp_path: Path) -> None:
     path = tmp_path / "run"
@@ -114,6 +123,15 @@ def test_islands_in_other_processes_are_the_same(tmp_path: Path) -> None:
         there = driver.run(walk, X, seed=2, executor=executor, checkpoint=tmp_path / "run")
     assert equal(there, driver.run(walk, X, seed=2))
     assert equal(there, driver.run(walk, X, seed=2, checkpoint=tmp_path / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"adaptive": True}, {"waste_free": True}])
+def test_tempered_islands_in_other_processes_are_the_same(options: dict[str, bool]) -> None:
+    driver = SMC(20, 2, **options, **QUIET)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        there = driver.run(normal_mean, X, seed=2, executor=executor)
+    assert equal(there, driver.run(normal_mean, X, seed=2))
 
 
 def test_islands_in_threads_are_refused() -> None:
