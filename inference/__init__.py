@@ -3,7 +3,7 @@
 from .drivers.mcmc import MCMC
 from .drivers.smc import SMC
 from .exact import Exact
-from .mcmc import chees, hmc, jittered_hmc, mala, mams, nuts
+from .mcmc import chees, hmc, jittered_hmc, mala, mams, nuts, with_gibbs
 from .results.fit import Fit
 from .results.predict import Prediction, log_likelihood, predict
 from .runs.checkpoint import Checkpoint
@@ -76,4 +76,5 @@ __all__ = [
     "systematic",
     "tempered",
     "waste_free",
+    "with_gibbs",
 ]

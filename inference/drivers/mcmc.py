@@ -15,6 +15,7 @@ from ...ppl.compile.potential import Potential, by_columns
 from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import DataError, located
 from ...ppl.interpretations.log_density import LogDensity
+from ...ppl.interpretations.mixed_density import MixedDensity
 from ...ppl.language.program import Callback
 from ...ppl.tensors.decompositions import NO_DECOMPOSITION, OF_BATCHES
 from ...ppl.tensors.keys import fingerprint
@@ -25,12 +26,13 @@ from ..mcmc import Kernel, Parameters, Samples, nuts, sample
 from ..mcmc.adaptation import Watcher
 from ..mcmc.lanes.engine import Engine, cores_for
 from ..mcmc.lanes.sampling import sample_lanes
-from ..results.fit import Fit, fit_from_vectors
+from ..mcmc.within_gibbs import of_sizes
+from ..results.fit import Drawn, Fit, fit_from_vectors
 from ..rewriting import Restored, Rewriting, rewritten
 from ..runs.checkpoint import Checkpoint, Store
 from ..runs.placing import Device, moved, placed, with_data_there
 from ..runs.progress import Progress
-from ..runs.start import starting_points
+from ..runs.start import mixed_starting_points, starting_points
 from .origin import continued_seed, origin_of, require_same
 from .starts import Init, given_starts, identity, require_init, starts_by_paths
 
@@ -44,8 +46,8 @@ class MCMC:
 
     Args:
         kernel: ``nuts()``, ``hmc(leapfrogs)`` or ``mala()``, for programs whose latents are
-            continuous; or one of ``inference.kernels`` for any program, whose chains run one by
-            one, unadapted.
+            continuous; ``with_gibbs(nuts())``, where some are finite; or one of
+            ``inference.kernels`` for any program, whose chains run one by one, unadapted.
         chains: run together, one row each of the tensors that the kernel moves.
         draws: of each chain after warm-up.
         warmup: transitions that adapt step size and diagonal metric, and are thrown away.
@@ -121,7 +123,8 @@ class MCMC:
             SupportError: a value of ``init`` lies outside its support.
             InitializationError: no start, or not the one that ``init`` gives, has a finite log
                 density and gradient.
-            UnsupportedDistributionError: a latent is discrete.
+            UnsupportedDistributionError: a latent is discrete, and the kernel has no Gibbs sampling
+                (``with_gibbs``), or it is not finite.
             BranchError: Python control flow depends on a random value.
         """
         p = with_data_there(p, self.device, self.dtype)
@@ -129,6 +132,9 @@ class MCMC:
         with placed(self.device, self.dtype):
             if isinstance(self.kernel, TraceKernel):
                 return self._run_traces(self.kernel, p, args, seed, resume, checkpoint)
+            if self.kernel.gibbs and (self.rewrite is not None or self.init != "random"):
+                what = f"{self.kernel.name} takes programs as they are, and starts at random"
+                raise ValueError(f"{what}: leave rewrite and init out")
             return self._run(self.kernel, p, args, seed, resume, checkpoint)
 
     def _run(
@@ -165,11 +171,16 @@ class MCMC:
             rewriting = Rewriting(p)
             if self.rewrite is not None:
                 rewriting = rewritten(p, args, progress.say)
-            density = LogDensity(rewriting.program, *args, turning=True)
+            density: LogDensity | MixedDensity
+            if kernel.gibbs:
+                density = MixedDensity(p, *args, turning=True)
+                kernel = of_sizes(kernel, density.sizes)
+            else:
+                density = LogDensity(rewriting.program, *args, turning=True)
             u0, parameters = self._start(density, resume, rewriting.done)
             potential = Potential(density, u0, compiled=self.compiled, notify=progress.say)
             notes: tuple[str, ...] = ()
-            if self.init == "pathfinder":
+            if self.init == "pathfinder" and isinstance(density, LogDensity):
                 progress.say("pathfinder")
                 u0, notes = starts_by_paths(density, potential, u0)
                 u0 = by_columns(u0)
@@ -184,9 +195,13 @@ class MCMC:
                 progress.advance(done - shown, phase=phase, step=step_size)
                 shown = done
 
-            samples = self._sampled(kernel, potential, u0, warmup, parameters, report, store)
+            sizes = tuple(density.sizes) if isinstance(density, MixedDensity) else ()
+            samples = self._sampled(kernel, potential, u0, warmup, parameters, report, store, sizes)
+            drawn: Drawn = density
+            if rewriting.done and isinstance(density, LogDensity):
+                drawn = Restored(density, rewriting, p, args)
             fit = fit_from_vectors(
-                Restored(density, rewriting, p, args) if rewriting.done else density,
+                drawn,
                 samples.draws,
                 draws_anew=bool(rewriting.done),
                 method=f"MCMC ({', '.join((kernel.name, *rewriting.done))})",
@@ -210,14 +225,22 @@ class MCMC:
         parameters: Parameters | None,
         report: Watcher,
         store: Store,
+        sizes: tuple[int, ...],
     ) -> Samples:
-        """By the engine where kernel and density allow, or else by the kernel as a program."""
+        """By the engine where kernel and density allow, or else by the kernel as a program.
+
+        ``sizes`` are those of the finite values behind the coordinates, see ``MixedDensity``.
+        """
         about: dict[str, Any] = {"parameters": parameters, "progress": report, "store": store}
         if kernel.max_depth is not None and potential.lanes is not None:
             cores = self.cores or cores_for(self.chains, potential.lanes.lanes)
-            engine = Engine(potential.lanes, kernel.max_depth, cores=cores)
+            engine = Engine(potential.lanes, kernel.max_depth, cores=cores, sizes=sizes)
             about |= {"target": self.target, "thin": self.thin}
             return sample_lanes(engine, potential, u0, warmup, self.draws, **about)
+        if sizes and parameters is None:  # what Gibbs sampling draws has no mass, and stays
+            parameters = Parameters(u0.new_ones(()), u0.new_ones(u0.shape[1]))
+            parameters.inverse_mass[-len(sizes) :] = 0.0
+            about["parameters"] = parameters
         with OF_BATCHES.collected() as failed:
             besides = partial(_counted, failed)
             target = kernel.target if self.target is None else self.target
@@ -256,20 +279,29 @@ class MCMC:
         )
 
     def _start(
-        self, density: LogDensity, resume: Fit | None, rewritten: tuple[str, ...]
+        self, density: LogDensity | MixedDensity, resume: Fit | None, rewritten: tuple[str, ...]
     ) -> tuple[Tensor, Parameters | None]:
         if resume is None:
-            if isinstance(self.init, str):
-                return by_columns(starting_points(density, self.chains)), None
-            init = self.init if isinstance(self.init, Fit) else dict(self.init)
-            init = moved(init, self.device, self.dtype)
-            return by_columns(given_starts(density, init, self.chains, rewritten)), None
-        state = resume.state
-        if state["position"].shape[1:] != (density.layout.size,):
+            return by_columns(self._fresh_start(density, rewritten)), None
+        state, size = resume.state, density.size
+        if isinstance(density, MixedDensity):
+            size += len(density.sizes)
+        if state["position"].shape[1:] != (size,):
             raise DataError(located("the fit to resume is not of this program", hint="run anew"))
         position = by_columns(state["position"])
         names = [name for name in Parameters._fields if name in state]
         return position, Parameters(**{name: state[name] for name in names})
+
+    def _fresh_start(
+        self, density: LogDensity | MixedDensity, rewritten: tuple[str, ...]
+    ) -> Tensor:
+        if isinstance(density, MixedDensity):
+            return mixed_starting_points(density, self.chains)
+        if isinstance(self.init, str):
+            return starting_points(density, self.chains)
+        init = self.init if isinstance(self.init, Fit) else dict(self.init)
+        init = moved(init, self.device, self.dtype)
+        return given_starts(density, init, self.chains, rewritten)
 
 
 def _require_resumable(fit: Fit, origin: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ from .hmc import hmc, mala
 from .jittered import chees, jittered_hmc
 from .mams import mams
 from .nuts import nuts
+from .within_gibbs import with_gibbs
 
 __all__ = [
     "Kernel",
@@ -20,4 +21,5 @@ __all__ = [
     "mams",
     "nuts",
     "sample",
+    "with_gibbs",
 ]

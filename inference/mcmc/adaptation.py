@@ -189,7 +189,10 @@ def adaptation_update(
             moments = moments_update(adaptation.moments, state.position)
             adaptation = adaptation._replace(moments=moments)
         if t == end - 1:
-            learnt = Parameters(averaging.log_step.exp(), inverse_mass(adaptation.moments))
+            moving = adaptation.inverse_mass > 0  # and not the numbers that Gibbs sampling draws
+            learnt = Parameters(
+                averaging.log_step.exp(), inverse_mass(adaptation.moments).where(moving, 0.0)
+            )
             adaptation = adaptation_init(state, potential, learnt)
     return adaptation
 

@@ -85,7 +85,8 @@ class Kernel(NamedTuple):
     ``acceptance_rate`` and ``diverging`` among them.  ``max_depth``, of the no-U-turn kernel alone:
     the most doublings, with which the engine of ``lanes`` makes the same transitions.  ``sample``:
     the function that warms the kernel up and draws, where it is not the one of ``adaptation``.
-    ``target``: the mean acceptance that its warm-up aims at unless told.
+    ``target``: the mean acceptance that its warm-up aims at unless told.  ``gibbs``: finite latents
+    are drawn besides, see ``with_gibbs``.
     """
 
     init: Callable[[Tensor, Potential], State]
@@ -94,6 +95,7 @@ class Kernel(NamedTuple):
     max_depth: int | None = None
     sample: Callable[..., Any] | None = None
     target: float = 0.85
+    gibbs: bool = False
 
 
 def init(position: Tensor, potential: Potential) -> State:

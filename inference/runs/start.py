@@ -11,12 +11,42 @@ from torch import Tensor
 from ...ppl import draw
 from ...ppl.errors import InitializationError, located
 from ...ppl.interpretations.log_density import LogDensity
+from ...ppl.interpretations.mixed_density import MixedDensity
 from ...ppl.interpretations.starts import initial
 
 
 def starting_points(density: LogDensity, chains: int, radius: float = 2.0) -> Tensor:
     """Points [chains, d] of finite log density and gradient, uniform in a box about the origin."""
     return _uniform(density, density, chains, radius)
+
+
+def mixed_starting_points(density: MixedDensity, chains: int, radius: float = 2.0) -> Tensor:
+    """Points [chains, d + m] of finite log density: the finite latents at values drawn uniformly.
+
+    Errors:
+        InitializationError: a chain has no start at any of so many draws of these values.
+    """
+    sizes = torch.tensor(density.sizes, dtype=torch.float64)
+
+    def start() -> Tensor:
+        zero, one = sizes.new_zeros(()), sizes.new_ones(())
+        shares = draw(dist.Uniform(zero, one), tuple(sizes.shape), label="start")
+        numbers = (shares * sizes).floor().clamp(max=sizes - 1).to(density.continuous.layout.dtype)
+        at = density.at(torch.cat([numbers.new_zeros(density.size), numbers]))
+        return torch.cat([starting_points(at, 1, radius)[0], numbers])
+
+    def tried() -> Tensor:
+        for _ in range(TRIES):
+            try:
+                return start()
+            except InitializationError:
+                continue
+        return start()
+
+    return torch.stack([tried() for _ in range(chains)])
+
+
+TRIES = 20
 
 
 def completed(density: LogDensity, given: Tensor, radius: float = 2.0) -> Tensor:

@@ -110,8 +110,8 @@ class LogDensity:
                         f"the latent is discrete ({site.space}) and has no gradient",
                         site=name,
                         line=site.line,
-                        hint="sum it out, by marginal(p, exact=True) or MCMC(rewrite='auto'), or"
-                        " condition the program on its value",
+                        hint="sum it out, by marginal(p, exact=True) or MCMC(rewrite='auto'), draw"
+                        " it by MCMC(with_gibbs()), or condition the program on its value",
                     )
                 )
             moving = dependence(list(vars(site.space.constraint).values()))
@@ -128,6 +128,11 @@ class LogDensity:
             {n: (s.space.constraint, s.space.shape, run.dtypes[n]) for n, s in continuous.items()},
             [name for name, site in continuous.items() if turning and site.space.kind == "Circle"],
         )
+
+    @property
+    def size(self) -> int:
+        """d, the number of unconstrained coordinates."""
+        return self.layout.size
 
     def require_smooth(self, method: str) -> None:
         """Raise if the density jumps as a latent moves, which no gradient along draws can see.

@@ -43,8 +43,8 @@ class StepSizes(NamedTuple):
 class Chains(NamedTuple):
     """Where chains are, all that their next transition depends on but the metric.
 
-    position [chains, d], log_density [chains], gradient [chains, d]; ``random`` [chains, 4] is the
-    state of each chain's own generator.
+    position [chains, d + m], of which the last m are whole numbers, log_density [chains], gradient
+    [chains, d]; ``random`` [chains, 4] is the state of each chain's own generator.
     """
 
     position: Tensor
@@ -77,9 +77,9 @@ class Metric(NamedTuple):
 class Advance(NamedTuple):
     """What chains did: where they are, and of each transition its end, gradient there and info.
 
-    draws, gradients [chains, transitions, d]; infos and log_density [chains, transitions];
-    ``failures`` counts points where a matrix had no decomposition.  ``evaluations`` is how often
-    the density was called, for all chains that waited.
+    draws [chains, transitions, d + m]; gradients [chains, transitions, d]; infos and log_density
+    [chains, transitions]; ``failures`` counts points where a matrix had no decomposition.
+    ``evaluations`` is how often the density was called, for all chains that waited.
     """
 
     chains: Chains
@@ -110,11 +110,14 @@ def _noticing() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
+_COUNTS = ("chains", "d", "m", "transitions", "max_depth", "results")
+
+
 class _Run(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("density", "tables", "work")),
-        *((name, ctypes.c_long) for name in ("chains", "d", "transitions", "max_depth", "results")),
-        *((name, ctypes.c_void_p) for name in ("position", "log_density", "gradient")),
+        *((name, ctypes.c_long) for name in _COUNTS),
+        *((name, ctypes.c_void_p) for name in ("position", "log_density", "gradient", "sizes")),
         ("root_mass", ctypes.c_void_p),
         ("rank", ctypes.c_long),
         *((name, ctypes.c_void_p) for name in ("directions", "stretch", "averaging")),
@@ -138,14 +141,16 @@ def _engine(text: str, real: str) -> ctypes.CDLL:
 class Engine:
     """NUTS on a density in lane code, with trajectories of at most 2^max_depth - 1 leapfrogs.
 
-    ``text`` is its code, which tests alter.  ``cores``: threads that share the chains; whatever
-    they are, each chain draws the same.
+    ``sizes`` [m]: after each trajectory the last m numbers of the vector are drawn, each from its
+    conditional on 0, ..., size - 1.  ``text`` is its code, which tests alter.  ``cores``: threads
+    that share the chains; whatever they are, each chain draws the same.
     """
 
     density: LaneFunction
     max_depth: int = 10
     text: str = SOURCE.read_text()
     cores: int = 1
+    sizes: tuple[int, ...] = ()
 
     def advance(
         self, chains: Chains, metric: Metric, transitions: int, *, target: float = 0.0
@@ -174,10 +179,11 @@ class Engine:
     ) -> tuple[Advance, list[list[float]]]:
         """One transition of each chain whose random choices are given, float64 [chains, n].
 
-        They are d standard normals, then a uniform number for each coin; a coin for which none is
-        left shows tails.  Also the probabilities of heads of the coins that each chain tossed.
+        They are d standard normals, then a uniform number for each coin, of which a number with K
+        values tosses K - 1 at most; a coin for which none is left shows tails.  Also the
+        probabilities of heads of the coins that each chain tossed.
         """
-        most = 2 ** (self.max_depth + 1) + 2 * self.max_depth + 2
+        most = 2 ** (self.max_depth + 1) + 2 * self.max_depth + 2 + sum(self.sizes)
         asked = torch.zeros(len(chains.position), most, dtype=torch.float64)
         done = self._run(chains, metric, 1, [], choices=choices.contiguous(), asked=asked)
         return done, [row[: int(row[-1])].tolist() for row in asked]
@@ -193,21 +199,22 @@ class Engine:
         choices: Tensor | None = None,
         asked: Tensor | None = None,
     ) -> Advance:
-        dtype, (n, d) = self.density.dtype, chains.position.shape
+        dtype, n, d, m = self.density.dtype, len(chains.position), len(metric.root), len(self.sizes)
+        sizes = torch.tensor(self.sizes, dtype=torch.int64)
         position, log_density, gradient, random = (
             x.clone(memory_format=torch.contiguous_format)
             for x in (chains.position, chains.log_density, chains.gradient, chains.random)
         )
         averaging = torch.stack([x.double() for x in chains.step_sizes], 1).contiguous()
         root, directions, stretch = (x.to(dtype).contiguous() for x in metric)
-        draws, gradients = (torch.empty(n, transitions, d, dtype=dtype) for _ in range(2))
+        draws, gradients = (torch.empty(n, transitions, k, dtype=dtype) for k in (d + m, d))
         infos = torch.empty(n, transitions, 6, dtype=torch.float64)
         failures = torch.zeros(n, transitions, dtype=torch.int64)
         work, tables = self.density.work(), self.density.tables()
         run = _Run(
             self.density.address, ctypes.addressof(tables), work.data_ptr(),
-            n, d, transitions, self.max_depth, self.density.results,
-            position.data_ptr(), log_density.data_ptr(), gradient.data_ptr(),
+            n, d, m, transitions, self.max_depth, self.density.results,
+            position.data_ptr(), log_density.data_ptr(), gradient.data_ptr(), sizes.data_ptr(),
             root.data_ptr(), len(stretch), directions.data_ptr(), stretch.data_ptr(),
             averaging.data_ptr(), target, random.data_ptr(),
             draws.data_ptr(), gradients.data_ptr(), infos.data_ptr(), failures.data_ptr(),

@@ -4,6 +4,9 @@
 //
 // Names, criteria and the order of random choices are those of nuts.py, which defines the transition:
 // with its choices given, a chain here makes the same one.
+//
+// Behind the d numbers that move, a chain may have m whole ones, of which each is drawn from its
+// conditional after each trajectory (Gibbs sampling), as within_gibbs.py defines.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -13,7 +16,7 @@
 
 static const double DIVERGENCE = 1000.0, IMPOSSIBLE = -1e30;
 
-// u [d][count], tables, results: log density [count], gradient [d][count], failed [count]
+// u [d + m][count], tables, results: log density [count], gradient [d + m][count], failed [count]
 typedef void (*Density)(long count, const REAL *, const void *const *, REAL *const *, void *work);
 
 // ---------------------------------------------------------------------------------- random choices
@@ -155,6 +158,13 @@ struct Chain {
     double accept_sum;
     long leapfrogs;
     bool divergent;
+    Info info;
+    // the sweep over the whole numbers
+    long m = 0;
+    const long *sizes;      // [m]: how many values each has
+    std::vector<REAL> whole;
+    std::vector<double> weights;  // of the values of `drawn`, the log density at each
+    long drawn = -1, tried;       // -1: there is no sweep; m: the gradient at its end is awaited
 
     Chain(long d, long max_depth, Stretch stretch) : d(d), max_depth(max_depth), stretch(stretch) {
         memory.assign((size_t) (3 * 6 + 3 + 3 * (max_depth + 2)) * d + stretch.rank, 0);
@@ -280,10 +290,69 @@ struct Chain {
         return false;
     }
 
-    Info end() {
+    void end() {
         std::swap(state, proposal);
-        return {accept_sum / leapfrogs, double(divergent), -state.log_weight, double(depth),
+        info = {accept_sum / leapfrogs, double(divergent), -state.log_weight, double(depth),
                 double(leapfrogs), state.log_density};
+    }
+
+    void copy_whole(REAL *to) const {
+        std::memcpy(to, state.position, d * sizeof(REAL));
+        std::copy(whole.begin(), whole.end(), to + d);
+    }
+
+    // The point at which the density is asked for: of the trajectory, or of the sweep
+    void ask(REAL *to, long count) const {
+        const REAL *from = (drawn < 0 ? edge : state).position;
+        for (long i = 0; i < d; i++) to[i * count] = from[i];
+        for (long i = 0; i < m; i++) to[(d + i) * count] = i == drawn ? REAL(tried) : whole[i];
+    }
+
+    void begin_sweep() {
+        drawn = -1;
+        next_number();
+    }
+
+    void next_number() {
+        drawn++, tried = -1;
+        if (drawn < m) weights.assign(sizes[drawn], 0);
+        next_value();
+    }
+
+    // The next value whose density is not known, or the choice among them
+    void next_value() {
+        if (drawn == m) return;
+        tried++;
+        if (tried == whole[drawn]) weights[tried++] = state.log_density;
+        if (tried == sizes[drawn]) choose();
+    }
+
+    // One coin for each value but the last, until it shows heads
+    void choose() {
+        std::vector<double> left(weights);  // log sums of the weights from each value on
+        for (double &w : left) w = std::isfinite(w) ? w : IMPOSSIBLE;
+        for (long k = sizes[drawn] - 2; k >= 0; k--) left[k] = logaddexp(left[k], left[k + 1]);
+        long k = 0;
+        while (k < sizes[drawn] - 1) {
+            double w = std::isfinite(weights[k]) ? weights[k] : IMPOSSIBLE;
+            if (source.coin(std::exp(w - left[k]))) break;
+            k++;
+        }
+        whole[drawn] = k, state.log_density = weights[k];
+        next_number();
+    }
+
+    // What the density is where it was asked for; whether the sweep is over
+    bool told(double value, const REAL *slope, long count) {
+        if (drawn < m) {
+            weights[tried] = value;
+            next_value();
+            return false;
+        }
+        for (long i = 0; i < d; i++) state.gradient[i] = slope[i * count];
+        state.log_density = info.log_density = value;
+        drawn = -1;
+        return true;
     }
 };
 
@@ -293,15 +362,16 @@ struct Run {
     Density density;
     const void *const *tables;
     void *work;
-    long chains, d, transitions, max_depth, results;
-    REAL *position, *log_density, *gradient;  // [chains][d], [chains], [chains][d]: where they are
+    long chains, d, m, transitions, max_depth, results;
+    REAL *position, *log_density, *gradient;  // [chains][d + m], [chains], [chains][d]
+    const long *sizes;                        // [m]: how many values the last m numbers have
     const REAL *root_mass;                    // [d]: the roots of the diagonal inverse metric
     long rank;                                // of what stretches besides: see Stretch
     const REAL *directions, *stretch;
     double *averaging;                        // [chains][5]: the step size of each
     double target;                            // adapt the step sizes to this acceptance, if > 0
     uint64_t *random;                         // [chains][4]
-    REAL *draws, *gradients;                  // [chains][transitions][d]; gradients may be null
+    REAL *draws, *gradients;                  // [chains][transitions][d + m]; [..][d] or null
     double *infos;                            // [chains][transitions][6]
     long *failures;                           // [chains][transitions]: points without decomposition
     const double *given;                      // [chains][count]: choices, or null
@@ -313,7 +383,7 @@ struct Run {
 };
 
 extern "C" void run(Run *r) {
-    const long d = r->d;
+    const long d = r->d, m = r->m, width = d + m;
     std::vector<Chain> chains;
     chains.reserve(r->chains);
     auto averaging = (Averaging *) r->averaging;
@@ -328,7 +398,9 @@ extern "C" void run(Run *r) {
         x.source.given = r->given ? r->given + c * r->given_count : nullptr;
         x.source.left = r->given_count;
         x.source.asked = r->asked ? r->asked + c * r->asked_count : nullptr;
-        x.copy(x.state.position, r->position + c * d), x.copy(x.state.gradient, r->gradient + c * d);
+        const REAL *at = r->position + c * width;
+        x.copy(x.state.position, at), x.copy(x.state.gradient, r->gradient + c * d);
+        x.m = m, x.sizes = r->sizes, x.whole.assign(at + d, at + width);
         x.state.log_density = r->log_density[c];
         rescale(c);
         x.begin();
@@ -336,16 +408,14 @@ extern "C" void run(Run *r) {
     std::vector<long> waiting, done(r->chains, 0);
     for (long c = 0; c < r->chains; c++)
         if (r->transitions > 0) waiting.push_back(c);
-    std::vector<REAL> at(d * r->chains), value(r->chains), slope(d * r->chains), failed(r->chains);
+    std::vector<REAL> at(width * r->chains), slope(width * r->chains);
+    std::vector<REAL> value(r->chains), failed(r->chains);
     REAL *const results[] = {value.data(), slope.data(), failed.data()};
     r->evaluations = 0;
     auto asked_at = std::chrono::steady_clock::now();
     while (!waiting.empty()) {
         const long count = waiting.size();
-        for (long k = 0; k < count; k++) {
-            const REAL *from = chains[waiting[k]].edge.position;
-            for (long i = 0; i < d; i++) at[i * count + k] = from[i];
-        }
+        for (long k = 0; k < count; k++) chains[waiting[k]].ask(at.data() + k, count);
         r->density(count, at.data(), r->tables, results, r->work);
         r->evaluations++;
         if (std::chrono::steady_clock::now() - asked_at > std::chrono::milliseconds(100)) {
@@ -359,18 +429,26 @@ extern "C" void run(Run *r) {
         for (long k = 0; k < count; k++) {
             const long c = waiting[k];
             Chain &x = chains[c];
-            for (long i = 0; i < d; i++) x.edge.gradient[i] = slope[i * count + k];
-            x.edge.log_density = value[k];
-            if (r->results > 2 && failed[k] != 0) r->failures[c * r->transitions + done[c]]++;
-            if (x.arrive()) {
-                const long row = c * r->transitions + done[c]++;
-                Info info = x.end();
-                x.copy(r->draws + row * d, x.state.position);
+            const long row = c * r->transitions + done[c];
+            if (r->results > 2 && failed[k] != 0) r->failures[row]++;
+            bool over;
+            if (x.drawn < 0) {
+                for (long i = 0; i < d; i++) x.edge.gradient[i] = slope[i * count + k];
+                x.edge.log_density = value[k];
+                over = x.arrive();
+                if (over) x.end();
+                if (over && m > 0) x.begin_sweep(), over = false;
+            } else {
+                over = x.told(value[k], slope.data() + k, count);
+            }
+            if (over) {
+                done[c]++;
+                x.copy_whole(r->draws + row * width);
                 if (r->gradients) x.copy(r->gradients + row * d, x.state.gradient);
-                std::memcpy(r->infos + row * 6, &info, sizeof info);
-                if (r->target > 0) averaging[c].learn(info.acceptance_rate, r->target), rescale(c);
+                std::memcpy(r->infos + row * 6, &x.info, sizeof x.info);
+                if (r->target > 0) averaging[c].learn(x.info.acceptance_rate, r->target), rescale(c);
                 if (done[c] == r->transitions) {
-                    x.copy(r->position + c * d, x.state.position);
+                    x.copy_whole(r->position + c * width);
                     x.copy(r->gradient + c * d, x.state.gradient);
                     r->log_density[c] = x.state.log_density;
                     if (r->asked) r->asked[(c + 1) * r->asked_count - 1] = x.source.coins;

@@ -69,7 +69,7 @@ def sample_lanes(
     progress: Watcher | None = None,
     store: Store | None = None,
 ) -> Samples:
-    """Run warm-up and sampling from u0 [chains, d]; arguments and errors are those of ``sample``.
+    """Run warm-up and sampling from u0 [chains, d + m]; arguments and errors are ``sample``'s.
 
     Each chain learns its own step size, and samples with the median of all; the metric is learnt
     from all.  Between two windows of warm-up chains do not wait for each other.
@@ -83,7 +83,8 @@ def sample_lanes(
     require_target(first)
     state = State(u0, *potential(u0))
     require_finite(state)
-    at = _started(state, potential, parameters, first)._replace(thin=thin or 1)
+    d = u0.shape[1] - len(engine.sizes)
+    at = _started(state, potential, parameters, first, d)._replace(thin=thin or 1)
     run = _Run(engine, at, [], store, progress)
     if store is not None and store.content is not None:
         run.at, run.pieces = _restored(store.content)
@@ -198,19 +199,23 @@ def joined(pieces: list[Advance]) -> Advance:
 
 
 def _started(
-    state: State, potential: Potential, parameters: Parameters | None, target: float
+    state: State, potential: Potential, parameters: Parameters | None, target: float, d: int
 ) -> Progressed:
-    """Chains before their first transition, each with a generator of its own."""
+    """Chains before their first transition, each with a generator of its own.
+
+    The first d numbers of their positions are moved, the others not.
+    """
     n = len(state.position)
     if parameters is None:
-        metric = Metric.diagonal(first_root_mass(state.gradient))
-        step = found_step_sizes(state, potential, metric.root, target)
+        metric = Metric.diagonal(first_root_mass(state.gradient[:, :d]))
+        still = metric.root.new_zeros(state.position.shape[1] - d)
+        step = found_step_sizes(state, potential, torch.cat([metric.root, still]), target)
     else:
         metric, step = Metric.of(parameters), parameters.step_size.expand(n)
     zero, one = (torch.tensor(x, dtype=torch.float64) for x in (0.0, 1.0))
     bits = (draw(dist.Uniform(zero, one), (n, 4), label="seeds") * 2.0**53).long()
     odd = 0x9E3779B97F4A7C15 - 2**64  # spreads the bits over all 64
-    position, gradient = state.position.contiguous(), state.gradient.contiguous()
+    position, gradient = state.position.contiguous(), state.gradient[:, :d].contiguous()
     chains = Chains(position, state.log_density, gradient, step_sizes(step), bits * odd + 1)
     return Progressed(0, chains, metric, target)
 
@@ -223,11 +228,12 @@ def _learnt(at: Progressed, made: Advance, share: float, raising: bool) -> Progr
     if share == 1.0:
         sizes = step_sizes(settled(at.chains.step_sizes))
         return at._replace(chains=at.chains._replace(step_sizes=sizes))
-    lost = stranded(made.draws, made.log_density)
+    d = len(at.metric.root)
+    lost = stranded(made.draws[..., :d], made.log_density)
     held = made
     if bool(lost.any()) and RESCUED[0] <= share <= RESCUED[1]:
         at, held = _rescued(at, made, lost)
-    metric = learnt_metric(held.draws, held.gradients, at.metric.root, share)
+    metric = learnt_metric(held.draws[..., :d], held.gradients, at.metric.root, share)
     chains, target = at.chains, at.target
     if raising and diverging(held.info.diverging, share):
         target = CAREFUL

@@ -8,7 +8,7 @@ from typing import Any
 from torch.fx import Node
 
 from .registry import mapped, name_of, on, require_real, shape_of
-from .statements import Apply
+from .statements import Apply, Counted, Number
 from .translation import At, Translation, Unsupported, Value, apply, constant
 
 
@@ -38,16 +38,37 @@ def _reduce(
 
 @on("max", "min")
 def _extremes(
-    t: Translation, node: Node, x: Any, dim: Any = None, keepdim: bool = False
-) -> Value | tuple[Value, None]:
-    """Along a dimension; the place is not known, and must not be asked for."""
+    t: Translation, node: Node, x: Any, dim: int | None = None, keepdim: bool = False
+) -> Value | tuple[Value, Value | None]:
+    """Along a dimension, and the first place where it is."""
     how = name_of(node)
     value = t.value(x).real
     if dim is None:
         return t.reduced(value, range(len(value.shape)), False, how)
-    if any(user.args[1] == 1 and user.users for user in node.users):
-        raise Unsupported(f"the places of {node.target}")
-    return t.reduced(value, [dim], keepdim, how), None
+    asked = any(user.args[1] == 1 and user.users for user in node.users)
+    place = _first_place(t, value, dim, keepdim, how) if asked else None
+    return t.reduced(value, [dim], keepdim, how), place
+
+
+@on("argmax", "argmin")
+def _place_of_extreme(
+    t: Translation, node: Node, x: Any, dim: int | None = None, keepdim: bool = False
+) -> Value:
+    if dim is None:
+        raise Unsupported(f"{node.target} of all entries")
+    return _first_place(t, t.value(x).real, dim, keepdim, name_of(node).removeprefix("arg"))
+
+
+def _first_place(t: Translation, value: Value, dim: int, keepdim: bool, how: str) -> Value:
+    if not value.shape:
+        return constant(0.0)
+    extreme = t.reduced(value, [dim], True, how).expanded(value.shape)
+
+    def where(i: At) -> Apply:
+        here = apply("{0} == {1}", value.at(i), extreme.at(i), mask=True)
+        return apply("pick({0}, {1}, {2})", here, Counted(i[dim]), Number(math.inf))
+
+    return t.reduced(Value(value.shape, where), [dim], keepdim, "min")
 
 
 @on("cumsum", "cumprod")

@@ -44,6 +44,10 @@ READS: dict[str, Callable[[Tensor], Tensor]] = {
     ).log_prob(at(v)).sum(),
     "chained": lambda v: v[:D].exp()[TABLE[:3, 0, 0].to(torch.int64)[at(v)] + 1].sum(),
     "select": lambda v: v[:D].exp().index_select(0, at(v)).square().sum(),
+    "the largest": lambda v: v[:D].exp()[v[:D].reshape(2, 3).argmax(1)].sum(),
+    "one hot": lambda v: v[:3].log_softmax(0)[
+        (at(v)[:, None] == torch.arange(3)).double().max(1)[1]
+    ].sum(),
     "also elsewhere": lambda v: v[:D].exp()[at(v)].sum() * v[:D].sum() + v[:D][at(v)[0]],
 }  # fmt: skip
 

@@ -1,0 +1,292 @@
+"""NUTS with Gibbs sampling of finite latents: exact sweeps, the engine by them, whole runs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.engine import GivenChoices, altered
+from torch import Tensor
+
+from pushforward import dist, draw, observe, plate, program, sample
+from pushforward.inference import MCMC
+from pushforward.inference.mcmc import Parameters, State, chees, hmc, nuts, with_gibbs
+from pushforward.inference.mcmc.convergence import effective_size
+from pushforward.inference.mcmc.lanes.engine import Chains, Engine, Metric, step_sizes
+from pushforward.inference.mcmc.within_gibbs import of_sizes, swept
+from pushforward.ppl import marginal
+from pushforward.ppl.compile.folding import fold
+from pushforward.ppl.compile.lanes.function import LaneFunction
+from pushforward.ppl.errors import UnsupportedDistributionError
+from pushforward.ppl.interpretations.log_density import LogDensity
+from pushforward.ppl.interpretations.mixed_density import MixedDensity
+from pushforward.ppl.tensors.capture import capture_vector
+from pushforward.semantics import check
+
+pytestmark = pytest.mark.usefixtures("double")
+
+# ------------------------------------------------------------------------------------------- sweep
+
+SIZES = (2, 3, 1, 2)
+STATES = list(itertools.product(*map(range, SIZES)))
+WEIGHTS = torch.linspace(-2.0, 3.0, len(STATES), dtype=torch.float64).mul(5).sin()
+
+
+@program
+def weighted() -> tuple[int, ...]:
+    return STATES[int(draw(dist.Categorical(logits=WEIGHTS)))]
+
+
+def log_weight(position: Tensor) -> tuple[Tensor, Tensor]:
+    rows = [WEIGHTS[STATES.index(tuple(map(int, row.tolist())))] for row in position]
+    return torch.stack(rows), torch.zeros_like(position)
+
+
+@program
+def sweep(state: tuple[int, ...]) -> tuple[int, ...]:
+    position = torch.tensor([state], dtype=torch.float64)
+    return tuple(map(int, swept(position, log_weight, SIZES)[0].tolist()))
+
+
+def test_a_sweep_leaves_the_law_of_the_numbers_as_it_is() -> None:
+    check.invariant(sweep, weighted).require()
+
+
+def test_a_sweep_by_other_weights_is_rejected() -> None:
+    @program
+    def wrong(state: tuple[int, ...]) -> tuple[int, ...]:
+        position = torch.tensor([state], dtype=torch.float64)
+        potential = lambda at: (1.1 * log_weight(at)[0], torch.zeros_like(at))  # noqa: E731
+        return tuple(map(int, swept(position, potential, SIZES)[0].tolist()))
+
+    assert check.invariant(wrong, weighted).verdict == "fail"
+
+
+# ------------------------------------------------------------------------------------------ engine
+
+
+class OfOneChain(GivenChoices):
+    """Coins that cannot show heads, which the engine does not toss, take no choice."""
+
+    def _process_message(self, msg: Any) -> None:
+        before, law = self.at, msg["fn"]
+        super()._process_message(msg)
+        while hasattr(law, "base"):
+            law = law.base
+        if self.at == before + 1 and bool((law.probs == 0).all()):
+            self.at = before
+
+
+D, MANY = 2, (3, 1, 2)
+
+
+def tied(v: Tensor) -> Tensor:
+    """Two numbers whose law depends on three whole ones, which are tied to each other."""
+    place = v[D:].to(torch.int64)
+    centre = torch.tensor([[-1.0, 0.0], [0.5, 1.0], [2.0, -1.0]])[place[:1]][0]
+    scale = torch.tensor([0.7, 1.4])[place[2:]]
+    return -0.5 * ((v[:D] - centre) / scale).square().sum() - scale.log().sum() + v[2] * v[4] / 3
+
+
+@cache
+def tied_function() -> LaneFunction:
+    u = torch.zeros(4, D + len(MANY), dtype=torch.float64)
+    return LaneFunction(fold(capture_vector(tied, u[0])), u)
+
+
+def off(seed: int, text: str | None = None) -> bool:
+    """Whether one random transition of the engine is not that of the kernel."""
+    g = torch.Generator().manual_seed(seed)
+    u = torch.randn(1, D, generator=g, dtype=torch.float64)
+    z = torch.stack([torch.randint(0, k, (1,), generator=g) for k in MANY], 1)
+    position = torch.cat([u, z.double()], 1)
+    choices = torch.cat(
+        [torch.randn(1, D, generator=g), torch.rand(1, 200, generator=g)], 1
+    ).double()
+    metric = Metric.diagonal(torch.tensor([0.8, 1.3], dtype=torch.float64))
+    size = torch.rand(1, generator=g, dtype=torch.float64) + 0.2
+
+    def potential(v: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = tied_function()(v)
+        return value, gradient
+
+    value, gradient = potential(position)
+    chains = Chains(
+        position, value, gradient[:, :D].contiguous(), step_sizes(size), torch.ones(1, 4).long()
+    )
+    engine = Engine(tied_function(), 4, sizes=MANY, **({"text": text} if text else {}))
+    done = engine.replay(chains, metric, choices)[0].chains
+    kernel = of_sizes(with_gibbs(nuts(4)), MANY)
+    with OfOneChain(choices):
+        state = State(position, value, gradient)
+        after, _ = kernel.step(state, potential, Parameters(size[0], metric.root.square()))
+    pairs = (
+        (done.position, after.position),
+        (done.log_density, after.log_density),
+        (done.gradient, after.gradient[:, :D]),
+    )
+    return not all(torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in pairs)
+
+
+def test_the_engine_makes_the_transitions_of_the_kernel() -> None:
+    assert not any(off(seed) for seed in range(300))
+
+
+FAULTS = {
+    "numbers drawn by even coins": ("source.coin(std::exp(w - left[k]))", "source.coin(0.5)"),
+    "the weight of the value at hand is another": (
+        "weights[tried++] = state.log_density",
+        "weights[tried++] = state.log_density + 0.5",
+    ),
+    "the weight of the value chosen is forgotten": (", state.log_density = weights[k]", ""),
+    "the gradient of before the sweep": ("state.gradient[i] = slope[i * count];", ";"),
+    "the last number is left as it is": (
+        "if (drawn == m) return;",
+        "if (drawn >= m - 1) { drawn = m; return; }",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_sweep_is_rejected(fault: str) -> None:
+    text = altered(*FAULTS[fault])
+    assert any(off(seed, text) for seed in range(60))
+
+
+# -------------------------------------------------------------------------------------- whole runs
+
+Y = torch.tensor([2.1, -0.4, 1.3, 0.2, 3.0], dtype=torch.float64)
+
+
+@program
+def mixture() -> None:
+    low = sample("low", dist.Normal(0.0, 2.0))
+    gap = sample("gap", dist.LogNormal(0.0, 0.5))
+    share = sample("share", dist.Beta(2.0, 2.0))
+    with plate("data", len(Y)):
+        z = sample("z", dist.Bernoulli(share))
+        observe("y", dist.Normal(torch.where(z > 0, low + gap, low), 0.7), Y)
+
+
+@program
+def chosen() -> None:
+    """A continuous latent whose law a finite one chooses; a one-hot and a bounded count besides."""
+    k = sample("k", dist.Categorical(torch.tensor([0.2, 0.5, 0.3])))
+    x = sample("x", dist.Normal(torch.tensor([-1.0, 0.5, 2.0])[k], 0.8))
+    one = sample("one", dist.OneHotCategorical(torch.tensor([0.3, 0.7])))
+    n = sample("n", dist.Binomial(2, 0.4))
+    observe("y", dist.Normal(x + one[..., 0] - n, 1.0), torch.tensor(1.2))
+
+
+def exact_chosen() -> dict[str, Tensor]:
+    """Posterior means of k == 0, k == 1, one[0], n == 1 and x, which is normal given the others."""
+    total, means = torch.zeros(()), torch.zeros(5)
+    for k, first, n in itertools.product(range(3), range(2), range(3)):
+        centre = [-1.0, 0.5, 2.0][k]
+        shift = first - n
+        prior = [0.2, 0.5, 0.3][k] * [0.7, 0.3][first] * math.comb(2, n) * 0.4**n * 0.6 ** (2 - n)
+        variance = 0.64 + 1.0
+        weight = prior * math.exp(-0.5 * (1.2 - centre - shift) ** 2 / variance)
+        x = centre + 0.64 / variance * (1.2 - centre - shift)
+        total += weight
+        means += weight * torch.tensor([k == 0, k == 1, first, n == 1, x], dtype=torch.float64)
+    return dict(zip(("k0", "k1", "one", "n1", "x"), means / total, strict=True))
+
+
+def figures(fit: Any) -> dict[str, Tensor]:
+    k, n = fit["k"], fit["n"]
+    return {
+        "k0": (k == 0).double(),
+        "k1": (k == 1).double(),
+        "one": fit["one"][..., 0].double(),
+        "n1": (n == 1).double(),
+        "x": fit["x"],
+    }
+
+
+LEVEL = 5.5  # standard errors; beyond by chance in one of 2e7
+
+
+def z_scores(fit: Any) -> dict[str, float]:
+    found, exact = figures(fit), exact_chosen()
+    return {
+        name: float((x.mean() - exact[name]) / (x.std() / effective_size(x[..., None])[0].sqrt()))
+        for name, x in found.items()
+    }
+
+
+@pytest.mark.parametrize("kernel", [nuts(), hmc(4)])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_posterior_of_finite_and_continuous_latents(kernel: Any, compiled: bool) -> None:
+    size = 2000 if compiled and kernel.max_depth else 150
+    fit = MCMC(with_gibbs(kernel), draws=size, warmup=200, compiled=compiled, progress=False).run(
+        chosen, seed=1
+    )
+    assert fit["one"].sum(-1).eq(1).all() and fit["k"].dtype == torch.int64
+    assert max(map(abs, z_scores(fit).values())) < LEVEL
+    assert "with Gibbs" in fit.method
+
+
+def test_it_agrees_with_summing_out() -> None:
+    gibbs = MCMC(with_gibbs(), draws=2000, progress=False).run(mixture, seed=0)
+    summed = MCMC(rewrite="auto", draws=2000, progress=False).run(mixture, seed=1)
+    assert not gibbs.warnings()
+    for name in gibbs.latents:
+        a, b = (fit[name].double().reshape(4, 2000, -1) for fit in (gibbs, summed))
+        error = sum(x.var((0, 1)) / effective_size(x).nan_to_num(8000.0) for x in (a, b)).sqrt()
+        assert bool(((a.mean((0, 1)) - b.mean((0, 1))).abs() < LEVEL * error).all()), name
+
+
+def test_vectors_and_values() -> None:
+    density = MixedDensity(chosen)
+    assert (density.size, density.sizes) == (1, [3, 2, 3])
+    v = torch.tensor([0.4, 2.0, 1.0, 0.0])
+    values = density.results(v)[0]
+    assert values["one"].tolist() == [0.0, 1.0] and int(values["k"]) == 2 and int(values["n"]) == 0
+    fixed = LogDensity(chosen, discrete={k: x for k, x in values.items() if k != "x"})
+    torch.testing.assert_close(density(v), fixed(v[:1]), rtol=0.0, atol=0.0)
+    assert density.numbers(values).tolist() == v[1:].tolist()
+    whole = [
+        density(torch.cat([torch.zeros(3), torch.tensor(z, dtype=torch.float64)]))
+        for z in itertools.product(range(2), repeat=5)
+        for density in [MixedDensity(mixture)]
+    ]
+    summed = LogDensity(marginal(mixture, exact=True))(torch.zeros(3))
+    torch.testing.assert_close(torch.stack(whole).logsumexp(0), summed)
+
+
+def test_runs_go_on_and_are_split(tmp_path: Path) -> None:
+    method = MCMC(with_gibbs(), chains=8, draws=40, warmup=60, progress=False)
+    whole = method.run(mixture, seed=2)
+    split = MCMC(with_gibbs(), chains=8, draws=40, warmup=60, cores=3, progress=False).run(
+        mixture, seed=2
+    )
+    kept = method.run(mixture, seed=2, checkpoint=tmp_path / "run")
+    again = method.run(mixture, seed=2, checkpoint=tmp_path / "run")
+    for other in (split, kept, again):
+        for name in whole.draws:
+            assert torch.equal(whole[name], other[name])
+    more = method.run(mixture, seed=3, resume=whole)
+    assert more["z"].shape == (8, 80, 5) and torch.equal(more["z"][:, :40], whole["z"])
+
+
+def test_what_it_does_not_take() -> None:
+    @program
+    def counts() -> None:
+        sample("n", dist.Poisson(2.0))
+        sample("x", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(UnsupportedDistributionError, match="not finite"):
+        MCMC(with_gibbs(), progress=False).run(counts)
+    with pytest.raises(ValueError, match="not ChEES"):
+        with_gibbs(chees())
+    for options in ({"rewrite": "auto"}, {"init": {"low": 0.0}}):
+        with pytest.raises(ValueError, match="starts at random"):
+            MCMC(with_gibbs(), progress=False, **options).run(mixture)
+    with pytest.raises(UnsupportedDistributionError, match="with_gibbs"):
+        MCMC(progress=False).run(mixture)
