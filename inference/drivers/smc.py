@@ -337,7 +337,9 @@ def _notes(
     expected = math.sqrt(sum(island.variance for island in alive) / len(alive))
     known = None if math.isnan(expected) else expected
     found = doubts.of_islands(log_evidences, known)
-    if plan is not None and known is not None and not found:
-        spread = known if len(islands) == 1 else max(known, float(log_evidences.std()))
-        found = doubts.between(plan.log_evidence, log_evidence, spread, len(islands))
+    if known is not None and not found:
+        found = doubts.of_means(torch.stack([island.draws[""] for island in alive]))
+        if plan is not None:
+            spread = known if len(islands) == 1 else max(known, float(log_evidences.std()))
+            found += doubts.between(plan.log_evidence, log_evidence, spread, len(islands))
     return [*notes, *found, *doubts.of_sizes(torch.stack([i.effective_size for i in alive]))]

@@ -14,9 +14,9 @@ def pooled(log_evidences: Tensor, variance: float = 0.0) -> tuple[float, float |
     """The log of the mean evidence of M independent islands, and its standard error.
 
     The error belongs to Student's law of M - 1 degrees of freedom: the log evidence lies within it
-    times that law's 0.975 quantile (12.7 for 2 islands, 3.2 for 4, 2.3 for 10) with at least
-    95 % of confidence, if the islands' log evidences have a standard deviation s up to about 1.  It is the
-    error of a log mean of log-normal numbers, sqrt(s^2 / M + s^4 / (2 (M - 1))): estimates of
+    times that law's 0.975 quantile (12.7 for 2 islands, 3.2 for 4, 2.3 for 10) with at least 95 %
+    of confidence, if the islands' log evidences have a standard deviation s up to about 1.  It is
+    the error of a log mean of log-normal numbers, sqrt(s^2 / M + s^4 / (2 (M - 1))): estimates of
     evidences are log-normal in the limit (Berard, Del Moral and Doucet, "A lognormal central limit
     theorem for particle approximations of normalizing constants").  Where an island's evidence is
     zero, it is that of the delta method.

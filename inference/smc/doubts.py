@@ -16,6 +16,7 @@ OFTEN = 0.05  # share of the powers where moves may be too few: modes part at on
 FAMILIES = 3.0  # effective number of draws of the prior from which particles descend
 DEAD = 0.01  # share of the evidence, relative to an equal one
 WIDE = 1.0  # standard deviation of log evidences
+DISTANT = 0.45  # spread of the means of islands, in posterior standard deviations: R-hat of 1.1
 SURPRISE = 3.72  # the normal quantile of 1 - 1e-4
 SLACK = 1.5  # by which standard deviations may exceed those of moves that forget all
 APART = 5.0  # standard deviations between the pilot run and the islands
@@ -115,6 +116,21 @@ def of_islands(log_evidences: Tensor, expected: float | None) -> list[str]:
             "more particles"
         ]
     return []
+
+
+def of_means(draws: Tensor) -> list[str]:
+    """Islands whose means differ by more than few draws explain; draws are [islands, n, d]."""
+    if min(draws.shape[:2]) < 2 or not draws.shape[2]:
+        return []
+    draws = draws.double()
+    ratio = draws.mean(1).var(0) / draws.var(1).mean(0)
+    worst = float(ratio.nan_to_num(0.0).max().sqrt())
+    if worst <= DISTANT:
+        return []
+    return [
+        f"the means of islands differ by {worst:.2f} posterior standard deviations: moves leave "
+        "particles where they are; reparameterise, or use more particles"
+    ]
 
 
 def between(pilot: float, islands: float, spread: float, count: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -141,16 +142,19 @@ def forgetting(
     particles: Particles, potential: Potential, stage: Stage, moves: int | None
 ) -> tuple[Particles, Stage, Moved]:
     """Particles after as many moves as they need to forget, or as are given; and how many."""
-    start, path, rates = particles, [particles], list[float]()
+    start, uncertain, rates = columns(particles), noise(particles), list[float]()
+    path = deque([start])  # from halfway back on
     found = Moved(0.0, 0.0, 1.0)
     while len(rates) < (moves or MOST_MOVES):
         particles, probability = transition(particles, potential, stage)
-        path.append(particles)
+        path.append(columns(particles))
         rates.append(float(probability.mean()))
-        k = len(rates)
-        local = correlation_within(start, path[k // 2], particles) if k % 2 == 0 else math.nan
-        found = Moved(0.0, sum(rates) / k, correlation(start, particles), local)
-        if moves is None and found.forgot(CLOSE, noise(start)):
+        k, local = len(rates), math.nan
+        if k % 2 == 0:
+            path.popleft()
+            local = correlation_within(start, path[0], path[-1])
+        found = Moved(0.0, sum(rates) / k, correlation(start, path[-1]), local)
+        if moves is None and found.forgot(CLOSE, uncertain):
             break
     return particles, stage._replace(moves=len(rates)), found
 
@@ -161,29 +165,33 @@ def noise(particles: Particles) -> float:
     return math.sqrt(2.0 * math.log(2.0 * (d + 1)) / n)
 
 
-def correlation(start: Particles, end: Particles) -> float:
-    """Of particles with where they started: the largest of coordinates and log likelihood.
+def columns(particles: Particles) -> Tensor:
+    """Coordinates and log likelihood, [n, d + 1]."""
+    return torch.cat([particles.points.double(), particles.log_likelihood[:, None]], 1)
 
-    It is 1 where all are copies of one, and none has moved.
+
+def correlation(start: Tensor, end: Tensor) -> float:
+    """Of ``columns`` with what they were at the start: the largest.
+
+    It is 1 where all particles are copies of one, and none has moved.
     """
-    x, y = (_columns(each) for each in (start, end))
-    if _are_copies(x, y):
+    if _are_copies(start, end):
         return 1.0
-    return float(_cosines(x - x.mean(0), y - y.mean(0)).abs().max())
+    return float(_cosines(start - start.mean(0), end - end.mean(0)).abs().max())
 
 
-def correlation_within(start: Particles, middle: Particles, end: Particles) -> float:
-    """Their correlation with the start at the middle, about the centres of where they stay.
+def correlation_within(start: Tensor, middle: Tensor, end: Tensor) -> float:
+    """That of ``columns`` with the start at the middle, about the centres of where they stay.
 
     As many moves lie on both sides of the middle.  If the correlation after k moves is rho, then
     that of the two displacements is (rho - 1) / 2; a part of the values that no move changes, as
     which of two modes it is, is in neither.
     """
-    x, y, z = (_columns(each) for each in (start, middle, end))
-    if _are_copies(x, z):
+    if _are_copies(start, end):
         return 1.0
-    varies = ~torch.stack([x == x[0], y == x[0], z == x[0]]).all(0).all(0)
-    return float(torch.where(varies, 1.0 + 2.0 * _cosines(y - x, z - y), 0.0).max())
+    varies = ~torch.stack([x == start[0] for x in (start, middle, end)]).all(0).all(0)
+    turns = _cosines(middle - start, end - middle)
+    return float(torch.where(varies, 1.0 + 2.0 * turns, 0.0).max())
 
 
 def _are_copies(x: Tensor, y: Tensor) -> bool:
@@ -196,8 +204,3 @@ def _cosines(x: Tensor, y: Tensor) -> Tensor:
     """Of the angles between columns [n, k], and 0 where there is none."""
     size = (x.square().sum(0) * y.square().sum(0)).sqrt()
     return torch.where(size > 0.0, (x * y).sum(0) / size, 0.0)
-
-
-def _columns(particles: Particles) -> Tensor:
-    """Coordinates and log likelihood, [n, d + 1]."""
-    return torch.cat([particles.points.double(), particles.log_likelihood[:, None]], 1)

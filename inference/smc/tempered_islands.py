@@ -16,7 +16,7 @@ from ...ppl.language.handlers import Proposing, Untracing, Weighing
 from ...ppl.language.program import Program
 from ...ppl.tensors.decompositions import Decomposing
 from ..mcmc.hamiltonian import init
-from .pilot import Moved, Pilot, correlation, pilot
+from .pilot import Moved, Pilot, columns, correlation, pilot
 from .powers import conditional_size
 from .resampling import systematic
 from .stage_kernels import Particles, Stage, at_power, transition
@@ -130,4 +130,4 @@ def moved_often(
     for _ in range(stage.moves):
         after, probability = transition(after, potential, stage)
         rates.append(float(probability.mean()))
-    return after, Moved(0.0, sum(rates) / len(rates), correlation(start, after))
+    return after, Moved(0.0, sum(rates) / len(rates), correlation(columns(start), columns(after)))

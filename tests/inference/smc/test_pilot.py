@@ -10,8 +10,7 @@ from scipy import stats
 from support.evidences import KNOWN, normal
 from torch import Tensor
 
-from pushforward.inference.mcmc.hamiltonian import State
-from pushforward.inference.smc.doubts import between, of_islands, surprising
+from pushforward.inference.smc.doubts import between, of_islands, of_means, surprising
 from pushforward.inference.smc.pilot import (
     MOST_LEAPFROGS,
     TARGET,
@@ -22,17 +21,9 @@ from pushforward.inference.smc.pilot import (
     enough,
     worst_rate,
 )
-from pushforward.inference.smc.stage_kernels import Particles
 from pushforward.inference.smc.tempered_islands import TemperedIslands
 from pushforward.ppl import seeded
 from pushforward.ppl.interpretations.log_density import LogDensity
-
-
-def particles(points: Tensor) -> Particles:
-    """At points [n, 1], of log likelihood 0."""
-    position = torch.cat([points, torch.ones_like(points)], 1)
-    state = State(position, points.new_zeros(len(points)), torch.zeros_like(position))
-    return Particles(state, torch.arange(len(points)))
 
 
 def chain(rho: float, steps: int, n: int = 20_000) -> list[Tensor]:
@@ -46,22 +37,22 @@ def chain(rho: float, steps: int, n: int = 20_000) -> list[Tensor]:
 @pytest.mark.parametrize("rho", [0.0, 0.3, 0.9])
 def test_correlations_are_those_of_an_autoregression(rho: float) -> None:
     """Level 1e-6: of 20000 particles, in 5 standard errors or more."""
-    start, middle, end = map(particles, chain(rho, 2))
+    start, middle, end = chain(rho, 2)
     assert correlation(start, middle) == pytest.approx(rho, abs=5 / math.sqrt(20_000))
     assert correlation_within(start, middle, end) == pytest.approx(rho, abs=10 / math.sqrt(20_000))
 
 
 def test_modes_that_no_move_leaves_are_not_taken_for_slow_moves() -> None:
     side = 20.0 * normal(20_000, 9, 1).sign()
-    start, middle, end = (particles(side + x) for x in chain(0.0, 2))
+    start, middle, end = (side + x for x in chain(0.0, 2))
     assert correlation(start, middle) > 0.99
     assert abs(correlation_within(start, middle, end)) < 0.1
 
 
 def test_particles_that_stay_have_forgotten_nothing() -> None:
-    one = particles(torch.zeros(5, 1).double())
-    assert correlation(one, one) == 1.0
-    many = particles(normal(5, 0, 1))
+    one = torch.zeros(5, 2).double()
+    assert correlation(one, one) == correlation_within(one, one, one) == 1.0
+    many = normal(5, 0, 2)
     assert correlation(many, many) == pytest.approx(1.0)
     assert correlation_within(many, many, many) == 1.0
     assert not Moved(1.0, 0.0, 1.0, 1.0).forgot(0.1, 0.1)
@@ -146,3 +137,11 @@ def test_islands_that_disagree_are_told(
 def test_a_pilot_run_elsewhere_is_told() -> None:
     assert between(-1.0, -1.5, 0.1, 4) == []
     assert "the pilot run found the log evidence -1.00" in between(-1.0, -2.0, 0.1, 4)[0]
+
+
+def test_islands_in_different_places_are_told() -> None:
+    islands = normal(4000, 1, 2).reshape(4, 1000, 2)
+    assert of_means(islands) == []
+    assert of_means(islands[:1]) == of_means(islands[:, :1]) == []
+    islands[2, :, 1] += 1.5
+    assert "the means of islands differ" in of_means(islands)[0]

@@ -63,12 +63,12 @@ def small() -> list[tuple[Fit, Known]]:
     found = []
     for name in ("normal mean", "coin", "5 slopes"):
         known = KNOWN[name]()
-        found += [(run(known, seed, particles=100), known) for seed in range(12)]
+        found += [(run(known, seed, particles=100), known) for seed in range(8)]
     return found
 
 
 def test_small_runs_cover_too(small: list[tuple[Fit, Known]]) -> None:
-    """Level 1e-6, as above, of 36 runs of 100 particles."""
+    """Level 1e-6, as above, of 24 runs of 100 particles."""
     covered = sum(covers(fit, known) for fit, known in small)
     assert stats.binom.cdf(covered, len(small), 0.95) > 1e-6
 
