@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pyro.distributions as dist
@@ -11,8 +12,17 @@ from torch import Tensor
 
 from ...ppl import draw
 from ...ppl.compile.potential import by_columns
-from ..mcmc.hamiltonian import Potential, State, Stretch, coin, init, refresh, select
-from ..mcmc.hmc import acceptance, propose
+from ..mcmc.hamiltonian import (
+    Phase,
+    Potential,
+    State,
+    coin,
+    energy_weight,
+    init,
+    refresh,
+    select,
+)
+from ..mcmc.hmc import acceptance
 
 DURATION = 0.5 * math.pi  # of a trajectory: it makes a normal law of the metric's shape forget
 JITTER = 0.25  # relative: half the width of the uniform law of durations
@@ -87,16 +97,43 @@ def at_power(particles: Particles, potential: Potential, power: float) -> Partic
     return particles._replace(state=init(position, potential))
 
 
-def bordered(metric: Metric, like: Tensor) -> tuple[Tensor, Stretch]:
-    """S as scales [d + 1], and multiplication by R^(1/2), of positions that end in the power.
+class Maps(NamedTuple):
+    """B x and B' x for vectors [n, d + 1] that end in the power, where B = S R^(1/2).
 
-    The power stands still, as a coordinate of scale zero.
+    Momenta w give velocities B w, and gradients g give forces B' g on them.  The power stands
+    still, as a coordinate of scale zero.
     """
+
+    velocity: Callable[[Tensor], Tensor]
+    force: Callable[[Tensor], Tensor]
+
+
+def maps(metric: Metric, like: Tensor) -> Maps:
+    """Of a metric, in the precision and place of ``like``."""
     scale = torch.cat([metric.scale, metric.scale.new_zeros(1)]).to(like)
     if metric.root is None:
-        return scale, lambda x: x
+        return Maps(lambda x: x * scale, lambda x: x * scale)
     root = torch.block_diag(metric.root, metric.root.new_zeros(1, 1)).to(like)
-    return scale, lambda x: (root @ x.mT).mT
+    b = scale[:, None] * root
+    return Maps(lambda x: (b @ x.mT).mT, lambda x: (b.mT @ x.mT).mT)
+
+
+def proposed(
+    before: Phase, potential: Potential, maps: Maps, step: Tensor, leapfrogs: int
+) -> Phase:
+    """Leapfrogs of steps [n, 1], then a flip: an involution that preserves volume.
+
+    The half kicks between two drifts are made as one.
+    """
+    position, momentum, gradient, log_density, _ = before
+    momentum = torch.addcmul(momentum, step, maps.force(gradient), value=0.5)
+    for left in reversed(range(leapfrogs)):
+        position = torch.addcmul(position, step, maps.velocity(momentum))
+        log_density, gradient = potential(position)
+        kick = 1.0 if left else 0.5
+        momentum = torch.addcmul(momentum, step, maps.force(gradient), value=kick)
+    weight = energy_weight(log_density, momentum)
+    return Phase(position, -momentum, gradient, log_density, weight)
 
 
 def transition(
@@ -112,10 +149,9 @@ def transition(
     before = refresh(state)
     before = before._replace(momentum=by_columns(before.momentum))
     ends = like.new_tensor(1.0 - JITTER), like.new_tensor(1.0 + JITTER)
-    factors = draw(dist.Uniform(*ends, validate_args=False), (n,), label="duration")
-    scale, stretched = bordered(stage.metric, like)
-    steps = torch.outer(scale, DURATION / stage.leapfrogs * factors).t()
-    after = propose(before, potential, steps, stage.leapfrogs, stretched)
+    factors = draw(dist.Uniform(*ends, validate_args=False), (n, 1), label="duration")
+    step = DURATION / stage.leapfrogs * factors
+    after = proposed(before, potential, maps(stage.metric, like), step, stage.leapfrogs)
     probability = acceptance(before, after)
     moved = select(coin(probability), after.state, state)
     return particles._replace(state=moved), probability

@@ -10,14 +10,14 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from pushforward.inference.mcmc.hamiltonian import State, init, with_momentum
-from pushforward.inference.mcmc.hmc import propose
 from pushforward.inference.smc.stage_kernels import (
     Metric,
     Particles,
     Stage,
     at_power,
-    bordered,
+    maps,
     metric_of,
+    proposed,
     transition,
 )
 from pushforward.ppl import observe, sample, seeded
@@ -94,20 +94,20 @@ def test_moves_of_another_power_are_rejected() -> None:
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 def test_a_proposal_is_an_involution_that_preserves_volume(metric: Metric) -> None:
     energy = potential(1)
-    scale, stretched = bordered(metric, torch.zeros(1))
+    of_metric, step = maps(metric, torch.zeros(1)), torch.tensor([[0.4]])
 
     def there(z: Tensor) -> Tensor:
         position = torch.cat([z[:2], torch.tensor([0.3])])[None]
         phase = with_momentum(
             State(position, *energy(position)), torch.cat([z[2:], torch.ones(1)])[None]
         )
-        phase = propose(phase, energy, 0.4 * scale, 3, stretched)
+        phase = proposed(phase, energy, of_metric, step, 3)
         return torch.cat([phase.position[0, :2], phase.momentum[0, :2]])
 
     z = torch.tensor([0.3, -0.8, 1.1, 0.2])
     torch.testing.assert_close(there(there(z)), z)
-    step = 1e-5
-    columns = [(there(z + step * e) - there(z - step * e)) / (2 * step) for e in torch.eye(4)]
+    h = 1e-5
+    columns = [(there(z + h * e) - there(z - h * e)) / (2 * h) for e in torch.eye(4)]
     assert abs(float(torch.linalg.det(torch.stack(columns)))) == pytest.approx(1.0, abs=1e-7)
 
 
