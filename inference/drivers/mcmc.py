@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from ..mcmc import Kernel, Parameters, Samples, nuts, sample
 from ..mcmc.adaptation import Watcher
 from ..mcmc.lanes.engine import Engine, cores_for
 from ..mcmc.lanes.sampling import sample_lanes
+from ..mcmc.lanes.warmup import Form
 from ..mcmc.within_gibbs import of_sizes
 from ..results.fit import Drawn, Fit, fit_from_vectors
 from ..rewriting import Restored, Rewriting, rewritten
@@ -53,6 +54,9 @@ class MCMC:
         warmup: transitions that adapt step size and diagonal metric, and are thrown away.
         target: the mean acceptance that warm-up aims at.  None: the kernel's own, which is 0.85
             for NUTS; compiled, it aims at 0.95 once warm-up meets more than a few divergences.
+        metric: "auto": what warm-up learns for compiled NUTS stretches up to 16 directions that a
+            diagonal leaves long or short; "diagonal": none; "dense": all, where a window has ten
+            draws for each coordinate.
         thin: each so many-th transition is a draw.  None: each, but where NUTS is compiled each
             2nd, 4th or 8th, if with fewer R-hat or an effective size says that 1 600 or more draws
             of all chains are not enough.
@@ -80,6 +84,7 @@ class MCMC:
     draws: int = 1000
     warmup: int = 1000
     target: float | None = None
+    metric: Form = "auto"
     thin: int | None = None
     rewrite: Literal["auto"] | None = None
     init: Init = "random"
@@ -94,6 +99,8 @@ class MCMC:
             raise ValueError("MCMC needs at least one chain and one draw, and warmup >= 0")
         if self.rewrite not in (None, "auto"):
             raise ValueError(f"rewrite is None or 'auto', not {self.rewrite!r}")
+        if self.metric not in get_args(Form):
+            raise ValueError(f"metric is one of {get_args(Form)}, not {self.metric!r}")
         require_init(self.init)
         for name in ("thin", "cores"):
             value = getattr(self, name)
@@ -149,7 +156,8 @@ class MCMC:
         start = time.perf_counter()
         warmup = 0 if resume else self.warmup
         about = {
-            name: getattr(self, name) for name in ("chains", "draws", "target", "thin", "compiled")
+            name: getattr(self, name)
+            for name in ("chains", "draws", "target", "metric", "thin", "compiled")
         }
         about |= {"device": str(self.device), "dtype": str(self.dtype)}
         about |= {"method": kernel.name, "warmup": warmup, "seed": seed}
@@ -235,8 +243,11 @@ class MCMC:
         if kernel.max_depth is not None and potential.lanes is not None:
             cores = self.cores or cores_for(self.chains, potential.lanes.lanes)
             engine = Engine(potential.lanes, kernel.max_depth, cores=cores, sizes=sizes)
-            about |= {"target": self.target, "thin": self.thin}
+            about |= {"target": self.target, "metric": self.metric, "thin": self.thin}
             return sample_lanes(engine, potential, u0, warmup, self.draws, **about)
+        if self.metric == "dense":
+            what = "metric='dense' is learnt by compiled NUTS alone"
+            raise ValueError(f"{what}, and this is {kernel.name}, or not lane code")
         if sizes and parameters is None:  # what Gibbs sampling draws has no mass, and stays
             parameters = Parameters(u0.new_ones(()), u0.new_ones(u0.shape[1]))
             parameters.inverse_mass[-len(sizes) :] = 0.0

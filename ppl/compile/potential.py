@@ -70,6 +70,9 @@ class Potential:
         return value, gradient
 
 
+LONG = 10_000  # operations of a graph, which no program has that a person has written out
+
+
 def by_columns(u: Tensor) -> Tensor:
     """The same vectors [chains, d] with each coordinate contiguous over chains."""
     return u.t().contiguous().t() if len(u) > 1 else u.contiguous()
@@ -100,6 +103,10 @@ def _in_lanes(
     if found.tried:  # steps that were run for nothing, and may have left something behind
         return _in_lanes(density, u, *rest, say=say, loops=False)
     looped = bool(found.kept)
+    if (count := len(graph.graph.nodes)) > LONG:
+        what = f"the program is a graph of {count} operations, which takes long to compile"
+        fix = "write a loop of Python's as scan(...) or iterate(...), whose step is compiled once"
+        warnings.warn(f"{what}: {fix}", RuntimeWarning, stacklevel=4)
     try:
         function = LaneFunction(graph, u, *rest)
     except Unsupported as error:

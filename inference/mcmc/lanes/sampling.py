@@ -27,6 +27,7 @@ from .warmup import (
     CAREFUL,
     RESCUED,
     SETTLED,
+    Form,
     diverging,
     first_root_mass,
     found_step_sizes,
@@ -65,6 +66,7 @@ def sample_lanes(
     *,
     parameters: Parameters | None = None,
     target: float | None = TARGET,
+    metric: Form = "auto",
     thin: int | None = 1,
     progress: Watcher | None = None,
     store: Store | None = None,
@@ -76,6 +78,7 @@ def sample_lanes(
 
     Args:
         target: None: ``CALM``, raised to ``CAREFUL`` where warm-up meets divergences.
+        metric: see ``learnt_metric``.
         thin: each so many-th transition is a draw; None: as many, up to ``MOST``, as it takes until
             the draws are ``enough``.
     """
@@ -93,7 +96,8 @@ def sample_lanes(
             if run.at.done < end:
                 run.advance(end, warmup + draws, warming=True)
                 made, run.pieces = joined(run.pieces), []
-                run.at = _reported(_learnt(run.at, made, end / warmup, target is None), made)
+                learnt = _learnt(run.at, made, end / warmup, metric, raising=target is None)
+                run.at = _reported(learnt, made)
                 if store is not None:
                     store.offer(partial(_content, run.at, run.pieces))
         run.advance(warmup + draws * run.at.thin, warmup + draws * run.at.thin)
@@ -220,7 +224,9 @@ def _started(
     return Progressed(0, chains, metric, target)
 
 
-def _learnt(at: Progressed, made: Advance, share: float, raising: bool) -> Progressed:
+def _learnt(
+    at: Progressed, made: Advance, share: float, form: Form, *, raising: bool
+) -> Progressed:
     """After a window that ends this share of warm-up: a new metric, or the final step size.
 
     The last window is too short to learn a metric from, and leaves it as it is.
@@ -233,7 +239,7 @@ def _learnt(at: Progressed, made: Advance, share: float, raising: bool) -> Progr
     held = made
     if bool(lost.any()) and RESCUED[0] <= share <= RESCUED[1]:
         at, held = _rescued(at, made, lost)
-    metric = learnt_metric(held.draws[..., :d], held.gradients, at.metric.root, share)
+    metric = learnt_metric(held.draws[..., :d], held.gradients, at.metric.root, share, form)
     chains, target = at.chains, at.target
     if raising and diverging(held.info.diverging, share):
         target = CAREFUL

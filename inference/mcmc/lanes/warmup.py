@@ -11,6 +11,7 @@ long or short.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from ....ppl import iterate
 from ..hamiltonian import Parameters, Potential, State, leapfrog, refresh
 from ..hmc import acceptance
 from .engine import Metric, StepSizes
+
+Form = Literal["auto", "diagonal", "dense"]
 
 FIRST, GROWTH, LAST = 10, 1.5, 50
 ENOUGH = 10  # draws of a window for each coordinate, before directions are learnt
@@ -69,17 +72,19 @@ def learnt_root_mass(draws: Tensor, gradients: Tensor, before: Tensor) -> Tensor
     return torch.where(usable, learnt, before).clamp(1e-10, 1e10)
 
 
-def learnt_metric(draws: Tensor, gradients: Tensor, before: Tensor, share: float) -> Metric:
+def learnt_metric(
+    draws: Tensor, gradients: Tensor, before: Tensor, share: float, form: Form = "auto"
+) -> Metric:
     """The metric from a window [chains, draws, d] that ends a share of warm-up.
 
-    ``before`` are the roots [d] until now.
+    ``before`` are the roots [d] until now.  ``form``: "diagonal" has no directions, "dense" all.
 
     In coordinates where the diagonal is one, the covariances X of positions and G of gradients give
     A^2 with A^2 G A^2 = X: its eigenvectors of eigenvalues far from one are the directions.  There
     are none early in warm-up, and with fewer than ``ENOUGH`` draws for each coordinate.
     """
     root = learnt_root_mass(draws, gradients, before)
-    if share < ARRIVED or draws[..., 0].numel() < ENOUGH * len(root):
+    if form == "diagonal" or share < ARRIVED or draws[..., 0].numel() < ENOUGH * len(root):
         return Metric.diagonal(root)
 
     def covariance(x: Tensor) -> Tensor:
@@ -95,8 +100,10 @@ def learnt_metric(draws: Tensor, gradients: Tensor, before: Tensor, share: float
     stretched = inverse @ _power(root_g @ (x + ridge) @ root_g, 0.5) @ inverse
     sizes, vectors = torch.linalg.eigh((stretched + stretched.mT) / 2)
     far = sizes.clamp(min=1e-10).log().abs()
-    chosen = far.argsort(descending=True)[:MOST]
-    chosen = chosen[far[chosen] > math.log(FAR)]
+    chosen = far.argsort(descending=True)
+    if form == "auto":
+        chosen = chosen[:MOST]
+        chosen = chosen[far[chosen] > math.log(FAR)]
     return Metric(root, vectors[:, chosen].mT.contiguous(), sizes[chosen].sqrt() - 1.0)
 
 

@@ -237,6 +237,29 @@ def test_the_acceptance_aimed_at_is_reached(target: float) -> None:
 
 
 @program
+def pair() -> None:
+    covariance = torch.eye(6)
+    covariance[0, 1] = covariance[1, 0] = 0.99
+    sample("x", dist.MultivariateNormal(torch.zeros(6), covariance))
+
+
+def test_the_form_of_the_metric() -> None:
+    fits = {
+        form: MCMC(progress=False, draws=200, warmup=300, metric=form).run(pair, seed=1)
+        for form in ("auto", "diagonal", "dense")
+    }
+    d = fits["auto"].state["position"].shape[1]
+    found = {form: len(fit.state.get("stretch", ())) for form, fit in fits.items()}
+    assert found["diagonal"] == 0 < found["auto"] < d == found["dense"]
+    steps = {form: float(fit.stats["n_steps"].double().mean()) for form, fit in fits.items()}
+    assert steps["dense"] < steps["diagonal"]
+    with pytest.raises(ValueError, match="compiled NUTS alone"):
+        MCMC(progress=False, metric="dense", compiled=False).run(ridge)
+    with pytest.raises(ValueError, match="metric is one of"):
+        MCMC(metric="full")  # type: ignore[arg-type]
+
+
+@program
 def neck() -> None:
     """A funnel: its neck is narrower than steps that suit its mouth."""
     v = sample("v", dist.Normal(0.0, 2.5))

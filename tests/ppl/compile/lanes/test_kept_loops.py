@@ -15,6 +15,7 @@ from support.scoped import with_data
 from torch import Tensor
 
 from pushforward import cond, condition, iterate, observe, plate, program, sample, scan
+from pushforward.ppl.compile import potential
 from pushforward.ppl.compile.potential import Potential
 from pushforward.ppl.interpretations.log_density import LogDensity
 from pushforward.ppl.language.program import Callback
@@ -342,3 +343,17 @@ def test_what_steps_remember_is_seen_wherever_chains_start(kind: str) -> None:
         expected = value_and_gradient(density, u[k])
         torch.testing.assert_close(value[k], expected[0])
         torch.testing.assert_close(gradient[k], expected[1])
+
+
+def test_a_long_loop_of_python_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unrolled() -> None:
+        x = sample("x", dist.Normal(0.0, 1.0))
+        level = x
+        for _ in range(40):
+            level = 0.9 * level + 0.1 * (level * x).sin()
+        observe("y", dist.Normal(level, 1.0), torch.tensor(0.3))
+
+    assert potential.LONG > 5_000
+    monkeypatch.setattr(potential, "LONG", 200)
+    with pytest.warns(RuntimeWarning, match="as scan"):
+        Potential(LogDensity(unrolled), torch.zeros(1, 1))
