@@ -104,9 +104,9 @@ def _in_lanes(
         return _in_lanes(density, u, *rest, say=say, loops=False)
     looped = bool(found.kept)
     if (count := len(graph.graph.nodes)) > LONG:
-        what = f"the program is a graph of {count} operations, which takes long to compile"
-        fix = "write a loop of Python's as scan(...) or iterate(...), whose step is compiled once"
-        warnings.warn(f"{what}: {fix}", RuntimeWarning, stacklevel=4)
+        said = f"the program is a graph of {count} operations, which takes long to compile: write a"
+        said += " loop of Python's as scan(...) or iterate(...), whose step is compiled once"
+        warnings.warn(said, RuntimeWarning, stacklevel=4)
     try:
         function = LaneFunction(graph, u, *rest)
     except Unsupported as error:
