@@ -46,7 +46,7 @@ def main() -> None:
         sample_lanes(Engine(potential.lanes), potential, u0, 20, 5)
         job.mark()
         engine = Counting(potential.lanes)
-        samples = sample_lanes(engine, potential, u0, WARMUP, DRAWS, target=0.85)
+        samples = sample_lanes(engine, potential, u0, WARMUP, DRAWS, target=None, thin=None)
     job.mark()
     about: dict[str, Any] = {"method": "NUTS", "stats": samples.stats, "state": {}}
     fit = fit_from_vectors(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import arviz
     import pandas
 
+ENTRIES = 262_144  # of the log likelihood that are computed at once, and no more than so many draws
 CHUNK = 1000
 POINTWISE_LIMIT = 50_000_000
 _QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
@@ -287,7 +288,9 @@ def fit_from_vectors(density: Drawn, u: Tensor, *, draws_anew: bool = False, **a
         values, derived, log_likelihood = density.results(vector)
         return values, derived, log_likelihood if pointwise else {}
 
-    latents, derived, log_likelihood = _by_chain(one, u, "different" if draws_anew else "error")
+    rows = max(1, min(CHUNK, ENTRIES // max(entries, 1)))
+    randomness = "different" if draws_anew else "error"
+    latents, derived, log_likelihood = _by_chain(one, u, rows, randomness)
     return Fit(
         draws={**latents, **derived},
         log_likelihood=log_likelihood,
@@ -298,12 +301,18 @@ def fit_from_vectors(density: Drawn, u: Tensor, *, draws_anew: bool = False, **a
     )
 
 
-def _by_chain(one: Any, u: Tensor, randomness: str) -> Any:
-    """``one`` mapped over vectors [chains, draws, d]; tensors get back both leading axes."""
+def _by_chain(one: Any, u: Tensor, rows: int, randomness: str) -> Any:
+    """``one`` mapped over vectors [chains, draws, d], so many at once; tensors get both axes back."""
     flat = u.flatten(0, 1)
+    mapped = torch.func.vmap(one, randomness=randomness)
     with torch.no_grad():
         if len(flat) == 0:
             like = one(u.new_zeros(u.shape[-1]))
             return tree_map(lambda x: x.new_zeros((*u.shape[:2], *x.shape)), like)
-        mapped = torch.func.vmap(one, randomness=randomness, chunk_size=CHUNK)(flat)
-    return tree_map(lambda x: x.reshape(*u.shape[:2], *x.shape[1:]), mapped)
+        whole: Any = None
+        for start in range(0, len(flat), rows):
+            found = mapped(flat[start : start + rows])
+            if whole is None:
+                whole = tree_map(lambda x: x.new_empty((len(flat), *x.shape[1:])), found)
+            tree_map(lambda to, x: to[start : start + rows].copy_(x), whole, found)  # noqa: B023
+    return tree_map(lambda x: x.reshape(*u.shape[:2], *x.shape[1:]), whole)
