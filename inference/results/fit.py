@@ -302,7 +302,7 @@ def fit_from_vectors(density: Drawn, u: Tensor, *, draws_anew: bool = False, **a
 
 
 def _by_chain(one: Any, u: Tensor, rows: int, randomness: str) -> Any:
-    """``one`` mapped over vectors [chains, draws, d], so many at once; tensors get both axes back."""
+    """``one`` mapped over vectors [chains, draws, d], so many rows at once; both axes come back."""
     flat = u.flatten(0, 1)
     mapped = torch.func.vmap(one, randomness=randomness)
     with torch.no_grad():
