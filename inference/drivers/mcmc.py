@@ -26,6 +26,7 @@ from ..mcmc import Kernel, Parameters, Samples, nuts, sample
 from ..mcmc.adaptation import Watcher
 from ..mcmc.lanes.engine import Engine, cores_for
 from ..mcmc.lanes.sampling import sample_lanes
+from ..mcmc.lanes.tensors import TensorEngine
 from ..mcmc.lanes.warmup import Form
 from ..mcmc.within_gibbs import of_sizes
 from ..results.fit import Drawn, Fit, fit_from_vectors
@@ -72,8 +73,8 @@ class MCMC:
         cores: threads over which the chains of the compiled NUTS are spread, with the same draws
             whatever they are; as many as this process may use, and can have as many chains each
             as a vector of the machine holds numbers, unless given.
-        compiled: compile the log density, and NUTS where it is lane code (see ``Potential``): the
-            engine makes the transitions of the kernel, with randomness of its own.
+        compiled: compile the log density, and NUTS: an engine makes the transitions of the kernel,
+            in machine code where the density is lane code (see ``Potential``), or else as tensors.
         device: where to compute, and where the data are moved; torch's default unless given.
         dtype: the precision of what the program makes, and of the data; likewise.
         progress: show a progress bar.
@@ -240,14 +241,12 @@ class MCMC:
         ``sizes`` are those of the finite values behind the coordinates, see ``MixedDensity``.
         """
         about: dict[str, Any] = {"parameters": parameters, "progress": report, "store": store}
-        if kernel.max_depth is not None and potential.lanes is not None:
-            cores = self.cores or cores_for(self.chains, potential.lanes.lanes)
-            engine = Engine(potential.lanes, kernel.max_depth, cores=cores, sizes=sizes)
+        if (engine := self._engine(kernel, potential, sizes)) is not None:
             about |= {"target": self.target, "metric": self.metric, "thin": self.thin}
             return sample_lanes(engine, potential, u0, warmup, self.draws, **about)
         if self.metric == "dense":
             what = "metric='dense' is learnt by compiled NUTS alone"
-            raise ValueError(f"{what}, and this is {kernel.name}, or not lane code")
+            raise ValueError(f"{what}, and this is {kernel.name}, or not compiled")
         if sizes and parameters is None:  # what Gibbs sampling draws has no mass, and stays
             parameters = Parameters(u0.new_ones(()), u0.new_ones(u0.shape[1]))
             parameters.inverse_mass[-len(sizes) :] = 0.0
@@ -258,6 +257,17 @@ class MCMC:
             about |= {"besides": besides, "thin": self.thin or 1, "target": target}
             run = kernel.sample or sample
             return run(kernel, potential, u0, warmup, self.draws, **about)
+
+    def _engine(
+        self, kernel: Kernel, potential: Potential, sizes: tuple[int, ...]
+    ) -> Engine | TensorEngine | None:
+        """What makes the transitions of NUTS where it is compiled."""
+        if kernel.max_depth is None or not self.compiled:
+            return None
+        if potential.lanes is None:
+            return None if sizes else TensorEngine(potential, kernel.max_depth)
+        cores = self.cores or cores_for(self.chains, potential.lanes.lanes)
+        return Engine(potential.lanes, kernel.max_depth, cores=cores, sizes=sizes)
 
     def _run_traces(
         self,

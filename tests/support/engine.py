@@ -95,10 +95,15 @@ def slanted(d: int) -> Metric:
 
 
 def judged(
-    name: str, size: float, max_depth: int, text: str | None = None, metric: Metric | None = None
+    name: str,
+    size: float,
+    max_depth: int,
+    text: str | None = None,
+    metric: Metric | None = None,
+    runner: Any = None,
 ) -> Report:
     """Whether the engine preserves the weights of an orbit with steps of this size."""
-    runner, function = engine(name, max_depth, text), lane_function(name)
+    runner, function = runner or engine(name, max_depth, text), lane_function(name)
     reach, d = 2**max_depth - 1, TARGETS[name][1]
 
     def potential(u: Tensor) -> tuple[Tensor, Tensor]:

@@ -152,6 +152,11 @@ class Engine:
     cores: int = 1
     sizes: tuple[int, ...] = ()
 
+    @property
+    def decomposes(self) -> bool:
+        """Whether the density decomposes matrices, and counts where it cannot."""
+        return self.density.results > 2
+
     def advance(
         self, chains: Chains, metric: Metric, transitions: int, *, target: float = 0.0
     ) -> Advance:

@@ -22,6 +22,7 @@ from ..hamiltonian import Parameters, Potential, State
 from ..nuts import NUTSInfo
 from ..thinning import thinned
 from .engine import Advance, Chains, Engine, Metric, StepSizes, step_sizes
+from .tensors import TensorEngine
 from .warmup import (
     CALM,
     CAREFUL,
@@ -58,7 +59,7 @@ class Progressed(NamedTuple):
 
 
 def sample_lanes(
-    engine: Engine,
+    engine: Engine | TensorEngine,
     potential: Potential,
     u0: Tensor,
     warmup: int,
@@ -140,7 +141,7 @@ SHORT, SHORTEST = 1600, 16  # draws of all chains, and of each
 class _Run:
     """A run with the pieces of its window, or of its draws, each of which is one of ``thin``."""
 
-    engine: Engine
+    engine: Engine | TensorEngine
     at: Progressed
     pieces: list[Advance]
     store: Store | None
@@ -296,7 +297,9 @@ def _parameters(at: Progressed) -> Parameters:
     return Parameters(step, root.square())
 
 
-def _gathered(engine: Engine, at: Progressed, pieces: list[Advance], interrupted: bool) -> Samples:
+def _gathered(
+    engine: Engine | TensorEngine, at: Progressed, pieces: list[Advance], interrupted: bool
+) -> Samples:
     """The draws so far."""
     chains = at.chains
     state = State(chains.position, chains.log_density, chains.gradient)
@@ -307,7 +310,7 @@ def _gathered(engine: Engine, at: Progressed, pieces: list[Advance], interrupted
     made = joined(pieces)
     stats = made.info._asdict()
     stats["lp"] = made.log_density
-    if engine.density.results > 2:
+    if engine.decomposes or bool(made.failures.any()):
         stats[NO_DECOMPOSITION] = made.failures
     stats["step_size"] = _parameters(at).step_size[:, None].expand(stats["lp"].shape).clone()
     return Samples(made.draws, stats, state, _parameters(at), interrupted, at.rescued, at.report)
