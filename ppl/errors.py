@@ -44,6 +44,12 @@ def raising_line(error: BaseException) -> str:
     return lines[-1] if lines else "unknown line"
 
 
+def is_users(error: BaseException) -> bool:
+    """Whether the line that raised ``error`` lies outside this library, torch and Pyro."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and _is_user(frames[-1])
+
+
 def _is_user(frame: FrameType) -> bool:
     path = os.path.abspath(frame.f_code.co_filename)
     if path.startswith(_EXAMPLES):

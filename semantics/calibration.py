@@ -16,6 +16,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -33,6 +34,7 @@ from ..ppl.language.combinators import condition
 from ..ppl.language.handlers import Sealed
 from ..ppl.language.program import program_name
 from ..ppl.tensors.seeds import seeded
+from .candidate import Broken, held
 from .report import Report, decide
 
 JOINT = "log density"
@@ -101,7 +103,7 @@ def sbc(
 
     The test is of the mean rank, which shows a bias, and of the mean distance of ranks from one
     half, which shows posteriors that are too narrow or too wide.  If it is interrupted, the verdict
-    is that of the simulations so far, and not a pass.
+    is that of the simulations so far, and not a pass.  A method that raises an error fails.
 
     Errors:
         DataError: a site is not in the model, or a fit has fewer draws than are asked for.
@@ -111,20 +113,25 @@ def sbc(
         what = f"{simulations}, {draws}, {level}"
         raise ValueError(f"simulations and draws are positive, the level is in (0, 1): {what}")
     start, notes = time.perf_counter(), tuple[str, ...]()
+    subject = f"{program_name(model)} is fitted with calibrated posteriors"
     ranks: dict[str, list[float]] = {}
     numbers = track(range(simulations), "calibration", disable=not progress, transient=True)
     try:
         for i in numbers:
+            within = held(subject, f"in the fit of simulation {i}, seed {seed + i}")
             with seeded(seed + i):
-                for name, rank in _ranks(model, fit, observed, args, draws, quantities).items():
-                    ranks.setdefault(name, []).append(rank)
+                found = _ranks(model, fit, observed, args, draws, quantities, within)
+            for name, rank in found.items():
+                ranks.setdefault(name, []).append(rank)
+    except Broken as broken:
+        report = broken.report(time.perf_counter() - start)
+        return Calibration(**vars(report), ranks=_whole(ranks))
     except KeyboardInterrupt:
         notes = (f"interrupted after {min(map(len, ranks.values()), default=0)} simulations",)
-    done = min(map(len, ranks.values()), default=0)
-    found = {name: torch.tensor(each[:done]) for name, each in ranks.items()}
-    deviation, allowed, told = _worst(found, level)
+    done, whole = min(map(len, ranks.values()), default=0), _whole(ranks)
+    deviation, allowed, told = _worst(whole, level)
     report = decide(
-        f"{program_name(model)} is fitted with calibrated posteriors",
+        subject,
         deviation,
         allowed,
         f"for {done} fits at the level {level:g}",
@@ -134,7 +141,13 @@ def sbc(
     )
     if notes and report.verdict == "pass":
         report = replace(report, verdict="unknown")
-    return Calibration(**vars(report), ranks=found)
+    return Calibration(**vars(report), ranks=whole)
+
+
+def _whole(ranks: dict[str, list[float]]) -> dict[str, Tensor]:
+    """Of the simulations that gave the ranks of all quantities."""
+    done = min(map(len, ranks.values()), default=0)
+    return {name: torch.tensor(each[:done]) for name, each in ranks.items()}
 
 
 def _ranks(
@@ -144,8 +157,12 @@ def _ranks(
     args: tuple[Any, ...],
     draws: int,
     quantities: Mapping[str, Callable[[Choices], Tensor]] | None,
+    within: AbstractContextManager[None],
 ) -> dict[str, float]:
-    """Of one simulation: by name, the share of draws below the truth, ties broken at random."""
+    """Of one simulation: by name, the share of draws below the truth, ties broken at random.
+
+    The method runs ``within`` a context, which answers for its errors.
+    """
     truth = simulate(model, *args).choices
     absent = [name for name in observed if name not in truth]
     if absent or not observed:
@@ -156,7 +173,9 @@ def _ranks(
     about: dict[str, Any] = {}
     if "seed" in inspect.signature(fit).parameters:  # the same noise in all fits would not average
         about["seed"] = int(torch.randint(2**31, ()))
-    merged = _merged(fit(posterior, **about), truth, draws)
+    with within:
+        fitted = fit(posterior, **about)
+    merged = _merged(fitted, truth, draws)
     asked = _numbers(truth) if quantities is None else quantities
     found = {}
     for name, quantity in asked.items():

@@ -16,11 +16,13 @@ from ..ppl.errors import (
     BranchError,
     BudgetError,
     ConvergenceError,
+    ImpureProgramError,
     InfiniteMassError,
     InfiniteSupportError,
     NoDensityError,
     ProgramError,
     UnsupportedDistributionError,
+    ZeroMassError,
     implemented,
     located,
 )
@@ -28,10 +30,12 @@ from ..ppl.interpretations.abstract_run import has_type, unless_impossible
 from ..ppl.interpretations.log_density import LogDensity
 from ..ppl.interpretations.recorder import Recorder
 from ..ppl.language.handlers import Sealed
+from ..ppl.tensors.keys import Keys
 from .exact import Evaluator
 from .measure import Measure, log_difference, logsumexp, product, share
 from .paths import CUT
 from .quadrature import integrate
+from .sources import the_same
 
 BUDGET = 200_000
 DEPTH = 100
@@ -76,6 +80,36 @@ def denote(
     return _denoted(p, as_arguments(args), of, quadrature, settings, bound)
 
 
+def doubted(
+    p: Callable[..., Any],
+    *args: Any,
+    again: int,
+    quadrature: int | None = None,
+    budget: int = BUDGET,
+    depth: int | None = None,
+    bound: float | None = None,
+) -> Measure:
+    """What ``denote`` gives, of a program that is not trusted to do the same each time.
+
+    All of the first thousand paths are run again and compared, ``again`` runs at least, with the
+    global generators of random numbers elsewhere.
+
+    Errors:
+        ImpureProgramError: the program behaves differently when run again, changes its arguments,
+            or moves a generator.
+    """
+    given, key = as_arguments(args), Keys()
+    before = key(given)
+    settings = {"budget": budget, "merge": True, "terms": depth, "again": again}
+    settings["depth"] = DEPTH if depth is None else depth
+    measure = _denoted(p, given, "value", quadrature, settings, bound)
+    if key(given) != before:
+        raise ImpureProgramError(
+            located("the program changes its argument in place", hint="change a copy of it")
+        )
+    return measure
+
+
 def solved(
     query: Callable[..., Any], args: tuple[Any, ...], outer: Evaluator, nodes: int | None = None
 ) -> Measure:
@@ -84,9 +118,14 @@ def solved(
     Errors:
         ConvergenceError, InfiniteMassError: it is not known well enough to be normalised.
     """
-    left = {"budget": outer.budget - outer.paths, "merge": outer.merge, "terms": outer.terms}
+    settings = {
+        "budget": outer.budget - outer.paths,
+        "merge": outer.merge,
+        "terms": outer.terms,
+        "depth": outer.depth,
+        "again": min(1, outer.again),
+    }
     with Sealed():
-        settings = {**left, "depth": outer.depth}
         measure = _denoted(query, args, "value", nodes or outer.quadrature, settings, None, True)
     if measure.log_rest > -math.inf:
         what = "normalize: a recursion was cut, so the constant is not known"
@@ -121,12 +160,18 @@ def _denoted(
         return once(None)[0]
     failure: ProgramError | None = None
     if (density := _static_density(p, args)) is not None:
+        if again := settings.get("again"):
+            origin = torch.zeros(density.layout.size, dtype=torch.float64)
+            with torch.no_grad():
+                the_same(
+                    lambda: (density(origin), density.outcome(origin, "value")), (p, args), again
+                )
         try:
             measure = integrate(density, quadrature, of, budget)
             if share(measure.log_error, measure.log_mass()) <= CONVERGED:
                 return measure
-        except InfiniteMassError as error:
-            failure = error  # or heavy tails, which the rules of single sites know
+        except (InfiniteMassError, ZeroMassError) as error:
+            failure = error  # or heavy tails, or zero at the origin: the rules of sites know both
     try:
         measure, approximate = once(quadrature)
         if not approximate:

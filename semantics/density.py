@@ -1,39 +1,60 @@
 """Whether the density of a distribution has mass one, and its sampler draws from it.
 
-The mass is exact where the support is finite, else by quadrature or from a list of values.  Draws
-are compared by bounds that hold for every number of them: of the binomial law for each of finitely
-many values, of Bernstein for the means of bounded waves.  A level is shared between comparisons.
+The mass is exact where the support is finite, else by quadrature, or from a list of numbers with an
+estimate of what lies beyond.  Draws are compared by bounds that hold for every number of them: of
+the binomial law for finitely many cells, of Bernstein for the means of bounded waves.  A level is
+shared between comparisons.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..ppl import sample
-from ..ppl.errors import InfiniteSupportError
-from ..ppl.tensors.keys import Values
+from ..ppl.errors import (
+    BranchError,
+    BudgetError,
+    ConvergenceError,
+    InfiniteMassError,
+    NoDensityError,
+    ProgramError,
+    UnsupportedDistributionError,
+    located,
+)
+from ..ppl.interpretations.log_density import LogDensity
 from ..ppl.types.supports import support_of
+from .candidate import held, repeated, verdict
+from .counts import Counts, counts_of, ends_of
+from .decay import endless
 from .denote import BUDGET, denote
+from .draws import Compared, by_count, by_value, by_waves
+from .frequencies import CELLS
 from .measure import Measure, readable
 from .report import Report, decide
-from .waves import Waves, rows_of, shares
 
+SOURCE = "for the normaliser's rounding"
 TOLERANCE = 1e-8  # of the mass: normalisers of some libraries are rational approximations
 NODES = {1: 256, 2: 64}  # of quadrature, by numbers of an event; fewer for more of them
 FEWEST_NODES = 32
+AGAIN = 8  # times that the density of all draws is asked for
 
 
+@verdict
 def density(
     distribution: Any,
     draws: int = 100_000,
     level: float = 1e-6,
     quadrature: int | None = None,
-    depth: int = 1000,
+    depth: int | None = None,
     budget: int = BUDGET,
     seed: int = 0,
 ) -> Report:
@@ -44,8 +65,9 @@ def density(
         draws: of the sampler.
         level: the chance that a right sampler is said to be wrong.
         quadrature: nodes for each coordinate of a continuous distribution.
-        depth: how many values of an infinite discrete support are listed; the verdict is unknown
-            if mass lies beyond.
+        depth: how many whole numbers are listed of an infinite or large support: those about the
+            draws unless given, then the first.  What lies beyond is estimated; as long as it could
+            turn the verdict, that is unknown.
         seed: of the draws; the state of torch's generator is left as it is.
 
     Errors:
@@ -58,86 +80,130 @@ def density(
     if draws < 1 or not 0 < level < 1:
         raise ValueError(f"draws are positive and the level is in (0, 1): {draws}, {level}")
     start = time.perf_counter()
-    law, continuous = _law(distribution, quadrature, depth, budget)
     subject = f"{type(distribution).__name__} has the density that it says"
-    off, tolerance = abs(law.mass() - 1), TOLERANCE + law.error
-    if not off <= tolerance + law.rest:
-        told = f"the density has mass {law.mass():.10g}"
-        source = "with the quadrature error" if law.error else "for the normaliser's rounding"
-        return decide(subject, off, tolerance, source, told, time.perf_counter() - start, law.notes)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        drawn = distribution.sample((draws,)).detach()
-    compare = _by_waves if continuous else _by_value
-    deviation, allowed, where = compare(law, drawn, level)
-    return decide(
+    drawn = _drawn(subject, distribution, draws, seed)
+    try:
+        with held(subject, "in its density"):
+            law = _law(distribution, drawn, quadrature, depth, budget)
+    except (ConvergenceError, InfiniteMassError) as error:
+        seconds = time.perf_counter() - start
+        return Report(subject, "unknown", math.inf, TOLERANCE, SOURCE, "", seconds, (str(error),))
+    off, tolerance = law.mass - 1.0, TOLERANCE + law.error
+    if not -tolerance - law.beyond <= off <= tolerance:
+        source = law.source if law.error else SOURCE
+        told = f"the density has {law.told}"
+        seconds = time.perf_counter() - start
+        return decide(subject, abs(off), tolerance, source, told, seconds, law.notes)
+    found = law.compare(drawn, level)
+    report = decide(
         subject,
-        deviation,
-        allowed,
+        found.deviation,
+        found.allowed,
         f"for {draws} draws at the level {level:g}",
-        where,
+        found.where,
         time.perf_counter() - start,
         law.notes,
-        missing=law.rest,
     )
+    note = "" if found.known else "the quadrature has not converged: raise quadrature="
+    if report.verdict == "pass" and law.beyond > found.allowed:
+        note = f"up to about {law.beyond:.2g} of the mass was cut: raise depth="
+    return replace(report, verdict="unknown", notes=(*report.notes, note)) if note else report
+
+
+class _Law(NamedTuple):
+    """The mass of a density, as found and with an error, what may lie beyond, and how it is told.
+
+    ``compare`` holds draws against the law at a level.
+    """
+
+    mass: float
+    told: str
+    compare: Callable[[Tensor, float], Compared]
+    error: float = 0.0
+    source: str = "with the quadrature error"
+    beyond: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(measure: Measure, compare: Callable[[Tensor, float], Compared]) -> _Law:
+        """That of a measure which was enumerated or integrated."""
+        mass = measure.mass()
+        return _Law(mass, f"mass {mass:.10g}", compare, measure.error, notes=measure.notes)
+
+
+def _drawn(subject: str, distribution: Any, draws: int, seed: int) -> Tensor:
+    """Draws [draws, *event], at which the density is a number, and the same each time."""
+    with held(subject, f"in drawing {draws} times with seed {seed}"):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            drawn: Tensor = distribution.sample(torch.Size((draws,))).detach()
+        if drawn.shape != (draws, *distribution.event_shape):
+            wanted = [draws, *distribution.event_shape]
+            what = f"sample gives shape {list(drawn.shape)}, not {wanted}"
+            raise ProgramError(located(what, hint="prepend the sample shape"))
+    at = f"in the density of {draws} draws"
+    scores = repeated(subject, at, lambda: distribution.log_prob(drawn), distribution, AGAIN)
+    with held(subject, at):
+        wrong = scores.isnan() | (scores == math.inf) & support_of(distribution).is_discrete
+        if bool(wrong.any()):
+            value = drawn[wrong][0]
+            told = f"the log density is {float(scores[wrong][0])} at {readable(value)}, a draw"
+            raise ProgramError(located(told))
+    return drawn
 
 
 def _law(
-    distribution: Any, quadrature: int | None, depth: int, budget: int
-) -> tuple[Measure, bool]:
-    """The measure of the density, and whether it is continuous."""
+    distribution: Any, drawn: Tensor, quadrature: int | None, depth: int | None, budget: int
+) -> _Law:
+    """The law of the density, however it is found."""
 
     def program() -> Any:
         return sample("x", distribution)
 
+    if (ends := ends_of(distribution)) is not None and ends[1] - ends[0] >= CELLS:
+        return _of_counts(counts_of(distribution, ends, drawn, depth))
     if support_of(distribution).is_discrete:
-        try:
-            return denote(program, budget=budget), False
-        except InfiniteSupportError:
-            return denote(program, budget=budget, depth=depth), False
-    numbers = math.prod(distribution.event_shape)
-    nodes = quadrature or NODES.get(numbers, FEWEST_NODES)
-    return denote(program, budget=budget, quadrature=nodes), True
+        measure = denote(program, budget=budget)
+        return _Law.of(measure, partial(by_value, measure))
+    usual = NODES.get(math.prod(distribution.event_shape), FEWEST_NODES)
+    return _integrated(program, quadrature or usual, budget)
 
 
-def _by_value(law: Measure, drawn: Tensor, level: float) -> tuple[float, float, str]:
-    """The worst difference of a frequency from a mass, what is allowed there, and where it is."""
-    from scipy.stats import binom  # slow to import
-
-    n, key = len(drawn), Values()
-    masses = {key(value): (value, mass) for value, mass in law.items()}
-    distinct, repeats = drawn.unique(dim=0, return_counts=True)
-    counts = {key(value): count for value, count in zip(distinct, repeats.tolist(), strict=True)}
-    for value in distinct:
-        masses.setdefault(key(value), (value, 0.0))
-    shared = level / (2 * len(masses))
-    worst = (0.0, 1.0, "")
-    for k, (value, mass) in masses.items():
-        count, p = counts.get(k, 0), min(mass, 1.0)
-        bound = binom.isf(shared, n, p) if count > n * p else binom.ppf(shared, n, p)
-        if bound == 0 and count < n * p:
-            continue  # too rare for its absence to mean anything
-        apart, allowed = abs(count / n - mass), abs(bound / n - p) + 1e-12
-        if apart / allowed > worst[0] / worst[1]:
-            told = f"{readable(value)} has mass {mass:.6g}, and {count / n:.6g} of the draws"
-            worst = (apart, allowed, told)
-    return worst
+def _integrated(program: Callable[[], Any], nodes: int, budget: int) -> _Law:
+    """The law of a continuous density; it is endless only if its mass is not found to be one."""
+    failure: Exception | None = None
+    try:
+        measure = denote(program, budget=budget, quadrature=nodes)
+        coarse = denote(program, budget=budget, quadrature=max(2, 3 * nodes // 4))
+        law = _Law.of(measure, partial(by_waves, measure, coarse))
+        if abs(law.mass - 1.0) <= TOLERANCE + law.error:
+            return law
+    except (BudgetError, ConvergenceError, InfiniteMassError) as error:
+        failure = error
+    if ray := _ray(program):
+        told = f"infinite mass: it does not decay {ray}"
+        return _Law(math.inf, told, lambda drawn, level: Compared(math.inf, 0.0, told))
+    if failure is not None:
+        raise failure
+    return law
 
 
-def _by_waves(law: Measure, drawn: Tensor, level: float) -> tuple[float, float, str]:
-    """The worst difference of the means of a wave, what is allowed, and which wave it is."""
-    nodes = rows_of(value for value, _ in law.items())
-    assert nodes is not None
-    masses = shares(law, law.log_mass())
-    waves = Waves.about(nodes, masses)
-    at_nodes = waves(nodes)
-    expected = masses @ at_nodes
-    variance = masses @ at_nodes.square() - expected.square()
-    points = drawn.reshape(len(drawn), -1).double()
-    found, bits = waves(points).mean(0), math.log(2 * len(expected) / level) / len(points)
-    allowed = (2 * variance.clamp(min=0) * bits).sqrt() + 4 / 3 * bits + law.error + TOLERANCE
-    gaps = (found - expected).abs()
-    worst = int((gaps / allowed).argmax())
-    told = f"the mean of {waves.name(worst)} is {float(expected[worst]):.4g} by the"
-    told += f" density, and {float(found[worst]):.4g} of the draws"
-    return float(gaps[worst]), float(allowed[worst]), told
+def _ray(program: Callable[[], Any]) -> str:
+    """A ray on which the density does not decay, where it can be asked for."""
+    with suppress(UnsupportedDistributionError, NoDensityError, BranchError):
+        return endless(LogDensity(program))
+    return ""
+
+
+def _of_counts(counts: Counts) -> _Law:
+    """The law of a density on the whole numbers."""
+    mass, last = float(counts.masses.sum()), counts.first + len(counts.masses) - 1
+    listed = f"mass {mass:.10g} on the numbers {counts.first} to {last}"
+    if counts.beyond == math.inf:
+        told = f"infinite mass: {listed}, and it does not fall beyond"
+    else:
+        told = f"{listed}, and no more than about {counts.beyond:.3g} beyond"
+    compare = partial(by_count, counts)
+    notes = (f"{len(counts.masses)} numbers from {counts.first} to {last}",)
+    rounding = "for the rounding of factorials"
+    return _Law(mass, told, compare, counts.rounding, rounding, counts.beyond, notes)

@@ -85,6 +85,7 @@ class Evaluator(Explorer):
         depth: nested calls of a recursive program; the next one is cut.
         terms: how many values of an infinite support are listed, or None to refuse them.
         solve: the measure of a query with continuous choices, with its error.
+        again: how many runs, at least, are made again and compared.
     """
 
     def __init__(
@@ -96,8 +97,9 @@ class Evaluator(Explorer):
         depth: int,
         terms: int | None = None,
         solve: Solve | None = None,
+        again: int = 0,
     ) -> None:
-        super().__init__(budget)
+        super().__init__(budget, again)
         self.quadrature, self.merge, self.depth, self.terms = quadrature, merge, depth, terms
         self.approximate, self.resolution = False, EPSILON
         self.solve, self.log_query_error = solve, -math.inf  # the largest share of a query's mass
@@ -182,7 +184,7 @@ class Evaluator(Explorer):
             self.approximate = True
         elif self.terms is not None and (listed := first_values(fn, self.terms)) is not None:
             values, log_probs = listed
-            beyond = max(0.0, -math.expm1(logsumexp(log_probs.tolist())))
+            beyond = -math.expm1(min(0.0, logsumexp(log_probs.tolist())))
         else:
             values, log_probs = finite_support(fn, limit=self.budget)
             if not is_subsample(msg):
@@ -190,7 +192,7 @@ class Evaluator(Explorer):
             if is_draw(msg) and isinstance(core(fn), Delta):
                 log_probs = torch.zeros_like(log_probs)  # drawn whatever its own log density is
         self._see(log_probs)
-        flat = log_probs.reshape(len(values), -1).sum(1)
+        flat = log_probs.reshape(len(values), math.prod(log_probs.shape[1:])).sum(1)
         if not is_draw(msg) and not is_subsample(msg) and not is_one(msg["scale"]):
             power = {**msg, "scale": msg["scale"] - 1.0}
             densities = log_density(fn, values)
@@ -313,6 +315,7 @@ class Evaluator(Explorer):
             merge=self.merge,
             depth=self.depth,
             terms=self.terms,
+            again=min(1, self.again),
         )
         with Sealed(), inner:
             outcomes = inner.run(lambda: _apart(query, args))

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from ..ppl import draw
 from ..ppl.language.program import program_name
-from .denote import denote
+from .candidate import AGAIN, held, verdict
+from .comparing import numbers
+from .denote import doubted
 from .report import Report, decide
 
 TOLERANCE = 1e-12
@@ -79,8 +81,8 @@ Enumerate = Callable[[Callable[[], Any]], Iterable[tuple[Any, float]]]
 
 
 def enumerated(p: Callable[[], Any]) -> Iterable[tuple[Any, float]]:
-    """The exact measure of a program without arguments."""
-    return denote(p, budget=BUDGET).items()
+    """The exact measure of a program without arguments, which must do the same when run again."""
+    return doubted(p, again=AGAIN, budget=BUDGET).items()
 
 
 def transition_matrix(
@@ -103,6 +105,7 @@ def transition_matrix(
     return matrix
 
 
+@verdict
 def check_orbit(
     trajectory: Trajectory,
     orbit: Orbit,
@@ -126,22 +129,25 @@ def check_orbit(
     starts, targets = range(reach, n - reach), range(2 * reach, n - 2 * reach)
     if not targets:
         raise ValueError(f"check_orbit: reach {reach} needs more than {4 * reach} points, not {n}")
-    matrix = transition_matrix(trajectory, orbit, starts, enumerate_program)
+    subject = f"{program_name(trajectory)} preserves the weights of an orbit"
+    with held(subject, f"from one of the indices {starts.start} to {starts.stop - 1}"):
+        matrix = transition_matrix(trajectory, orbit, starts, enumerate_program)
     found = {"deviation": 0.0, "at": targets[0], "flow": 0.0, "weight": 0.0}
     for j in targets:
         sources = slice(j - reach, j + reach + 1)
         weights = (orbit.log_weight[sources] - orbit.log_weight[sources].max()).exp()
-        flow, weight = float(weights @ matrix[sources, j]), float(weights[reach])
-        if not abs(flow - weight) <= found["deviation"]:
-            found = {"deviation": abs(flow - weight), "at": j, "flow": flow, "weight": weight}
+        into, own = float(weights @ matrix[sources, j]), float(weights[reach])
+        if not abs(into - own) <= found["deviation"]:
+            found = {"deviation": abs(into - own), "at": j, "flow": into, "weight": own}
     j = int(found["at"])
+    weight, flow = numbers(found["weight"], found["flow"])
     return decide(
-        f"{program_name(trajectory)} preserves the weights of an orbit",
+        subject,
         found["deviation"],
         tolerance,
         "for float64 rounding",
-        f"index {j} of the orbit has weight {found['weight']:.12g} and receives "
-        f"{found['flow']:.12g}; it is reached from {_row(matrix[:, j])}",
+        f"index {j} of the orbit has weight {weight} and receives {flow}; "
+        f"it is reached from {_row(matrix[:, j])}",
         time.perf_counter() - start,
         (f"{len(targets)} indices, {len(starts)} starts, transitions of up to {reach} steps",),
     )

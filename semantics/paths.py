@@ -6,21 +6,23 @@ A run with other choices is a run from the start with the earlier choices fixed.
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import Any
 
-import numpy as np
-import torch
 from pyro.poutine.messenger import Messenger
 
 from ..ppl.errors import BudgetError, ImpureProgramError, ProgramError, located
 from ..ppl.language.effects import stack
 from ..ppl.language.handlers import Handler
 from ..ppl.tensors.keys import Cell, Keys
-from .measure import logsumexp
+from .measure import logsumexp, readable
+from .sources import Sources, elsewhere
 
+MANY = 1000  # paths of one evaluation that are run again, where all are to be
+FEW, WIDTH = 4, 200  # choices, and characters, of those that an error came after
 CUT = object()  # the value of a path that was given up: its weight bounds what is missing
 
 
@@ -102,49 +104,59 @@ class Explorer(Messenger):  # type: ignore[misc]
 
     Args:
         budget: the most paths that may be run.
+        again: how many runs, at least, are made again and compared, of each path one and with the
+            global generators elsewhere; if 0, the first path of each part is run again.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, again: int = 0) -> None:
         super().__init__()
         self.budget, self.paths = budget, 0
+        self.again, self.runs_again = again, 0
         self.gave_up = False  # whether some path was left before its end
         self.store = Store()
         self._key = Keys()
         self._current: list[Path] = []
         self._pending: list[list[tuple[Hashable, Outcome]]] = []
+        self._sources: Sources | None = None
 
     def run(self, fn: Callable[[], Any]) -> list[Outcome]:
         """All outcomes of a program, with weights; the program is run under this evaluator."""
-        before = _ambient_randomness()
-        outcomes = self._explore(fn, [self.store], (self.store.state(),))
-        if _ambient_randomness() != before:
+        self._sources = Sources(fn)
+        outcomes = self._explore(fn, [self.store], (self.store.state(),), self.again)
+        if moved := self._sources.moved():
             raise ImpureProgramError(
                 located(
-                    "the program used random numbers outside its effects",
+                    f"the program used random numbers outside its effects: {_listed(moved)}",
                     hint="use sample(...) or draw(...) in place of torch, numpy or random",
                 )
             )
         return outcomes
 
     def _explore(
-        self, fn: Callable[[], Any], handlers: list[Messenger], states: tuple[Any, ...]
+        self,
+        fn: Callable[[], Any],
+        handlers: list[Messenger],
+        states: tuple[Any, ...],
+        again: int = 0,
     ) -> list[Outcome]:
         """Every path of ``fn`` from the given handler states, equal outcomes merged."""
         found: dict[Hashable, tuple[Outcome, list[float]]] = {}
         outer, self._pending = self._pending, [[]]
+        doubted: list[tuple[Path, Hashable]] = []
         try:
-            first: tuple[Hashable, float] | None = None
             while self._pending:
                 path = Path(prefix := self._pending.pop(), len(prefix))
-                if (outcome := self._run_path(fn, path, handlers, states)) is None:
-                    continue
-                if outcome.value is not CUT:
-                    outcome = self._without_garbage(outcome, states)
-                key = self._key((outcome.value, outcome.states))
-                if first is None:
-                    first = (key, path.log_weight)
-                    self._require_repeatable(fn, path, handlers, states, first)
-                found.setdefault(key, (outcome, []))[1].append(outcome.log_weight)
+                self._count()
+                outcome = self._run_path(fn, path, handlers, states)
+                key = None if outcome is None else self._key((outcome.value, outcome.states))
+                if not doubted or (self.again and self.runs_again < MANY):
+                    doubted.append((path, (key, path.log_weight)))
+                    self._require_repeatable(fn, handlers, states, *doubted[-1])
+                if outcome is not None:
+                    found.setdefault(key, (outcome, []))[1].append(outcome.log_weight)
+            more = max(0, again - len(doubted))
+            for path, was in itertools.islice(itertools.cycle(doubted), more):
+                self._require_repeatable(fn, handlers, states, path, was)
         finally:
             self._pending = outer
         return [
@@ -152,9 +164,7 @@ class Explorer(Messenger):  # type: ignore[misc]
             for outcome, logs in found.values()
         ]
 
-    def _run_path(
-        self, fn: Callable[[], Any], path: Path, handlers: list[Messenger], states: tuple[Any, ...]
-    ) -> Outcome | None:
+    def _count(self) -> None:
         self.paths += 1
         if self.paths > self.budget:
             raise BudgetError(
@@ -164,6 +174,10 @@ class Explorer(Messenger):  # type: ignore[misc]
                     "or raise budget=",
                 )
             )
+
+    def _run_path(
+        self, fn: Callable[[], Any], path: Path, handlers: list[Messenger], states: tuple[Any, ...]
+    ) -> Outcome | None:
         restore(handlers, states)
         self._current.append(path)
         try:
@@ -174,11 +188,15 @@ class Explorer(Messenger):  # type: ignore[misc]
         except Cut:
             self.gave_up = True
             return Outcome(CUT, (), path.log_weight)
+        except Exception as error:
+            _note(error, path)
+            raise
         finally:
             self._current.pop()
         if path.position < path.fixed:
             raise self._impure("it made fewer choices when it was run again")
-        return Outcome(value, states_of(handlers), path.log_weight)
+        outcome = Outcome(value, states_of(handlers), path.log_weight)
+        return self._without_garbage(outcome, states)
 
     def _without_garbage(self, outcome: Outcome, before: tuple[Any, ...]) -> Outcome:
         """The outcome without the random functions that only this part of the program knew."""
@@ -199,25 +217,28 @@ class Explorer(Messenger):  # type: ignore[misc]
     def _require_repeatable(
         self,
         fn: Callable[[], Any],
-        path: Path,
         handlers: list[Messenger],
         states: tuple[Any, ...],
-        first: tuple[Hashable, float],
+        path: Path,
+        was: Hashable,
     ) -> None:
-        """Run the first path again with every choice fixed: a program must do the same."""
+        """Run a path again with every choice fixed: a program must do the same."""
         again = Path(list(path.log), len(path.log))
-        outcome = self._run_path(fn, again, handlers, states)
-        if outcome is None or again.position != len(path.log):
+        self.runs_again += 1
+        with elsewhere(self.runs_again) if self.again else nullcontext():
+            outcome = self._run_path(fn, again, handlers, states)
+        if again.position != len(path.log):
             raise self._impure("it took another path when it was run again")
-        if outcome.value is not CUT:
-            outcome = self._without_garbage(outcome, states)
-        if (self._key((outcome.value, outcome.states)), outcome.log_weight) != first:
+        key = None if outcome is None else self._key((outcome.value, outcome.states))
+        if (key, again.log_weight) != was:
             raise self._impure("it returned another value or weight when it was run again")
 
     def _impure(self, what: str) -> ImpureProgramError:
+        moved = self._sources.moved() if self._sources else []
         return ImpureProgramError(
             located(
-                f"the program is impure: {what} with the same choices",
+                f"the program is impure: {what} with the same choices"
+                + (f", and it moved {_listed(moved)}" if moved else ""),
                 hint="remove hidden state (globals, in-place changes, outside randomness)",
             )
         )
@@ -257,11 +278,13 @@ def restore(handlers: list[Messenger], states: tuple[Any, ...]) -> None:
         handler.restore(state)
 
 
-def _ambient_randomness() -> Hashable:
-    numpy_state: Any = np.random.get_state(legacy=True)
-    return (
-        torch.get_rng_state().numpy().tobytes(),
-        random.getstate(),
-        numpy_state[1].tobytes(),
-        numpy_state[2],
-    )
+def _note(error: Exception, path: Path) -> None:
+    """Say with which choices an error came, where no inner part has said it."""
+    chosen = [outcome.value for _, outcome in path.log if outcome.value is not None]
+    if chosen and not getattr(error, "__notes__", ()):
+        few = shorten(", ".join(str(readable(value)) for value in chosen[-FEW:]), WIDTH)
+        error.add_note(f"after the choices {'..., ' if len(chosen) > FEW else ''}{few}")
+
+
+def _listed(moved: list[str]) -> str:
+    return " and ".join(moved)

@@ -258,7 +258,9 @@ def _by_element(rule: Any, *parameters: Tensor) -> tuple[Tensor, Tensor]:
     ]
     shape = (-1, *parameters[0].shape)
     nodes = torch.as_tensor(np.stack([x for x, _ in columns], 1)).reshape(shape)
-    weights = torch.as_tensor(np.stack([np.log(w / w.sum()) for _, w in columns], 1)).reshape(shape)
+    with np.errstate(divide="ignore"):  # of nodes whose weight is below any number
+        logs = [np.log(w / w.sum()) for _, w in columns]
+    weights = torch.as_tensor(np.stack(logs, 1)).reshape(shape)
     return nodes, weights
 
 

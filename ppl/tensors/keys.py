@@ -130,7 +130,7 @@ class Contents(Keys):
         return key
 
     def _globals(self, fn: types.FunctionType) -> Iterator[Hashable]:
-        for name in sorted(_names(fn.__code__) & fn.__globals__.keys()):
+        for name in sorted(names_in(fn.__code__) & fn.__globals__.keys()):
             found = fn.__globals__[name]
             yield (name, self._identity(found) if _is_fixed(found) else self(found))
 
@@ -139,11 +139,11 @@ def _is_fixed(value: Any) -> bool:
     """Whether a global is a module, a class, or a function of a library."""
     package = str(getattr(value, "__module__", "")).partition(".")[0]
     functions = types.FunctionType | types.BuiltinFunctionType | types.MethodType
-    fixed = isinstance(value, functions) and package in _LIBRARIES
+    fixed = isinstance(value, functions) and package in LIBRARIES
     return fixed or isinstance(value, types.ModuleType | type)
 
 
-_LIBRARIES = {"builtins", "math", "numpy", "pushforward", "pyro", "scipy", "torch", "typing"}
+LIBRARIES = {"builtins", "math", "numpy", "pushforward", "pyro", "scipy", "torch", "typing"}
 
 
 class Lasting(Contents):
@@ -176,9 +176,9 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(repr(Lasting()(value)).encode()).hexdigest()[:16]
 
 
-def _names(code: types.CodeType) -> set[str]:
+def names_in(code: types.CodeType) -> set[str]:
     """The global names and attributes that a function and those defined in it may read."""
-    inner = (_names(each) for each in code.co_consts if isinstance(each, types.CodeType))
+    inner = (names_in(each) for each in code.co_consts if isinstance(each, types.CodeType))
     return set(code.co_names).union(*inner)
 
 

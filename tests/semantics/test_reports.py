@@ -1,4 +1,4 @@
-"""What the reports of checks say: verdicts, counterexamples, HTML, and refused outputs."""
+"""What the reports of checks say: verdicts, counterexamples and HTML."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pushforward.errors import ProgramError
-from pushforward.ppl import draw, program, sample
+from pushforward.ppl import program, sample
 from pushforward.semantics import CheckFailed, Report, check
 from pushforward.semantics.report import decide
 
@@ -47,8 +46,3 @@ def test_failures_of_each_check_name_a_case() -> None:
     assert flipped.verdict == "fail" and "the state" in flipped.counterexample
     one_way = check.reversible(lambda x: torch.ones_like(x), coin)
     assert one_way.verdict == "fail" and "the flow from" in one_way.counterexample
-
-
-def test_an_output_without_meaning_is_refused_by_name() -> None:
-    with pytest.raises(ProgramError, match=r"returns a Tensor, which has no meaning\(\)"):
-        check.valid(program(lambda: draw(dist.Bernoulli(P))), coin)

@@ -1,0 +1,94 @@
+"""Draws held against a law: by frequencies of numbers or values, or by means of bounded waves."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..ppl.tensors.keys import Values
+from .comparing import numbers
+from .counts import Counts
+from .denote import CONVERGED
+from .frequencies import cells_of, worst_gap
+from .measure import Measure, readable
+from .waves import Waves, rows_of, shares
+
+ROUNDING = 1e-8  # of the means of waves
+
+
+class Compared(NamedTuple):
+    """The worst difference, what is allowed there, where it is, and whether the law is known."""
+
+    deviation: float
+    allowed: float
+    where: str
+    known: bool = True
+
+
+def by_count(counts: Counts, drawn: Tensor, level: float) -> Compared:
+    """By the frequencies of whole numbers, neighbours put together where there are many.
+
+    Draws off the list are a cell of their own, of no more mass than may lie beyond.
+    """
+    places = drawn.double().reshape(-1) - counts.first
+    listed = (places >= 0) & (places < len(counts.masses)) & (places == places.round())
+    cells = cells_of(counts.masses)
+    last = int(cells.max()) + 1
+    masses = torch.zeros(last + 1, dtype=torch.float64).index_add(0, cells, counts.masses)
+    found = torch.bincount(cells[places[listed].long()], minlength=last + 1)
+    found[last] = int((~listed).sum())
+    masses[last] = min(counts.beyond, float(found[last]) / len(drawn))
+    gap = worst_gap(masses, found, len(drawn), level)
+    if gap.cell == last and not bool(listed.all()):
+        where = f"all off the list, such as {readable(drawn[~listed][0])},"
+    else:
+        there = (cells == gap.cell).nonzero()[:, 0] + counts.first
+        low, high = int(there.min()), int(there.max())
+        where = f"{low}" if low == high else f"all from {low} to {high}"
+    return Compared(gap.size, gap.allowed, _told(where, masses, found, gap.cell, len(drawn)))
+
+
+def by_value(law: Measure, drawn: Tensor, level: float) -> Compared:
+    """By the frequencies of finitely many values."""
+    key, places, values = Values(), dict[Any, int](), list[Any]()
+    distinct, repeats = drawn.unique(dim=0, return_counts=True)
+    for value in (*(value for value, _ in law.atoms), *distinct):
+        if places.setdefault(key(value), len(values)) == len(values):
+            values.append(value)
+    masses, found = torch.zeros(len(values), dtype=torch.float64), torch.zeros(len(values))
+    for value, mass in law.items():
+        masses[places[key(value)]] = mass
+    for value, repeat in zip(distinct, repeats, strict=True):
+        found[places[key(value)]] = repeat
+    gap = worst_gap(masses, found, len(drawn), level)
+    where = str(readable(values[gap.cell]))
+    return Compared(gap.size, gap.allowed, _told(where, masses, found, gap.cell, len(drawn)))
+
+
+def _told(where: str, masses: Tensor, found: Tensor, cell: int, draws: int) -> str:
+    mass, share = numbers(float(masses[cell]), float(found[cell]) / draws)
+    return f"{where} has mass {mass}, and {share} of the draws"
+
+
+def by_waves(law: Measure, coarse: Measure, drawn: Tensor, level: float) -> Compared:
+    """By the means of waves, each with the error that a law on fewer nodes tells."""
+    nodes, halved = (rows_of(value for value, _ in each.items()) for each in (law, coarse))
+    assert nodes is not None and halved is not None
+    masses = shares(law, law.log_mass())
+    waves = Waves.about(nodes, masses)
+    at_nodes = waves(nodes)
+    expected = masses @ at_nodes
+    errors = (expected - shares(coarse, coarse.log_mass()) @ waves(halved)).abs()
+    variance = masses @ at_nodes.square() - expected.square()
+    points = drawn.reshape(len(drawn), -1).double()
+    found, bits = waves(points).mean(0), math.log(2 * len(expected) / level) / len(points)
+    allowed = (2 * variance.clamp(min=0) * bits).sqrt() + 4 / 3 * bits + law.error + ROUNDING
+    gaps = (found - expected).abs()
+    worst = int((gaps / (allowed + errors)).argmax())
+    mean, of_draws = numbers(float(expected[worst]), float(found[worst]))
+    told = f"the mean of {waves.name(worst)} is {mean} by the density, and {of_draws} of the draws"
+    allowance = float(allowed[worst] + errors[worst])
+    return Compared(float(gaps[worst]), allowance, told, float(errors.max()) <= CONVERGED)

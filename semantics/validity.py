@@ -1,0 +1,146 @@
+"""Whether an algorithm's expected output measure is the model's."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..ppl.errors import ProgramError, located
+from ..ppl.language.program import program_name
+from .candidate import held, measure_of, verdict
+from .comparing import TOLERANCE, allowance, masses, unseen
+from .denote import BUDGET, CONVERGED, denote
+from .measure import Measure, readable, share
+from .report import Report, decide
+from .waves import Waves, rows_of, shares
+
+Program = Callable[..., Any]
+
+
+def meaning(output: Any) -> Iterator[tuple[Any, float]]:
+    """The measure that one output of an algorithm stands for, as (value, log weight) pairs.
+
+    An output is anything with a ``meaning()`` (a ``Population``), or a pair (value, log weight).
+    """
+    if hasattr(output, "meaning"):
+        pairs = output.meaning()
+    elif isinstance(output, tuple) and len(output) == 2:
+        pairs = [(output[0], float(output[1]))]
+    else:
+        raise ProgramError(
+            located(
+                f"the algorithm returns a {type(output).__name__}, which has no meaning()",
+                hint="return a Population or a pair (value, log weight)",
+            )
+        )
+    for value, log_weight in pairs:
+        if math.isnan(log_weight):
+            raise ProgramError(located(f"the log weight of the value {readable(value)} is NaN"))
+        yield value, log_weight
+
+
+@verdict
+def valid(
+    algorithm: Program,
+    model: Program,
+    *args: Any,
+    tolerance: float = TOLERANCE,
+    budget: int = BUDGET,
+    quadrature: int | None = None,
+    depth: int | None = None,
+    bound: float | None = None,
+) -> Report:
+    """Whether the expected output measure of an algorithm is the model's unnormalised measure.
+
+    Both get the same ``args``.  With ``quadrature`` the tolerance grows by the estimated error;
+    where results are continuous, their laws are compared by bounded smooth functions of the
+    results, with an error for each, which half the nodes tell.  ``bound`` bounds the scores and
+    output weights of the algorithm, too.
+    """
+    start = time.perf_counter()
+    subject = f"{program_name(algorithm)} is valid for {program_name(model)}"
+    limits: dict[str, Any] = {"budget": budget, "depth": depth, "bound": bound}
+
+    def measures(nodes: int | None) -> tuple[Measure, Measure]:
+        truth = denote(model, *args, quadrature=nodes, **limits)
+        outputs = measure_of(subject, algorithm, *args, at="in a run", quadrature=nodes, **limits)
+        return truth, outputs
+
+    def expectation(outputs: Measure) -> Measure:
+        with held(subject, "in what it returns"):
+            return outputs.bind(meaning)
+
+    truth, outputs = measures(quadrature)
+    expected = expectation(outputs)
+    if quadrature is not None and not truth.alike(expected):
+        halved = measures(max(2, quadrature // 2))
+        pairs = (truth, halved[0]), (expected, expectation(halved[1]))
+        if (report := _by_waves(subject, *pairs, tolerance, start)) is not None:
+            return report
+    deviation, where = expected.deviation(truth)
+    counterexample = ""
+    if where is not None:
+        here, there = masses(truth.log_weight(where), expected.log_weight(where))
+        total, other = masses(truth.log_mass(), expected.log_mass())
+        counterexample = (
+            f"the value {readable(where)} has mass {here} under the model, "
+            f"and {there} in expectation under the algorithm (total {total} against {other})"
+        )
+    return decide(
+        subject,
+        deviation,
+        *allowance(tolerance, truth, outputs),
+        counterexample,
+        time.perf_counter() - start,
+        (*outputs.notes, *unseen(truth, tolerance)),
+        missing=share(
+            max(truth.log_rest, outputs.log_rest), max(truth.log_mass(), expected.log_mass())
+        ),
+    )
+
+
+def _by_waves(
+    subject: str,
+    truth: tuple[Measure, Measure],
+    expected: tuple[Measure, Measure],
+    tolerance: float,
+    start: float,
+) -> Report | None:
+    """Compare the integrals of waves by measures of many and of half the nodes; None if none apply.
+
+    Halving the nodes estimates an error and does not bound it: up to three times what is allowed
+    the verdict is unknown, and so it is where the quadrature has not converged.
+    """
+    found = [rows_of(value for value, _ in measure.atoms) for measure in (*truth, *expected)]
+    rows = [row for row in found if row is not None]
+    if len(rows) < len(found) or len({row.shape[1] for row in rows}) > 1:
+        return None
+    top = max(truth[0].log_mass(), expected[0].log_mass())
+    waves = Waves.about(rows[0], shares(truth[0], truth[0].log_mass()))
+    fine, halved, other, other_halved = (
+        shares(measure, top) @ torch.cat([torch.ones(len(row), 1), waves(row)], 1)
+        for measure, row in zip((*truth, *expected), rows, strict=True)
+    )
+    gaps, errors = (fine - other).abs(), (fine - halved).abs() + (other - other_halved).abs()
+    worst = int((gaps / (tolerance + errors)).argmax())
+    gap, error = float(gaps[worst]), float(errors[worst])
+    what = "the mass" if worst == 0 else f"the integral of {waves.name(worst - 1)}"
+    report = decide(
+        subject,
+        gap,
+        tolerance + error,
+        "of the mass, with the quadrature error of the worst of some test functions",
+        f"{what} is {float(fine[worst]):.10g} of the mass under the model, and "
+        f"{float(other[worst]):.10g} in expectation under the algorithm",
+        time.perf_counter() - start,
+    )
+    fails = gap > 3 * (tolerance + error) and error <= CONVERGED
+    if fails or (report.verdict == "pass" and float(errors.max()) <= CONVERGED):
+        return report
+    note = "the quadrature has not converged: raise quadrature="
+    return replace(report, verdict="unknown", notes=(*report.notes, note))
