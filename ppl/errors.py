@@ -121,6 +121,10 @@ class UnsupportedDistributionError(PushforwardError, TypeError):
     """A distribution cannot take part in the interpretation that met it."""
 
 
+class UnsupportedHandlerError(ProgramError):
+    """One of Pyro's inference handlers stands within a program, where it has no meaning."""
+
+
 @contextmanager
 def implemented() -> Iterator[None]:
     """Within, what a distribution does not implement, or a matrix does not admit, is named."""

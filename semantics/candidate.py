@@ -1,8 +1,9 @@
 """Candidates: what a check judges, run under watch, and failed with a reason where they break.
 
 An error of a candidate, impurity among them, is a verdict: it fails, whatever it would compute.
-What the judge cannot do (a budget, a support without rules, a quadrature that has not converged)
-says nothing about the candidate, and stays an error; so does all that is wrong with a model.
+What the judge cannot do (a budget, a support or a handler without rules, a quadrature that has not
+converged) says nothing about the candidate, and stays an error; so does all that is wrong with a
+model.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..ppl.errors import (
     InfiniteMassError,
     PushforwardError,
     UnsupportedDistributionError,
+    UnsupportedHandlerError,
     is_users,
     raising_line,
 )
@@ -31,7 +33,13 @@ from .report import Report
 from .sources import the_same
 
 AGAIN = 64  # runs of a candidate that are made again, at least, in one check
-LIMITS = (BudgetError, ConvergenceError, InfiniteMassError, UnsupportedDistributionError)
+LIMITS = (
+    BudgetError,
+    ConvergenceError,
+    InfiniteMassError,
+    UnsupportedDistributionError,
+    UnsupportedHandlerError,
+)
 MOST_TOLD = 500  # characters of a message
 P = ParamSpec("P")
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..distributions.data import fitted
 from ..distributions.masks import core
 from ..distributions.validate import check_data
-from ..errors import DataError, ProgramError, located
+from ..errors import DataError, UnsupportedHandlerError, located
 from .coverage import Entry, Met
 from .effects import (
     Message,
@@ -246,7 +246,7 @@ def require_meaning(interpretation: Messenger) -> None:
     for handler in handlers[handlers.index(interpretation) + 1 :]:
         if isinstance(handler, _OF_INFERENCE):
             name = type(handler).__name__.removesuffix("Messenger").lower()
-            raise ProgramError(
+            raise UnsupportedHandlerError(
                 located(
                     f"poutine.{name} stands within the program, where it has no meaning",
                     hint="use condition, do, mask or untraced, or put it around the inference",

@@ -9,13 +9,19 @@ import math
 import re
 from typing import Any
 
+import pyro.poutine as poutine
 import pytest
 import torch
 from support.impurities import CHECKS, five
 from torch import Tensor
 
 from pushforward import dist, draw, fix, program, sample
-from pushforward.errors import BudgetError, InfiniteSupportError, ProgramError
+from pushforward.errors import (
+    BudgetError,
+    InfiniteSupportError,
+    ProgramError,
+    UnsupportedHandlerError,
+)
 from pushforward.semantics import CheckFailed, Report, check
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -133,6 +139,8 @@ def test_a_method_that_raises_is_not_calibrated() -> None:
 def test_limits_of_the_judge_say_nothing_of_a_candidate() -> None:
     with pytest.raises(InfiniteSupportError):
         check.invariant(lambda x: draw(dist.Normal(0.0, 1.0)), five)
+    with pytest.raises(UnsupportedHandlerError):
+        check.invariant(poutine.trace(lambda x: sample("y", dist.Bernoulli(0.5))), five)
     with pytest.raises(BudgetError):
         check.invariant(lambda x: draw(dist.Categorical(torch.ones(50))), five, budget=20)
 
