@@ -364,19 +364,30 @@ def _is_place(index: Any) -> bool:
 
 
 def _entry(x: Tensor, index: tuple[Any, ...]) -> Tensor:
-    """x[index], of which some are traced whole numbers."""
-    if not all(isinstance(i, int | slice) or _is_place(i) for i in index):
-        return x[tuple(i[None] if _is_place(i) else i for i in index)].squeeze(0)
-    dim = 0
-    for i in index:
-        if isinstance(i, slice):
-            x = x[(*[slice(None)] * dim, i)]
-            dim += 1
-        elif isinstance(i, Tensor):
-            x = x.index_select(dim, i.reshape(1).to(x.device).long()).squeeze(dim)
-        else:
-            x = x.select(dim, i)
-    return x
+    """x[index], of which some are traced whole numbers: each takes one dimension away.
+
+    As of torch, a place from the end is negative, and one out of range an error.
+    """
+    used = [_dims(i) for i in index]
+    if Ellipsis in [i for i in index if not isinstance(i, Tensor)]:
+        k = next(k for k, i in enumerate(index) if i is Ellipsis)
+        used[k] = x.ndim - sum(used)
+    rest = list(index)
+    for k in reversed(range(len(index))):
+        if _is_place(index[k]):
+            dim = sum(used[:k])
+            place = index[k].reshape(1).to(x.device).long()
+            place = torch.where(place < 0, place + x.shape[dim], place)
+            x = x.index_select(dim, place).squeeze(dim)
+            del rest[k]
+    return x[tuple(rest)] if rest else x
+
+
+def _dims(index: Any) -> int:
+    """How many dimensions an index selects from, if it is no ellipsis."""
+    if index is None or index is Ellipsis or isinstance(index, bool):
+        return 0
+    return index.ndim if isinstance(index, Tensor) and index.dtype == torch.bool else 1
 
 
 _READERS = ("tolist", "numpy", "__array__", "__dlpack__")
