@@ -22,6 +22,7 @@ from ...ppl.tensors.keys import fingerprint
 from ...ppl.tensors.seeds import seeded
 from ..kernels import TraceKernel
 from ..kernels.chains import run_chains
+from ..kernels.chains import start as prior_run
 from ..mcmc import Kernel, Parameters, Samples, nuts, sample
 from ..mcmc.adaptation import Watcher
 from ..mcmc.lanes.engine import Engine, cores_for
@@ -317,7 +318,8 @@ class MCMC:
         self, density: LogDensity | MixedDensity, rewritten: tuple[str, ...]
     ) -> Tensor:
         if isinstance(density, MixedDensity):
-            return mixed_starting_points(density, self.chains)
+            at, p, args = density, density.continuous.program, density.continuous.args
+            return mixed_starting_points(at, lambda: prior_run(p, *args).choices, self.chains)
         if isinstance(self.init, str):
             return starting_points(density, self.chains)
         init = self.init if isinstance(self.init, Fit) else dict(self.init)

@@ -158,6 +158,7 @@ class Fit:
         quantiles = {name: partial(np.quantile, q=q) for name, q in _QUANTILES.items()}
         with warnings.catch_warnings():  # NaN stands for what a constant or too short chain lacks
             warnings.simplefilter("ignore", RuntimeWarning)
+            warnings.filterwarnings("ignore", message="More chains")
             table: pandas.DataFrame = arviz.summary(
                 _halved(self)._to_arviz({}, {}, as_they_are),
                 var_names=list(sites) if sites else None,
@@ -184,10 +185,14 @@ class Fit:
                 "spectrum, and the density counts as zero: add to its diagonal, or use float64"
             )
         of_chains = {"diverging", "lp"} & self.stats.keys()  # and not of populations
-        if self.chains > 1 and self.size > 3 and of_chains:
+        if of_chains and self.size < 4:
+            found.append(f"{self.size} draws a chain tell nothing of whether it has converged")
+        elif of_chains:
             table = self.summary()
             if (worst := float(table["r_hat"].max())) > 1.01:
-                found.append(f"R-hat reaches {worst:.3f}: the chains disagree, run longer")
+                shown = f"{worst:.3f}" if worst < 1000 else "over 1000"
+                who = "chains" if self.chains > 1 else "halves of the chain"
+                found.append(f"R-hat reaches {shown}: the {who} disagree, run longer")
             if (least := float(table["ess_bulk"].min())) < 100 * min(self.chains, 4):
                 found.append(f"bulk ESS falls to {least:.0f}: run longer for stable estimates")
         return found

@@ -20,18 +20,20 @@ def starting_points(density: LogDensity, chains: int, radius: float = 2.0) -> Te
     return _uniform(density, density, chains, radius)
 
 
-def mixed_starting_points(density: MixedDensity, chains: int, radius: float = 2.0) -> Tensor:
-    """Points [chains, d + m] of finite log density: the finite latents at values drawn uniformly.
+def mixed_starting_points(
+    density: MixedDensity, values: Callable[[], dict[str, Tensor]], chains: int, radius: float = 2.0
+) -> Tensor:
+    """Points [chains, d + m] of finite log density.
+
+    ``values`` draws finite latents by name, for each chain until there are continuous ones with
+    which they have a density.
 
     Errors:
-        InitializationError: a chain has no start at any of so many draws of these values.
+        InitializationError: none of ``TRIES`` draws have.
     """
-    sizes = torch.tensor(density.sizes, dtype=torch.float64)
 
     def start() -> Tensor:
-        zero, one = sizes.new_zeros(()), sizes.new_ones(())
-        shares = draw(dist.Uniform(zero, one), tuple(sizes.shape), label="start")
-        numbers = (shares * sizes).floor().clamp(max=sizes - 1).to(density.continuous.layout.dtype)
+        numbers = density.numbers(values())
         at = density.at(torch.cat([numbers.new_zeros(density.size), numbers]))
         return torch.cat([starting_points(at, 1, radius)[0], numbers])
 
@@ -39,9 +41,10 @@ def mixed_starting_points(density: MixedDensity, chains: int, radius: float = 2.
         for _ in range(TRIES):
             try:
                 return start()
-            except InitializationError:
-                continue
-        return start()
+            except InitializationError as error:
+                last = error
+        what = f"no start in {TRIES} draws of the finite latents from their prior"
+        raise InitializationError(f"{what}; at the last: {last}") from last
 
     return torch.stack([tried() for _ in range(chains)])
 

@@ -24,7 +24,7 @@ from ..errors import (
 from ..language.handlers import Sealed
 from ..language.program import Callback, program_name
 from ..tensors.abstract_tensor import dependence
-from ..tensors.capture import Fillable, refusing
+from ..tensors.capture import Fillable, Unread, is_tracing, refusing
 from ..tensors.decompositions import IN_LANES, Decomposing
 from ..types import Site
 from .abstract_run import abstract_run
@@ -164,6 +164,8 @@ class LogDensity:
         parameters: Any = {kind: dict(entries) for kind, entries in self.parameters.items()}
         with ExitStack() as within:
             within.enter_context(refusing())
+            if is_tracing():
+                within.enter_context(Unread())
             within.enter_context(implemented())
             within.enter_context(no_validation())
             within.enter_context(pyro.get_param_store().scope(parameters))

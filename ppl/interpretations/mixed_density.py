@@ -34,8 +34,10 @@ class MixedDensity:
         discrete = {name: site for name, site in latents.items() if not site.space.smooth}
         for name, site in discrete.items():
             if not site.space.finite:
-                what = f"the latent is discrete ({site.space}) and not finite"
-                hint = "bound it, or run single_site() or slices, which take programs as they are"
+                what = (
+                    f"the latent is discrete ({site.space}), and has no known finite set of values"
+                )
+                hint = "write one with fixed bounds, or run single_site(), which takes it as it is"
                 raise UnsupportedDistributionError(
                     located(what, site=name, line=site.line, hint=hint)
                 )

@@ -377,8 +377,8 @@ def test_a_discrete_latent_without_a_value(run: Run) -> None:
     message = said(lambda: run(coin), UnsupportedDistributionError, mark="coin", site="x")
     assert message == (
         "the latent is discrete (Bool) and has no gradient. "
-        "sum it out, by marginal(p, exact=True) or MCMC(rewrite='auto'), or condition the program"
-        " on its value"
+        "sum it out, by marginal(p, exact=True) or MCMC(rewrite='auto'), draw it by"
+        " MCMC(with_gibbs()), or condition the program on its value"
     )
 
 

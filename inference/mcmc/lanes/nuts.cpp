@@ -309,22 +309,19 @@ struct Chain {
     }
 
     void begin_sweep() {
-        drawn = -1;
-        next_number();
+        drawn = 0, tried = -1;
+        go_on();
     }
 
-    void next_number() {
-        drawn++, tried = -1;
-        if (drawn < m) weights.assign(sizes[drawn], 0);
-        next_value();
-    }
-
-    // The next value whose density is not known, or the choice among them
-    void next_value() {
-        if (drawn == m) return;
-        tried++;
-        if (tried == whole[drawn]) weights[tried++] = state.log_density;
-        if (tried == sizes[drawn]) choose();
+    // To the next value whose density is not known; numbers of which all are known are drawn
+    void go_on() {
+        for (; drawn < m; drawn++, tried = -1) {
+            if (tried < 0) weights.assign(sizes[drawn], 0);
+            tried++;
+            if (tried == whole[drawn]) weights[tried++] = state.log_density;
+            if (tried < sizes[drawn]) return;
+            choose();
+        }
     }
 
     // One coin for each value but the last, until it shows heads
@@ -339,14 +336,13 @@ struct Chain {
             k++;
         }
         whole[drawn] = k, state.log_density = weights[k];
-        next_number();
     }
 
     // What the density is where it was asked for; whether the sweep is over
     bool told(double value, const REAL *slope, long count) {
         if (drawn < m) {
             weights[tried] = value;
-            next_value();
+            go_on();
             return false;
         }
         for (long i = 0; i < d; i++) state.gradient[i] = slope[i * count];

@@ -236,10 +236,13 @@ def _learnt(
         sizes = step_sizes(settled(at.chains.step_sizes))
         return at._replace(chains=at.chains._replace(step_sizes=sizes))
     d = len(at.metric.root)
-    lost = stranded(made.draws[..., :d], made.log_density)
     held = made
-    if bool(lost.any()) and RESCUED[0] <= share <= RESCUED[1]:
-        at, held = _rescued(at, made, lost)
+    if (
+        RESCUED[0] <= share <= RESCUED[1] and 0 < d == made.draws.shape[-1]
+    ):  # finite values hold mass
+        lost = stranded(made.draws, made.log_density)
+        if bool(lost.any()):
+            at, held = _rescued(at, made, lost)
     metric = learnt_metric(held.draws[..., :d], held.gradients, at.metric.root, share, form)
     chains, target = at.chains, at.target
     if raising and diverging(held.info.diverging, share):

@@ -83,6 +83,8 @@ def learnt_metric(
     A^2 with A^2 G A^2 = X: its eigenvectors of eigenvalues far from one are the directions.  There
     are none early in warm-up, and with fewer than ``ENOUGH`` draws for each coordinate.
     """
+    if not len(before):
+        return Metric.diagonal(before)
     root = learnt_root_mass(draws, gradients, before)
     if form == "diagonal" or share < ARRIVED or draws[..., 0].numel() < ENOUGH * len(root):
         return Metric.diagonal(root)
@@ -111,13 +113,21 @@ def stranded(draws: Tensor, log_density: Tensor) -> Tensor:
     """Which chains are where there is next to no mass, [chains], by a window [chains, draws, d].
 
     The mass about a chain is taken for that of a normal law: its log is the mean log density plus
-    the logs of the standard deviations, and a constant.  So a narrow place of high density counts
-    for no more than it holds.  Less by a factor of exp(``LOST`` + sqrt(d)) is next to none; chains
-    in modes that matter, whatever they are, are left where they are.
+    half the log determinant of the covariance, and a constant.  So a narrow place of high density
+    counts for no more than it holds.  A chain is stranded if it has less than another by a factor
+    of exp(``LOST`` + sqrt(d)) at least: by the largest determinant that its standard deviations
+    allow, where the other's is the one of its draws.  (Of draws that are no more than coordinates
+    that is zero, and no chain is stranded.)  Modes that matter, whatever they are, are left.
     """
-    mass = log_density.mean(1) + draws.std(1).log().sum(-1)
-    mass = mass.where(mass.isfinite(), -math.inf)
-    return mass < mass.max() - LOST - math.sqrt(draws.shape[-1])
+    d = draws.shape[-1]
+    most = log_density.mean(1) + draws.std(1).log().sum(-1)
+    centred = draws - draws.mean(1, keepdim=True)
+    covariance = centred.mT @ centred / (draws.shape[1] - 1)
+    least = log_density.mean(1) + 0.5 * torch.linalg.slogdet(covariance).logabsdet
+    if draws.shape[1] <= 2 * d:
+        least = torch.full_like(least, -math.inf)
+    most, least = (x.where(x.isfinite(), -math.inf) for x in (most, least))
+    return most < least.max() - LOST - math.sqrt(d)
 
 
 def diverging(found: Tensor, share: float) -> bool:

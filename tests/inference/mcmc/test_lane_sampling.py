@@ -170,6 +170,22 @@ def test_stranded_chains_are_where_there_is_no_mass() -> None:
     still[1] = 0.3
     assert stranded(still, lp).tolist()[1]
     assert not stranded(torch.zeros_like(z), lp).any()  # nothing is better than nothing
+    assert not stranded((z * sd)[:, :6], lower[:, :6]).any()  # six draws tell no volume
+
+
+def test_modes_of_other_shapes_are_left_alone() -> None:
+    """Half of the mass in one of 20 coordinates on their own, half where they are correlated."""
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(6, 400, 20, generator=g, dtype=torch.float64)
+    covariance = torch.full((20, 20), 0.99).fill_diagonal_(1.0).double()
+    root = torch.linalg.cholesky(covariance)
+    draws = torch.cat([z[:3], z[3:] @ root.mT])
+    lp = -0.5 * z.square().sum(-1)
+    lp[3:] -= root.diagonal().log().sum()
+    assert float(lp[3:].mean() - lp[:3].mean()) > 40.0
+    assert not stranded(draws, lp).any()
+    lp[0] -= 200.0
+    assert stranded(draws, lp).tolist() == [True] + [False] * 5
 
 
 @program

@@ -13,7 +13,7 @@ import torch
 from support.engine import GivenChoices, altered
 from torch import Tensor
 
-from pushforward import dist, draw, observe, plate, program, sample
+from pushforward import dist, draw, factor, observe, plate, program, sample
 from pushforward.inference import MCMC
 from pushforward.inference.mcmc import Parameters, State, chees, hmc, nuts, with_gibbs
 from pushforward.inference.mcmc.convergence import effective_size
@@ -146,8 +146,8 @@ FAULTS = {
     "the weight of the value chosen is forgotten": (", state.log_density = weights[k]", ""),
     "the gradient of before the sweep": ("state.gradient[i] = slope[i * count];", ";"),
     "the last number is left as it is": (
-        "if (drawn == m) return;",
-        "if (drawn >= m - 1) { drawn = m; return; }",
+        "for (; drawn < m; drawn++, tried = -1) {",
+        "for (; drawn < m; drawn++, tried = -1) { if (drawn == m - 1) continue;",
     ),
 }  # fmt: skip
 
@@ -260,6 +260,61 @@ def test_vectors_and_values() -> None:
     torch.testing.assert_close(torch.stack(whole).logsumexp(0), summed)
 
 
+@program
+def finite_alone() -> None:
+    a = sample("a", dist.Bernoulli(0.3))
+    observe("y", dist.Normal(a, 1.0), torch.tensor(0.9))
+
+
+@program
+def ladder() -> None:
+    """States that only rise: most of their joint values are impossible."""
+    table = torch.tensor([[0.6, 0.4, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]])
+    level = sample("level", dist.Normal(0.0, 1.0))
+    z = torch.tensor(0)
+    for t in range(8):
+        z = sample(f"z{t}", dist.Categorical(table[z]))
+        observe(f"y{t}", dist.Normal(level * z, 0.5), torch.tensor(0.3 * t))
+
+
+def test_programs_without_continuous_latents_and_with_zeros() -> None:
+    for compiled in (True, False):
+        fit = MCMC(with_gibbs(), draws=400, warmup=50, compiled=compiled, progress=False).run(
+            finite_alone, seed=1
+        )
+        odds = 3 / 7 * math.exp(0.5 * (0.9**2 - 0.1**2))
+        share = odds / (1 + odds)
+        error = (share * (1 - share) / 1600) ** 0.5  # draws of a single latent are independent
+        assert abs(float(fit["a"].double().mean()) - share) < LEVEL * error
+    fit = MCMC(with_gibbs(), draws=200, warmup=200, progress=False).run(ladder, seed=1)
+    states = torch.stack([fit[f"z{t}"] for t in range(8)])
+    assert bool((states.diff(dim=0) >= 0).all())
+
+
+def test_many_numbers_of_one_value() -> None:
+    @program
+    def alike() -> None:
+        with plate("n", 100_000):
+            sample("z", dist.Categorical(torch.ones(1)))
+
+    fit = MCMC(with_gibbs(), chains=1, draws=2, warmup=0, progress=False).run(alike)
+    assert not bool(fit["z"].any())
+
+
+def test_chains_are_not_moved_by_the_density_at_one_value_of_many() -> None:
+    """Sixty coins are uncertain in one mode and certain in the other; each has half the mass."""
+
+    @program
+    def modes() -> None:
+        mu = sample("mu", dist.Normal(0.0, 1.0))
+        with plate("n", 60):
+            sample("z", dist.Bernoulli(torch.where(mu > 0, 0.5, 1e-4)))
+        factor("gap", -50.0 * (1 - mu.square()).square())
+
+    fit = MCMC(with_gibbs(), chains=8, draws=50, progress=False).run(modes, seed=0)
+    assert not any("next to no mass" in note for note in fit.notes)
+
+
 def test_runs_go_on_and_are_split(tmp_path: Path) -> None:
     method = MCMC(with_gibbs(), chains=8, draws=40, warmup=60, progress=False)
     whole = method.run(mixture, seed=2)
@@ -281,7 +336,7 @@ def test_what_it_does_not_take() -> None:
         sample("n", dist.Poisson(2.0))
         sample("x", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(UnsupportedDistributionError, match="not finite"):
+    with pytest.raises(UnsupportedDistributionError, match="finite set of values"):
         MCMC(with_gibbs(), progress=False).run(counts)
     with pytest.raises(ValueError, match="not ChEES"):
         with_gibbs(chees())

@@ -1,4 +1,4 @@
-"""Tensors indexed by one traced whole number, among whatever else: the entries are those of torch."""
+"""Tensors indexed by a traced whole number, among whatever else: the entries are torch's."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def random_index(seed: int) -> tuple[Any, ...]:
         pieces.insert(rng.randint(0, len(pieces)), Ellipsis)
     for _ in range(rng.randint(0, 2)):
         pieces.insert(rng.randint(0, len(pieces)), None)
-    tensor, mask = torch.tensor([2, 0]), torch.tensor([True, False, True])
-    return tuple({"tensor": tensor, "mask": mask}.get(p, p) if isinstance(p, str) and p != PLACE else p for p in pieces)  # fmt: skip
+    made = {"tensor": torch.tensor([2, 0]), "mask": torch.tensor([True, False, True])}
+    return tuple(made.get(p, p) if isinstance(p, str) else p for p in pieces)
 
 
 def entries(index: tuple[Any, ...], z: Any) -> Tensor:
@@ -52,8 +52,7 @@ def wrong(index: tuple[Any, ...]) -> bool:
     graph = capture_vector(density, torch.tensor([1.0, 1.0]))
     places = (-3.0, -1.0, 0.0, 2.0)
     return any(
-        not torch.allclose(graph(torch.tensor([1.0, z]))[0], entries(index, int(z)))
-        for z in places
+        not torch.allclose(graph(torch.tensor([1.0, z]))[0], entries(index, int(z))) for z in places
     )
 
 
