@@ -9,20 +9,31 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 def r_hat(draws: Tensor) -> Tensor:
     """The larger of that of the bulk and that of the tails, [d], of draws [chains, n, d]."""
-    halves = _halves(draws)
-    median = halves.flatten(0, 1).quantile(0.5, 0)
-    return torch.maximum(_r_hat(_normal(halves)), _r_hat(_normal((halves - median).abs())))
+    return diagnosed(draws)[0]
 
 
 def effective_size(draws: Tensor) -> Tensor:
     """How many independent draws tell as much of the bulk, [d], of draws [chains, n, d]."""
-    z = _normal(_halves(draws))
+    return _effective_size(_normal(_halves(draws))[0])
+
+
+def diagnosed(draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, of which the first asks for the work of the second."""
+    halves = _halves(draws)
+    bulk, median = _normal(halves)
+    tails, _ = _normal((halves - median).abs())
+    return torch.maximum(_r_hat(bulk), _r_hat(tails)), _effective_size(bulk)
+
+
+def _effective_size(z: Tensor) -> Tensor:
+    """Of normal scores of halves of chains."""
     chains, n, _ = z.shape
     covariance = _autocovariance(z).mean(0)  # [n, d]
     within = covariance[0] * n / (n - 1)
@@ -45,14 +56,28 @@ def _halves(draws: Tensor) -> Tensor:
     return torch.cat([draws[:, :half], draws[:, -half:]]).double()
 
 
-def _normal(x: Tensor) -> Tensor:
-    """Normal scores of the ranks among all chains; equal values share the mean of their ranks."""
+def _normal(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Normal scores of the ranks among all chains, and the medians [d].
+
+    Equal values share the mean of their ranks.
+    """
     rows = x.flatten(0, 1).mT.contiguous()  # [d, chains n]
-    ordered = rows.sort(-1).values
-    below = torch.searchsorted(ordered, rows)
-    rank = (below + torch.searchsorted(ordered, rows, right=True) + 1) / 2
-    scores: Tensor = torch.special.ndtri((rank - 0.375) / (rows.shape[-1] + 0.25))
-    return scores.mT.reshape(x.shape)
+    n = rows.shape[-1]
+    order = torch.from_numpy(np.argsort(rows.cpu().numpy(), axis=-1)).to(rows.device)
+    ordered = rows.gather(1, order)
+    median = ordered[:, [(n - 1) // 2, n // 2]].mean(1)
+    if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
+        below, upto = (torch.searchsorted(ordered, rows, right=right) for right in (False, True))
+        scores = _score((below + upto + 1) / 2, n)
+    else:
+        ranks = torch.arange(1, n + 1, device=rows.device)
+        scores = torch.empty_like(rows).scatter_(1, order, _score(ranks, n).expand_as(rows))
+    return scores.mT.reshape(x.shape), median
+
+
+def _score(rank: Tensor, n: int) -> Tensor:
+    found: Tensor = torch.special.ndtri((rank.double() - 0.375) / (n + 0.25))
+    return found
 
 
 def _r_hat(z: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ....ppl import draw
 from ....ppl.tensors.decompositions import NO_DECOMPOSITION
 from ...runs.checkpoint import Store, random_state, restore_random_state
 from ..adaptation import TARGET, Samples, Watcher, require_finite, require_target
-from ..convergence import effective_size, r_hat
+from ..convergence import diagnosed
 from ..hamiltonian import Parameters, Potential, State
 from ..nuts import NUTSInfo
 from ..thinning import thinned
@@ -128,8 +128,9 @@ def enough(draws: Tensor) -> bool:
     chains, n, _ = draws.shape
     if n * chains < SHORT or n < SHORTEST or chains < 2:
         return True
-    worst = float(r_hat(draws).nan_to_num(1.0).max())  # NaN where nothing moves
-    least = float(effective_size(draws).nan_to_num(math.inf).min())
+    ratios, sizes = diagnosed(draws)
+    worst = float(ratios.nan_to_num(1.0).max())  # NaN where nothing moves
+    least = float(sizes.nan_to_num(math.inf).min())
     return worst > APART or (worst < 1.008 and least > 110.0 * min(chains, 4))
 
 
