@@ -66,18 +66,14 @@ def _normal(x: Tensor) -> tuple[Tensor, Tensor]:
     order = torch.from_numpy(np.argsort(rows.cpu().numpy(), axis=-1)).to(rows.device)
     ordered = rows.gather(1, order)
     median = ordered[:, [(n - 1) // 2, n // 2]].mean(1)
-    if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
-        below, upto = (torch.searchsorted(ordered, rows, right=right) for right in (False, True))
-        scores = _score((below + upto + 1) / 2, n)
-    else:
-        ranks = torch.arange(1, n + 1, device=rows.device)
-        scores = torch.empty_like(rows).scatter_(1, order, _score(ranks, n).expand_as(rows))
+    changes = ordered[:, 1:] != ordered[:, :-1]
+    end = torch.ones_like(changes[:, :1])
+    place = torch.arange(1, n + 1, device=rows.device)
+    first = torch.where(torch.cat([end, changes], 1), place, 0).cummax(1).values
+    last = torch.where(torch.cat([changes, end], 1), place, n).flip(1).cummin(1).values.flip(1)
+    score = torch.special.ndtri(((first + last).double() / 2 - 0.375) / (n + 0.25))
+    scores = torch.empty_like(rows).scatter_(1, order, score)
     return scores.mT.reshape(x.shape), median
-
-
-def _score(rank: Tensor, n: int) -> Tensor:
-    found: Tensor = torch.special.ndtri((rank.double() - 0.375) / (n + 0.25))
-    return found
 
 
 def _r_hat(z: Tensor) -> Tensor:
