@@ -22,7 +22,8 @@ def test_a_generator_is_named_however_seldom_it_matters(name: str, source: str) 
     found: Source = GENERATORS[source]
     report = CHECKS[name](happening(found.make(), 0.02))
     assert report.verdict == "fail"
-    assert "ImpureProgramError" in report.counterexample, report
+    reasons = "ImpureProgramError", "no detailed balance"  # the second, if runs happened to agree
+    assert any(reason in report.counterexample for reason in reasons), report
     assert found.told in report.counterexample, report
 
 
