@@ -184,7 +184,7 @@ class Fit:
                 f"at {met} points that were tried a matrix had no Cholesky factor, inverse or "
                 "spectrum, and the density counts as zero: add to its diagonal, or use float64"
             )
-        of_chains = "acceptance_rate" in self.stats  # and not independent draws
+        of_chains = {"diverging", "acceptance_rate"} & self.stats.keys()  # not independent draws
         if of_chains and self.size < 4:
             found.append(f"{self.size} draws a chain tell nothing of whether it has converged")
         elif of_chains:
