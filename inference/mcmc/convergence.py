@@ -32,6 +32,20 @@ def diagnosed(draws: Tensor) -> tuple[Tensor, Tensor]:
     return torch.maximum(_r_hat(bulk), _r_hat(tails)), _effective_size(bulk)
 
 
+def slowest(draws: Tensor, most: int) -> Tensor:
+    """So many coordinates, or all, that seem to mix least, by moments: [.., d] of [chains, n, d].
+
+    Half of them are those of the largest R-hat, half of the largest correlation of neighbours.
+    """
+    if draws.shape[-1] <= most:
+        return draws
+    halves = _halves(draws)
+    centred = halves - halves.mean(1, keepdim=True)
+    lag = (centred[:, 1:] * centred[:, :-1]).sum((0, 1)) / centred.square().sum((0, 1))
+    ranks = (x.nan_to_num(0.0).argsort(descending=True)[: most // 2] for x in (_r_hat(halves), lag))
+    return draws[..., torch.cat(tuple(ranks)).unique()]
+
+
 def _effective_size(z: Tensor) -> Tensor:
     """Of normal scores of halves of chains."""
     chains, n, _ = z.shape

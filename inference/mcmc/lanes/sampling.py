@@ -17,7 +17,7 @@ from ....ppl import draw
 from ....ppl.tensors.decompositions import NO_DECOMPOSITION
 from ...runs.checkpoint import Store, random_state, restore_random_state
 from ..adaptation import TARGET, Samples, Watcher, require_finite, require_target
-from ..convergence import diagnosed
+from ..convergence import diagnosed, slowest
 from ..hamiltonian import Parameters, Potential, State
 from ..nuts import NUTSInfo
 from ..thinning import thinned
@@ -128,13 +128,14 @@ def enough(draws: Tensor) -> bool:
     chains, n, _ = draws.shape
     if n * chains < SHORT or n < SHORTEST or chains < 2:
         return True
-    ratios, sizes = diagnosed(draws)
+    ratios, sizes = diagnosed(slowest(draws, LOOKED_AT))
     worst = float(ratios.nan_to_num(1.0).max())  # NaN where nothing moves
     least = float(sizes.nan_to_num(math.inf).min())
     return worst > APART or (worst < 1.008 and least > 110.0 * min(chains, 4))
 
 
 APART = 1.2
+LOOKED_AT = 16  # coordinates
 SHORT, SHORTEST = 1600, 16  # draws of all chains, and of each
 
 
