@@ -29,7 +29,7 @@ from ..mcmc.lanes.engine import Engine, cores_for
 from ..mcmc.lanes.sampling import sample_lanes
 from ..mcmc.lanes.tensors import TensorEngine
 from ..mcmc.lanes.warmup import Form
-from ..mcmc.within_gibbs import of_sizes
+from ..mcmc.within_gibbs import first_parameters, of_sizes
 from ..results.fit import Drawn, Fit, fit_from_vectors
 from ..rewriting import Restored, Rewriting, rewritten
 from ..runs.checkpoint import Checkpoint, Store
@@ -182,9 +182,11 @@ class MCMC:
             if self.rewrite is not None:
                 rewriting = rewritten(p, args, progress.say)
             density: LogDensity | MixedDensity
+            sizes: tuple[int, ...] = ()
             if kernel.gibbs:
                 density = MixedDensity(p, *args, turning=True)
-                kernel = of_sizes(kernel, density.sizes)
+                sizes = tuple(density.sizes)
+                kernel = of_sizes(kernel, sizes)
             else:
                 density = LogDensity(rewriting.program, *args, turning=True)
             u0, parameters = self._start(density, resume, rewriting.done)
@@ -205,7 +207,6 @@ class MCMC:
                 progress.advance(done - shown, phase=phase, step=step_size)
                 shown = done
 
-            sizes = tuple(density.sizes) if isinstance(density, MixedDensity) else ()
             samples = self._sampled(kernel, potential, u0, warmup, parameters, report, store, sizes)
             drawn: Drawn = density
             if rewriting.done and isinstance(density, LogDensity):
@@ -248,10 +249,8 @@ class MCMC:
         if self.metric == "dense":
             what = "metric='dense' is learnt by compiled NUTS alone"
             raise ValueError(f"{what}, and this is {kernel.name}, or not compiled")
-        if sizes and parameters is None:  # what Gibbs sampling draws has no mass, and stays
-            parameters = Parameters(u0.new_ones(()), u0.new_ones(u0.shape[1]))
-            parameters.inverse_mass[-len(sizes) :] = 0.0
-            about["parameters"] = parameters
+        if sizes and parameters is None:
+            about["parameters"] = first_parameters(u0, sizes)
         with OF_BATCHES.collected() as failed:
             besides = partial(_counted, failed)
             target = kernel.target if self.target is None else self.target

@@ -29,12 +29,12 @@ TARGET = 0.8
 
 
 class DualAveraging(NamedTuple):
-    """The search for the step size at which the mean acceptance is the target; all scalars.
+    """The search for the step size at which the acceptance is the target: scalars, or one a chain.
 
     ``log_step`` is the next to try, ``log_average`` what the tried ones average to.
     """
 
-    tried: int
+    tried: int | Tensor
     centre: Tensor
     error: Tensor
     log_step: Tensor
@@ -49,18 +49,18 @@ def averaging_init(step_size: Tensor) -> DualAveraging:
 
 def averaging_update(
     state: DualAveraging,
-    acceptance_rate: Tensor,
+    acceptance: Tensor,
     target: float = TARGET,
     *,
     gamma: float = 0.05,
     t0: float = 10.0,
     kappa: float = 0.75,
 ) -> DualAveraging:
-    """Learn from one transition's acceptance [chains], averaged over chains."""
+    """Learn from the acceptance of one transition."""
     count = state.tried + 1
     weight = 1.0 / (count + t0)
-    error = (1.0 - weight) * state.error + weight * (target - acceptance_rate.mean())
-    log_step = state.centre - math.sqrt(count) / gamma * error
+    error = (1.0 - weight) * state.error + weight * (target - acceptance)
+    log_step = state.centre - count**0.5 / gamma * error
     decay = count**-kappa
     log_average = decay * log_step + (1.0 - decay) * state.log_average
     return DualAveraging(count, state.centre, error, log_step, log_average)
@@ -182,7 +182,7 @@ def adaptation_update(
     target: float = TARGET,
 ) -> Adaptation:
     """Learn from step ``t`` of warm-up, with ``schedule`` the windows."""
-    averaging = averaging_update(adaptation.averaging, acceptance_rate, target)
+    averaging = averaging_update(adaptation.averaging, acceptance_rate.mean(), target)
     adaptation = adaptation._replace(averaging=averaging)
     for start, end in schedule:
         if start <= t < end:

@@ -235,7 +235,7 @@ def ensemble_update(
     """Learn from a transition that ended in ``state``."""
     seen, averaging, caution, climb, position, gradient, metric = ensemble
     share, weight = recent(seen), trusted(caution, trajectory.probability)
-    averaging = averaging_update(averaging, weight, target)
+    averaging = averaging_update(averaging, weight.mean(), target)
     if bool(weight.any()):
         if length is None:
             up = slope(trajectory, weight, position, ensemble.trial.inverse_mass.sqrt())

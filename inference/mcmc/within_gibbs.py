@@ -43,6 +43,13 @@ def of_sizes(kernel: Kernel, sizes: Sequence[int]) -> Kernel:
     return kernel._replace(step=moved)
 
 
+def first_parameters(position: Tensor, sizes: Sequence[int]) -> Parameters:
+    """Where adaptation starts at positions [chains, d + m]: numbers that stay have no mass."""
+    inverse_mass = position.new_ones(position.shape[1])
+    inverse_mass[len(inverse_mass) - len(sizes) :] = 0.0
+    return Parameters(position.new_ones(()), inverse_mass)
+
+
 def step(
     state: State,
     potential: Potential,

@@ -48,7 +48,7 @@ class Fit:
     moments: of real latents, where they are known: posterior mean and sd, [2, *shape].
     state: what a run needs to go on.
     origin: fingerprints of the program, data and arguments that it must go on with.
-    report: what warm-up did, window by window: gradients, step size, metric.
+    report: what was adapted: the windows of warm-up, the paths of Pathfinder, the powers of SMC.
     """
 
     method: str
@@ -319,5 +319,10 @@ def _by_chain(one: Any, u: Tensor, rows: int, randomness: str) -> Any:
             found = mapped(flat[start : start + rows])
             if whole is None:
                 whole = tree_map(lambda x: x.new_empty((len(flat), *x.shape[1:])), found)
-            tree_map(lambda to, x: to[start : start + rows].copy_(x), whole, found)  # noqa: B023
+            tree_map(partial(_put, start), whole, found)
     return tree_map(lambda x: x.reshape(*u.shape[:2], *x.shape[1:]), whole)
+
+
+def _put(start: int, whole: Tensor, part: Tensor) -> None:
+    """Write a part of the rows of a tensor, from this one on."""
+    whole[start : start + len(part)] = part

@@ -38,27 +38,51 @@ def tempered(
         betas: the powers after 0, increasing to 1.
         ess: resample when the effective sample size is at most this fraction.
     """
-    if not increases_to_one(betas):
-        raise ValueError("tempered: betas must increase from above 0 to exactly 1")
-    powers = torch.tensor([0.0, *betas], dtype=torch.float64)
     resampled = Program(lambda population: resample(population, scheme)[0])
+    moved = Program(move)
 
-    def stage(population: Population, power: Tensor) -> tuple[Population, None]:
+    def stage(population: Population, beta: Tensor) -> Population:
+        if population.is_uneven(ess):
+            population = resampled(population)
+        return Population(moved(population.values, beta), population.log_weights)
+
+    name = f"tempered({particles})"
+    return through_powers(prior, log_likelihood, stage, betas, particles, name)
+
+
+def through_powers(
+    prior: Callback,
+    log_likelihood: Callable[[Any], Tensor],
+    stage: Callable[[Population, Tensor], Population],
+    betas: Sequence[float],
+    particles: int,
+    name: str,
+) -> Program:
+    """Particles from the prior, weighted by each step of the power, and then put through a stage.
+
+    ``stage(population, beta)`` keeps, in expectation, what a population of prior * likelihood **
+    beta stands for.
+
+    Errors:
+        ValueError: betas do not increase to 1.
+    """
+    if not increases_to_one(betas):
+        raise ValueError(f"{name}: betas must increase from above 0 to exactly 1")
+    powers = torch.tensor([0.0, *betas], dtype=torch.float64)
+
+    def weighted(population: Population, power: Tensor) -> tuple[Population, None]:
         before, beta = power[0], power[1]
         log_weights = population.log_weights + (beta - before) * log_likelihood(population.values)
         population = Population(population.values, log_weights)
         if float(population.log_evidence()) == -math.inf:
             return population, None  # nothing is left to move
-        if population.is_uneven(ess):
-            population = resampled(population)
-        return Population(moved(population.values, beta), population.log_weights), None
+        return stage(population, beta), None
 
     def run(*args: Any) -> Population:
         start = Population(prior(*args), torch.zeros(particles, dtype=torch.float64))
         steps = torch.stack([powers[:-1], powers[1:]], 1)
-        population, _ = scan(stage)(start, steps)
+        population, _ = scan(weighted)(start, steps)
         return Population(population.values, population.log_weights - math.log(particles))
 
-    moved = Program(move)
-    run.__name__ = run.__qualname__ = f"tempered({particles})"
+    run.__name__ = run.__qualname__ = name
     return Program(run)

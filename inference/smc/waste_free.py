@@ -5,7 +5,6 @@ Dau and Chopin, arXiv 2011.02328.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ...ppl import draw, scan
+from ...ppl import draw
 from ...ppl.language.program import Callback, Program
 from .population import Population
-from .powers import increases_to_one
 from .resampling import Scheme, resample, systematic
+from .tempering import through_powers
 
 
 def waste_free(
@@ -49,34 +48,20 @@ def waste_free(
     Errors:
         ValueError: betas do not increase to 1, or the length is no divisor.
     """
-    if not increases_to_one(betas):
-        raise ValueError("waste_free: betas must increase from above 0 to exactly 1")
     if length < 1 or particles % length:
         raise ValueError(f"waste_free: {length} states do not divide {particles} particles")
-    powers = torch.tensor([0.0, *betas], dtype=torch.float64)
+    begun = Program(lambda population: starts(population, length, scheme))
+    moved = Program(move)
 
-    def stage(population: Population, power: Tensor) -> tuple[Population, None]:
-        before, beta = power[0], power[1]
-        log_weights = population.log_weights + (beta - before) * log_likelihood(population.values)
-        population = Population(population.values, log_weights)
-        if float(population.log_evidence()) == -math.inf:
-            return population, None  # nothing is left to move
+    def stage(population: Population, beta: Tensor) -> Population:
         population = begun(population)
         states = [population.values]
         for _ in range(length - 1):
             states.append(moved(states[-1], beta))
-        return Population(tree_map(_side_by_side, *states), population.log_weights), None
+        return Population(tree_map(_side_by_side, *states), population.log_weights)
 
-    def run(*args: Any) -> Population:
-        start = Population(prior(*args), torch.zeros(particles, dtype=torch.float64))
-        steps = torch.stack([powers[:-1], powers[1:]], 1)
-        population, _ = scan(stage)(start, steps)
-        return Population(population.values, population.log_weights - math.log(particles))
-
-    moved = Program(move)
-    begun = Program(lambda population: starts(population, length, scheme))
-    run.__name__ = run.__qualname__ = f"waste_free({particles}, {length})"
-    return Program(run)
+    name = f"waste_free({particles}, {length})"
+    return through_powers(prior, log_likelihood, stage, betas, particles, name)
 
 
 def starts(population: Population, length: int, scheme: Scheme) -> Population:

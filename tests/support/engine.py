@@ -206,6 +206,13 @@ def random_cases(name: str, n: int, max_depth: int, seed: int) -> tuple[Chains, 
     return chains_at(name, normal(n, d), step), metric, choices
 
 
+def wrong(runner: Any, name: str, cases: int, max_depth: int, seed: int) -> int:
+    """In how many random cases an engine on a target does not what the program does."""
+    chains, metric, choices = random_cases(name, cases, max_depth, seed)
+    found, _ = runner.replay(chains, metric, choices)
+    return int(off(found, *by_program(name, chains, metric, max_depth, choices)).sum())
+
+
 # What is altered in the engine's code, and by what.
 FAULTS: dict[str, tuple[str, str]] = {
     "leaves chosen with probability 1/2": ("1 / (1 + std::exp(subtree_weight - w))", "0.5"),

@@ -28,9 +28,13 @@ class Choices:
     def coin(self, probability: Tensor, asked: Tensor) -> Tensor:
         """Heads with these probabilities [chains], for the chains that ask."""
         asked = asked & self.awake
-        heads = asked & (_uniform(self.key, self.at) < probability)
+        heads = asked & (self.uniform() < probability)
         self.at = self.at + asked
         return heads
+
+    def uniform(self) -> Tensor:
+        """The next number within (0, 1) of each chain."""
+        return _uniform(self.key, self.at)
 
     @property
     def random(self) -> Tensor:
@@ -55,14 +59,14 @@ class Given(Choices):
         return self.choices[:, : self.d].to(like.dtype)
 
     def coin(self, probability: Tensor, asked: Tensor) -> Tensor:
-        asked = asked & self.awake
-        for chain in torch.nonzero(asked).flatten().tolist():
+        for chain in torch.nonzero(asked & self.awake).flatten().tolist():
             self.asked[chain].append(float(probability[chain]))
+        return super().coin(probability, asked)
+
+    def uniform(self) -> Tensor:
         last = self.choices.shape[1] - 1
-        uniform = self.choices.gather(1, self.at.clamp(max=last)[:, None])[:, 0]
-        heads = asked & (self.at <= last) & (uniform < probability)
-        self.at = self.at + asked
-        return heads
+        found = self.choices.gather(1, self.at.clamp(max=last)[:, None])[:, 0]
+        return torch.where(self.at <= last, found, 1.0)
 
 
 def _mixed(z: Tensor) -> Tensor:

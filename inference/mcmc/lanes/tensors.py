@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ....ppl.tensors.decompositions import OF_BATCHES
+from ..adaptation import DualAveraging, averaging_update
 from ..hamiltonian import (
     Parameters,
     Phase,
@@ -62,32 +63,31 @@ class Machine(NamedTuple):
 
 def started(state: State, max_depth: int, choices: Choices) -> Machine:
     """New trajectories from these states, before their first leapfrog."""
-    every = torch.ones_like(state.log_density, dtype=torch.bool)
-    start = with_momentum(state, choices.normals(state.position, every))
-    none, weight = torch.zeros_like(every, dtype=torch.int64), start.log_weight
-    forward = choices.coin(torch.full_like(weight, 0.5), every)
+    weight, every = state.log_density, torch.ones_like(state.log_density, dtype=torch.bool)
+    at, none = with_momentum(state, torch.zeros_like(state.position)), torch.zeros_like(every)
     chains, d = state.position.shape
-    return Machine(
-        left=start,
-        right=start,
-        proposal=start,
+    machine = Machine(
+        left=at,
+        right=at,
+        proposal=at,
         log_weight=weight,
         lowest=weight,
         reference=weight,
-        total=start.momentum,
-        depth=none,
-        forward=forward,
-        size=none,
-        edge=start,
-        candidate=start,
+        total=at.momentum,
+        depth=none.long(),
+        forward=none,
+        size=none.long(),
+        edge=at,
+        candidate=at,
         subtree_weight=weight,
         subtree_lowest=weight,
         spans=state.position.new_zeros(chains, max_depth + 2, 3, d),
-        open=none,
+        open=none.long(),
         accept_sum=torch.zeros_like(weight),
-        leapfrogs=none,
-        divergent=~every,
+        leapfrogs=none.long(),
+        divergent=none,
     )
+    return doubled(restarted(machine, every, choices), every, choices)
 
 
 def restarted(machine: Machine, over: Tensor, choices: Choices) -> Machine:
@@ -209,8 +209,8 @@ class TensorEngine:
 
     density: Potential
     max_depth: int = 10
-    sizes: tuple[int, ...] = ()  # it draws no whole numbers
-    decomposes: bool = False  # what the density cannot decompose is counted where it occurs
+    sizes: ClassVar[tuple[int, ...]] = ()  # it draws no whole numbers
+    decomposes: ClassVar[bool] = False  # points without decomposition are counted if there are any
 
     def advance(
         self,
@@ -223,8 +223,8 @@ class TensorEngine:
     ) -> Advance:
         """Make so many transitions of each chain: see ``Engine.advance``."""
         choices = choices or Choices(chains.random)
-        sizes, rows = chains.step_sizes, torch.arange(len(chains.position))
-        rows = rows.to(chains.position.device)
+        sizes, device = chains.step_sizes, chains.position.device
+        rows = torch.arange(len(chains.position), device=device)
         record = _Record.of(chains, transitions)
         done, now = torch.zeros_like(rows), State(*chains[:3])
         machine, evaluations = started(now, self.max_depth, choices), 0
@@ -266,12 +266,8 @@ class TensorEngine:
 
 def learnt(sizes: StepSizes, acceptance: Tensor, target: float, ends: Tensor) -> StepSizes:
     """The search for the step size by one transition more of the chains that ended one."""
-    tried = sizes.tried + 1
-    weight, decay = 1 / (tried + 10), tried**-0.75
-    error = (1 - weight) * sizes.error + weight * (target - acceptance)
-    log_step = sizes.centre - tried.sqrt() / 0.05 * error
-    average = decay * log_step + (1 - decay) * sizes.log_average
-    return select(ends, StepSizes(log_step, average, error, sizes.centre, tried), sizes)
+    found = averaging_update(DualAveraging(**sizes._asdict()), acceptance, target)
+    return select(ends, StepSizes(**found._asdict()), sizes)
 
 
 @dataclass(frozen=True)

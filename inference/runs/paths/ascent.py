@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
 from .target import Target
@@ -42,6 +41,8 @@ def ascent(target: Target, start: Tensor, *, history: int, steps: int, tolerance
         steps: at most so many.
         tolerance: relative change of the log density over a step at which the climb ends.
     """
+    from scipy.optimize import minimize  # slow to import
+
     descent = _Descent(target, start.numpy())
     options = {"maxcor": history, "maxiter": steps, "maxfun": 20 * steps}
     found = minimize(

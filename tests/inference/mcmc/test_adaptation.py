@@ -48,7 +48,7 @@ def test_dual_averaging_finds_the_step_size_of_a_known_acceptance() -> None:
     """Acceptance exp(-step) meets the target 0.8 at step = -log 0.8."""
     state = averaging_init(torch.tensor(1.0, dtype=torch.float64))
     for _ in range(2000):
-        state = averaging_update(state, torch.exp(-state.log_step.exp())[None], 0.8)
+        state = averaging_update(state, torch.exp(-state.log_step.exp()), 0.8)
     assert float(torch.exp(-state.log_average.exp())) == pytest.approx(0.8, abs=0.01)
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from support import engine as engines
 from support.engine import (
     FAULTS,
     TARGETS,
     altered,
-    by_program,
     engine,
     judged,
-    off,
-    random_cases,
     slanted,
 )
 
@@ -19,10 +17,7 @@ DEPTH = 6
 
 
 def wrong(name: str, cases: int, seed: int, text: str | None = None) -> int:
-    """In how many random cases the engine does not what the program does."""
-    chains, metric, choices = random_cases(name, cases, DEPTH, seed)
-    found, _ = engine(name, DEPTH, text).replay(chains, metric, choices)
-    return int(off(found, *by_program(name, chains, metric, DEPTH, choices)).sum())
+    return engines.wrong(engine(name, DEPTH, text), name, cases, DEPTH, seed)
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from support import engine as engines
 from support.engine import (
     TARGETS,
-    by_program,
     judged,
     lane_function,
-    off,
     random_cases,
     slanted,
 )
@@ -36,10 +35,7 @@ def tensor_engine(name: str, max_depth: int) -> TensorEngine:
 
 
 def wrong(name: str, cases: int, seed: int) -> int:
-    """In how many random cases it does not what the program does."""
-    chains, metric, choices = random_cases(name, cases, DEPTH, seed)
-    found, _ = tensor_engine(name, DEPTH).replay(chains, metric, choices)
-    return int(off(found, *by_program(name, chains, metric, DEPTH, choices)).sum())
+    return engines.wrong(tensor_engine(name, DEPTH), name, cases, DEPTH, seed)
 
 
 @pytest.mark.parametrize("name", TARGETS)

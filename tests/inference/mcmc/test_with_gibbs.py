@@ -58,10 +58,12 @@ def test_a_sweep_leaves_the_law_of_the_numbers_as_it_is() -> None:
 
 
 def test_a_sweep_by_other_weights_is_rejected() -> None:
+    def potential(at: Tensor) -> tuple[Tensor, Tensor]:
+        return 1.1 * log_weight(at)[0], torch.zeros_like(at)
+
     @program
     def wrong(state: tuple[int, ...]) -> tuple[int, ...]:
         position = torch.tensor([state], dtype=torch.float64)
-        potential = lambda at: (1.1 * log_weight(at)[0], torch.zeros_like(at))  # noqa: E731
         return tuple(map(int, swept(position, potential, SIZES)[0].tolist()))
 
     assert check.invariant(wrong, weighted).verdict == "fail"
