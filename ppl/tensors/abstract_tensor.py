@@ -35,6 +35,10 @@ STEPS |= {
     for op in ("floordiv", "floor_divide", "remainder", "fmod", "mod")
     for name in (op, f"r{op}")
 }
+# Operations that take no more than shape, type and device of one of their arguments: the place of
+# the one whose values they keep.
+_KEEPS = {name: 0 for name in ("type_as", "expand_as", "view_as", "reshape_as", "to")}
+_KEEPS["new_tensor"] = 1
 
 
 class Mark(NamedTuple):
@@ -65,8 +69,8 @@ class Abstract(Tensor):
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        marks = marks_of((args, kwargs))
         name = getattr(func, "__name__", "")
+        marks = marks_of(_kept(name, args, kwargs))
         if func in _LOOKS and marks:
             _refuse("Python looks at a random value", marks, "cond(...) or torch.where")
         if marks and _counts(func, name, args):
@@ -85,6 +89,12 @@ class Abstract(Tensor):
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"<abstract {tuple(self.shape)} of {_listed(dependence(self))}>"
+
+
+def _kept(name: str, args: Any, kwargs: Any) -> Any:
+    """The arguments on whose values a result depends."""
+    place = _KEEPS.get(name)
+    return (args, kwargs) if place is None else args[place : place + 1] or kwargs
 
 
 def _refuse(what: str, marks: Marks, instead: str) -> None:

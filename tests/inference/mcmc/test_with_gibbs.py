@@ -263,6 +263,34 @@ def test_vectors_and_values() -> None:
 
 
 @program
+def counted() -> None:
+    """A count with a constant bound, whose chance is a latent."""
+    q = sample("q", dist.Beta(2.0, 3.0))
+    n = sample("n", dist.Binomial(6, q))
+    observe("y", dist.Normal(n, 1.5), torch.tensor(3.7))
+
+
+def test_a_count_of_a_constant_bound_and_a_random_chance() -> None:
+    def log_beta(a: float, b: float) -> float:
+        return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+    values = torch.arange(7.0, dtype=torch.float64)
+    weights = [  # of the beta-binomial law and the observation
+        math.log(math.comb(6, k)) + log_beta(2 + k, 9 - k) - 0.5 * ((3.7 - k) / 1.5) ** 2
+        for k in range(7)
+    ]
+    share = torch.tensor(weights, dtype=torch.float64).softmax(0)
+    fit = MCMC(with_gibbs(), draws=2000, warmup=200, progress=False).run(counted, seed=1)
+    n, q = fit["n"].double(), fit["q"].double()
+    exact = (share * values).sum(), (share * (2 + values) / 11).sum()
+    for x, mean in zip((n, q), exact, strict=True):
+        assert (
+            abs(float((x.mean() - mean) / x.std())) * float(effective_size(x[..., None])[0].sqrt())
+            < LEVEL
+        )
+
+
+@program
 def finite_alone() -> None:
     a = sample("a", dist.Bernoulli(0.3))
     observe("y", dist.Normal(a, 1.0), torch.tensor(0.9))

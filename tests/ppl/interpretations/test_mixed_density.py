@@ -2,14 +2,17 @@
 
 The class: programs whose finite latents choose in the ways that users write: as indices (also after
 an ellipsis, from the end, two at once), as conditions, as numbers and as one-hot vectors; on their
-own, in plates, by their parents, masked, with impossible values.
+own, in plates, by their parents, masked, with impossible values.  And counts whose bound is a
+constant, of laws with random parameters, by the bound as users write it.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +23,11 @@ from torch import Tensor
 from pushforward import dist, observe, plate, program, sample
 from pushforward.ppl import marginal
 from pushforward.ppl.compile.potential import Potential
+from pushforward.ppl.errors import UnsupportedDistributionError
+from pushforward.ppl.interpretations.abstract_run import abstract_run
 from pushforward.ppl.interpretations.log_density import LogDensity
 from pushforward.ppl.interpretations.mixed_density import MixedDensity
+from pushforward.ppl.tensors.abstract_tensor import dependence
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -69,7 +75,7 @@ def random_mixed(seed: int) -> tuple[Callable[[], None], bool]:
             with poutine.scale(scale=1.5 if scaled else 1.0):
                 observe("y", dist.Normal(where, 0.7), DATA)
         if last == "binomial":
-            n = sample("n", dist.Binomial(2, 0.3))
+            n = sample("n", dist.Binomial(2, share[0]))
             observe("c", dist.Poisson(1.0 + n * share[1]), torch.tensor(2.0))
         elif last == "one-hot":
             one = sample("one", dist.OneHotCategorical(share))
@@ -148,3 +154,119 @@ def test_examples_of_pyro(name: str) -> None:
     numbers = density.numbers(fixed.discrete)
     found = density(torch.cat([u, numbers.to(u.dtype)]))
     torch.testing.assert_close(found, fixed(u))
+
+
+# -------------------------------------------------------------------------------- bounds of counts
+
+MOST = 4
+
+# How a bound is written, of a law of one event and of one in a plate of N.
+BOUNDS: dict[str, Callable[[int], Any]] = {
+    "number": lambda n: n,
+    "tensor": lambda n: torch.tensor(float(n)),
+    "whole tensor": lambda n: torch.tensor(n),
+    "for each": lambda n: torch.full((N,), float(n)),
+}
+
+
+def log_binomial(k: int, q: float) -> float:
+    return math.log(math.comb(MOST, k)) + k * math.log(q) + (MOST - k) * math.log1p(-q)
+
+
+def log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+
+def zero_inflated(k: int, q: float) -> float:
+    return math.log((k == 0) * 0.3 + 0.7 * math.exp(log_binomial(k, q)))
+
+
+def mixed(k: int, q: float) -> float:
+    return math.log(0.4 * math.exp(log_binomial(k, q)) + 0.6 * math.exp(log_binomial(k, q * q)))
+
+
+def mixture(n: Any, q: Tensor) -> Any:
+    shares = dist.Categorical(torch.tensor([0.4, 0.6]))
+    shares = shares.expand(torch.broadcast_shapes(torch.as_tensor(n).shape, q.shape))
+    count = n[..., None] if isinstance(n, Tensor) else n
+    return dist.MixtureSameFamily(shares, dist.Binomial(count, torch.stack([q, q * q], -1)))
+
+
+# Each a law by a bound and a number in (0, 1), and its log mass by hand.
+COUNTS: dict[str, tuple[Callable[[Any, Tensor], Any], Callable[[int, float], float]]] = {
+    "binomial": (dist.Binomial, log_binomial),
+    "by logits": (lambda n, q: dist.Binomial(n, logits=q.logit()), log_binomial),
+    "masked": (lambda n, q: dist.Binomial(n, q).mask(True), log_binomial),
+    "beta-binomial": (
+        lambda n, q: dist.BetaBinomial(1 + q, 2 * q, n),
+        lambda k, q: (
+            math.log(math.comb(MOST, k))
+            + log_beta(k + 1 + q, MOST - k + 2 * q)
+            - log_beta(1 + q, 2 * q)
+        ),
+    ),
+    "zero-inflated": (
+        lambda n, q: dist.ZeroInflatedDistribution(dist.Binomial(n, q), gate=0.3 + 0 * q),
+        zero_inflated,
+    ),
+    "mixture": (mixture, mixed),
+}
+
+
+def wrong_masses(law: str, bound: str) -> bool:
+    """Whether the values of counts are others, or their masses or those of lane code."""
+    made, log_mass = COUNTS[law]
+
+    @program
+    def p() -> None:
+        q = sample("q", dist.Beta(2.0, 2.0))
+        with plate("data", N):
+            sample("n", made(BOUNDS[bound](MOST), q))
+
+    density = MixedDensity(p)
+    if density.sizes != [MOST + 1] * N:
+        return True
+    u = torch.tensor([0.4])
+    vectors, q = everywhere(density, u), float(torch.sigmoid(u))
+    prior = math.log(6 * q * (1 - q)) + math.log(q * (1 - q))  # of q, and its Jacobian
+    exact = [prior + sum(log_mass(int(k), q) for k in v[1:]) for v in vectors]
+    compiled = Potential(density, vectors[:5])(vectors)[0]
+    each = torch.stack([density(v) for v in vectors])
+    return not all(torch.allclose(torch.tensor(exact), x, rtol=1e-10) for x in (each, compiled))
+
+
+@pytest.mark.parametrize("law", COUNTS)
+def test_counts_of_a_constant_bound_and_random_parameters(law: str) -> None:
+    assert [bound for bound in BOUNDS if wrong_masses(law, bound)] == []
+
+
+def test_a_mass_of_another_law_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COUNTS, "binomial", (COUNTS["binomial"][0], mixed))
+    assert wrong_masses("binomial", "number")
+
+
+def test_a_count_of_a_random_bound_is_refused() -> None:
+    @program
+    def p() -> None:
+        most = sample("most", dist.Binomial(3, 0.4))
+        sample("n", dist.Binomial(most, 0.5))
+
+    with pytest.raises(UnsupportedDistributionError, match=r"site 'n'.*test_mixed_density"):
+        MixedDensity(p)
+
+
+def test_what_an_operation_takes_of_an_argument_decides_what_its_result_depends_on() -> None:
+    """By hand: values of the first, or shape and type alone of the second."""
+    found = {}
+
+    @program
+    def p() -> None:
+        q = sample("q", dist.Beta(2.0, 2.0))
+        fixed = torch.tensor([1.0, 2.0])
+        of_fixed = fixed.type_as(q), fixed[0].expand_as(q), fixed[0].view_as(q), fixed.to(q)
+        of_q = q.type_as(fixed), q.expand_as(fixed), q.view_as(fixed[0]), q.to(fixed)
+        found["fixed"] = [dependence(x) for x in (*of_fixed, q.new_tensor(3.0))]
+        found["q"] = [dependence(x) for x in (*of_q, fixed * q)]
+
+    abstract_run(p)
+    assert set(found["fixed"]) == {frozenset()} and set(found["q"]) == {frozenset({"q"})}
