@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..ppl.errors import ProgramError, located
 from ..ppl.language.program import program_name
+from ..ppl.tensors.jacobians import volumes
 from .candidate import AGAIN, Broken, held, repeated, verdict
 from .comparing import numbers
 from .denote import CONVERGED
-from .jacobians import volumes
 from .report import Report, decide
 
 TOLERANCE = 1e-12
