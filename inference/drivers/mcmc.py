@@ -265,9 +265,10 @@ class MCMC:
         if kernel.max_depth is None or not self.compiled:
             return None
         if potential.lanes is None:
-            return None if sizes else TensorEngine(potential, kernel.max_depth)
+            return None if sizes else TensorEngine(potential, kernel.max_depth, kernel.jitter)
         cores = self.cores or cores_for(self.chains, potential.lanes.lanes)
-        return Engine(potential.lanes, kernel.max_depth, cores=cores, sizes=sizes)
+        about: dict[str, Any] = {"cores": cores, "sizes": sizes, "jitter": kernel.jitter}
+        return Engine(potential.lanes, kernel.max_depth, **about)
 
     def _run_traces(
         self,

@@ -16,10 +16,11 @@ from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any, NamedTuple, Protocol, cast
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ...ppl import iterate, program
+from ...ppl import draw, iterate, program
 from .hamiltonian import (
     DIVERGENCE,
     Kernel,
@@ -351,17 +352,35 @@ class NUTSInfo(NamedTuple):
     n_steps: Tensor
 
 
+def step_factor(like: Tensor, jitter: float) -> Tensor:
+    """By what the step size of each chain is multiplied, [chains]: uniform about 1."""
+    zero, one = like.new_zeros(()), like.new_ones(())
+    uniform = draw(dist.Uniform(zero, one, validate_args=False), like.shape, label="jitter")
+    return 1.0 + jitter * (2.0 * uniform - 1.0)
+
+
 def step(
-    state: State, potential: Potential, parameters: Parameters, *, max_depth: int
+    state: State,
+    potential: Potential,
+    parameters: Parameters,
+    *,
+    max_depth: int,
+    jitter: float = 0.0,
 ) -> tuple[State, NUTSInfo]:
-    """One transition: new momentum, random trajectory, a point of it."""
-    scale = parameters.scale
+    """One transition: new momentum and step size, random trajectory, a point of it.
+
+    The step size is drawn whatever the state, and is one for the whole trajectory: given it, the
+    transition preserves the density, and so does the mixture.
+    """
+    start, scale = refresh(state), parameters.scale
     stretched = None if parameters.directions is None else parameters.stretched
+    if jitter > 0.0:
+        scale = step_factor(state.log_density, jitter)[:, None] * scale
 
     def move(phase: Phase, sign: Tensor) -> Phase:
         return leapfrog(phase, potential, sign.unsqueeze(-1) * scale, stretched)
 
-    tree = trajectory(refresh(state), move, max_depth)
+    tree = trajectory(start, move, max_depth)
     info = NUTSInfo(
         acceptance_rate=tree.accept_sum / tree.leapfrogs,
         diverging=tree.divergent,
@@ -372,8 +391,21 @@ def step(
     return tree.proposal.state, info
 
 
-def nuts(max_depth: int = 10) -> Kernel:
-    """The no-U-turn kernel with trajectories of at most 2^max_depth - 1 leapfrogs."""
+def nuts(max_depth: int = 10, jitter: float = 0.0) -> Kernel:
+    """The no-U-turn kernel.
+
+    Args:
+        max_depth: trajectories have at most 2^max_depth - 1 leapfrogs.
+        jitter: each transition, of warm-up too, multiplies the step size by a number that it draws
+            uniformly from 1 - jitter to 1 + jitter, so that no trajectory keeps in step with a
+            period of the posterior.  ``fit.stats["step_size"]`` is the one that is multiplied.
+
+    Errors:
+        ValueError: ``max_depth`` is below 1, or ``jitter`` not within [0, 1).
+    """
     if max_depth < 1:
         raise ValueError(f"nuts: max_depth must be at least 1, not {max_depth}")
-    return Kernel(init, partial(step, max_depth=max_depth), "NUTS", max_depth)
+    if not 0.0 <= jitter < 1.0:
+        raise ValueError(f"nuts: jitter must be at least 0 and below 1, not {jitter}")
+    move = partial(step, max_depth=max_depth, jitter=jitter)
+    return Kernel(init, move, "NUTS", max_depth, jitter)

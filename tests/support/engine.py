@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pushforward.inference.mcmc import Parameters, State, nuts
-from pushforward.inference.mcmc.hamiltonian import Phase, leapfrog, with_momentum
+from pushforward.inference.mcmc.hamiltonian import Phase, Potential, leapfrog, with_momentum
 from pushforward.inference.mcmc.lanes.engine import (
     SOURCE,
     Advance,
@@ -22,6 +22,7 @@ from pushforward.inference.mcmc.lanes.engine import (
     step_sizes,
     transition,
 )
+from pushforward.inference.mcmc.lanes.tensors import TensorEngine
 from pushforward.inference.mcmc.nuts import NUTSInfo
 from pushforward.ppl.compile.folding import fold
 from pushforward.ppl.compile.lanes.function import LaneFunction
@@ -55,6 +56,10 @@ def lattice(z: Tensor) -> Tensor:
     return 3.0 * torch.cos(2.0 * z).sum() - 0.1 * z.square().sum()
 
 
+def flat(z: Tensor) -> Tensor:
+    return 0.0 * z.sum()
+
+
 # Each with its dimension.
 TARGETS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "correlated": (correlated, 2),
@@ -68,13 +73,27 @@ TARGETS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
 
 @cache
 def lane_function(name: str) -> LaneFunction:
-    density, d = TARGETS[name]
+    density, d = (flat, 1) if name == "flat" else TARGETS[name]
     u = torch.full((4, d), 0.3, dtype=torch.float64)
     return LaneFunction(fold(capture_vector(density, u[0])), u)
 
 
-def engine(name: str, max_depth: int, text: str | None = None) -> Engine:
-    return Engine(lane_function(name), max_depth, text or SOURCE.read_text())
+def engine(name: str, max_depth: int, text: str | None = None, jitter: float = 0.0) -> Engine:
+    return Engine(lane_function(name), max_depth, text or SOURCE.read_text(), jitter=jitter)
+
+
+def potential_of(name: str) -> Potential:
+    """The density as the program takes it."""
+
+    def potential(u: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient, *_ = lane_function(name)(u)
+        return value, gradient
+
+    return potential
+
+
+def tensor_engine(name: str, max_depth: int, jitter: float = 0.0) -> TensorEngine:
+    return TensorEngine(potential_of(name), max_depth, jitter)
 
 
 def chains_at(name: str, position: Tensor, step: Tensor) -> Chains:
@@ -101,15 +120,16 @@ def judged(
     text: str | None = None,
     metric: Metric | None = None,
     runner: Any = None,
+    share: float = 0.5,
 ) -> Report:
-    """Whether the engine preserves the weights of an orbit with steps of this size."""
-    runner, function = runner or engine(name, max_depth, text), lane_function(name)
+    """Whether the engine preserves the weights of an orbit with steps of this size.
+
+    With jitter, an orbit with the steps that ``share`` makes of it.
+    """
+    runner, potential = runner or engine(name, max_depth, text), potential_of(name)
+    step = torch.full((1,), size, dtype=torch.float64)
+    size *= 1.0 + runner.jitter * (2.0 * share - 1.0)
     reach, d = 2**max_depth - 1, TARGETS[name][1]
-
-    def potential(u: Tensor) -> tuple[Tensor, Tensor]:
-        value, gradient, *_ = function(u)
-        return value, gradient
-
     z = torch.linspace(0.7, 0.3, d, dtype=torch.float64)[None]
     w = torch.linspace(0.6, -0.9, d, dtype=torch.float64)[None]
     path: list[Phase] = []
@@ -125,12 +145,11 @@ def judged(
     orbit = Orbit.through(start, move, margin, margin)
     phases = [*path[margin - 1 :: -1], start, *path[margin:]]
     positions = torch.cat([phase.position for phase in phases])
-    step = torch.full((1,), size, dtype=torch.float64)
     chains = [chains_at(name, phase.position, step) for phase in phases]
 
     def moved(point: Any, _: Any) -> Any:
         at = phases[int(point.index)]
-        after = transition(runner, chains[int(point.index)], metric, at.momentum)
+        after = transition(runner, chains[int(point.index)], metric, at.momentum, share)
         distance = (positions - after.position).square().sum(-1)
         return orbit.point(int(distance.nan_to_num(torch.inf).argmin()))
 
@@ -138,7 +157,7 @@ def judged(
 
 
 class GivenChoices(Messenger):
-    """Within, a chain's normals and coins are those of its row of choices [chains, n]."""
+    """Within, normals, step size and coins of a chain are its row of choices [chains, n]."""
 
     def __init__(self, choices: Tensor) -> None:
         super().__init__()
@@ -154,6 +173,9 @@ class GivenChoices(Messenger):
             d = msg["fn"].shape()[-1]
             msg["value"] = self.choices[:, :d].clone()
             self.at = d
+        elif isinstance(law, dist.Uniform):
+            msg["value"] = self.choices[:, self.at].clone()
+            self.at += 1
         else:
             msg["value"] = (self.choices[:, self.at] < law.probs).double()
             self.at += 1
@@ -161,20 +183,19 @@ class GivenChoices(Messenger):
 
 
 def by_program(
-    name: str, chains: Chains, metric: Metric, max_depth: int, choices: Tensor
+    name: str,
+    chains: Chains,
+    metric: Metric,
+    max_depth: int,
+    choices: Tensor,
+    jitter: float = 0.0,
 ) -> tuple[State, NUTSInfo]:
     """One transition of the program with these choices, on the same density."""
-    function = lane_function(name)
-
-    def potential(u: Tensor) -> tuple[Tensor, Tensor]:
-        value, gradient, *_ = function(u)
-        return value, gradient
-
     step = chains.step_sizes.log_step.exp()
     parameters = Parameters(step, metric.root.square(), metric.directions, metric.stretch)
     state = State(chains.position, chains.log_density, chains.gradient)
     with GivenChoices(choices):
-        state, info = nuts(max_depth).step(state, potential, parameters)
+        state, info = nuts(max_depth, jitter).step(state, potential_of(name), parameters)
     return state, info
 
 
@@ -210,7 +231,8 @@ def wrong(runner: Any, name: str, cases: int, max_depth: int, seed: int) -> int:
     """In how many random cases an engine on a target does not what the program does."""
     chains, metric, choices = random_cases(name, cases, max_depth, seed)
     found, _ = runner.replay(chains, metric, choices)
-    return int(off(found, *by_program(name, chains, metric, max_depth, choices)).sum())
+    program = by_program(name, chains, metric, max_depth, choices, runner.jitter)
+    return int(off(found, *program).sum())
 
 
 # What is altered in the engine's code, and by what.

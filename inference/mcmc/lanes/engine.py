@@ -121,7 +121,7 @@ class _Run(ctypes.Structure):
         ("root_mass", ctypes.c_void_p),
         ("rank", ctypes.c_long),
         *((name, ctypes.c_void_p) for name in ("directions", "stretch", "averaging")),
-        ("target", ctypes.c_double),
+        *((name, ctypes.c_double) for name in ("target", "jitter")),
         *((name, ctypes.c_void_p) for name in ("random", "draws", "gradients", "infos")),
         *((name, ctypes.c_void_p) for name in ("failures", "given")),
         ("given_count", ctypes.c_long),
@@ -139,7 +139,7 @@ def _engine(text: str, real: str) -> ctypes.CDLL:
 
 @dataclass(frozen=True)
 class Engine:
-    """NUTS on a density in lane code, with trajectories of at most 2^max_depth - 1 leapfrogs.
+    """NUTS on a density in lane code, with the ``max_depth`` and ``jitter`` of ``nuts``.
 
     ``sizes`` [m]: after each trajectory the last m numbers of the vector are drawn, each from its
     conditional on 0, ..., size - 1.  ``text`` is its code, which tests alter.  ``cores``: threads
@@ -151,6 +151,7 @@ class Engine:
     text: str = SOURCE.read_text()
     cores: int = 1
     sizes: tuple[int, ...] = ()
+    jitter: float = 0.0
 
     @property
     def decomposes(self) -> bool:
@@ -184,9 +185,9 @@ class Engine:
     ) -> tuple[Advance, list[list[float]]]:
         """One transition of each chain whose random choices are given, float64 [chains, n].
 
-        They are d standard normals, then a uniform number for each coin, of which a number with K
-        values tosses K - 1 at most; a coin for which none is left shows tails.  Also the
-        probabilities of heads of the coins that each chain tossed.
+        They are d standard normals, with ``jitter`` a uniform number for the step size, then one
+        for each coin, of which a number with K values tosses K - 1 at most; a coin for which none
+        is left shows tails.  Also the probabilities of heads of the coins that each chain tossed.
         """
         most = 2 ** (self.max_depth + 1) + 2 * self.max_depth + 2 + sum(self.sizes)
         asked = torch.zeros(len(chains.position), most, dtype=torch.float64)
@@ -221,7 +222,7 @@ class Engine:
             n, d, m, transitions, self.max_depth, self.density.results,
             position.data_ptr(), log_density.data_ptr(), gradient.data_ptr(), sizes.data_ptr(),
             root.data_ptr(), len(stretch), directions.data_ptr(), stretch.data_ptr(),
-            averaging.data_ptr(), target, random.data_ptr(),
+            averaging.data_ptr(), target, self.jitter, random.data_ptr(),
             draws.data_ptr(), gradients.data_ptr(), infos.data_ptr(), failures.data_ptr(),
             None if choices is None else choices.data_ptr(),
             0 if choices is None else choices.shape[1],
@@ -262,15 +263,21 @@ def together(parts: list[Advance]) -> Advance:
 
 
 @program
-def transition(engine: Engine, start: Chains, metric: Metric, momentum: Tensor) -> Chains:
+def transition(
+    engine: Engine, start: Chains, metric: Metric, momentum: Tensor, share: float = 0.5
+) -> Chains:
     """The engine's transition of one chain, as a program: each of its coins is a draw.
 
     So ``check.orbit`` enumerates what the machine code does.  momentum [1, d] is in the coordinates
-    in which it is standard normal.
+    in which it is standard normal; ``share``, within (0, 1), says where the step size lies in what
+    ``jitter`` allows.
     """
+    first = momentum.double()
+    if engine.jitter > 0.0:
+        first = torch.cat([first, first.new_tensor([[share]])], 1)
     coins: list[float] = []
     while True:
-        choices = torch.cat([momentum.double(), torch.tensor([coins], dtype=torch.float64)], 1)
+        choices = torch.cat([first, torch.tensor([coins], dtype=torch.float64)], 1)
         done, (asked,) = engine.replay(start, metric, choices)
         for probability in asked[len(coins) :]:
             heads = draw(dist.Bernoulli(torch.tensor(probability, dtype=torch.float64)))

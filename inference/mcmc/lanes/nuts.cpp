@@ -24,7 +24,7 @@ typedef void (*Density)(long count, const REAL *, const void *const *, REAL *con
 // xoshiro256++ (Blackman and Vigna 2021); or a stream of given choices, which tests enumerate
 struct Source {
     uint64_t *state;       // [4]
-    const double *given;   // normals, and uniforms for coins, in order; or null
+    const double *given;   // normals, and uniforms for steps and coins, in order; or null
     long left;             // how many are still given
     double *asked;         // the probability of each coin that was asked for
     long coins = 0;
@@ -39,11 +39,12 @@ struct Source {
     }
     double uniform() { return ((next() >> 11) + 0.5) * 0x1p-53; }
     double choice() { return left > 0 ? left--, *given++ : 1.0; }
+    double share() { return given ? choice() : uniform(); }
 
     bool coin(double probability) {
         if (asked) asked[coins] = probability;
         coins++;
-        return (given ? choice() : uniform()) < probability;
+        return share() < probability;
     }
 
     void normals(REAL *to, long n) {
@@ -135,10 +136,12 @@ struct Info {
 
 struct Chain {
     long d, max_depth;
+    double jitter;
     Stretch stretch;
     Source source;
     std::vector<REAL> memory;
-    REAL *scale;            // the step along each coordinate for unit momentum
+    REAL *scale;            // the step along each coordinate for unit momentum, before jitter
+    REAL factor = 1;        // of the steps of this transition
     REAL *drift, *products;  // of a leapfrog, while it is computed
 
     Phase state;  // where the transition starts; its momentum is not used
@@ -166,7 +169,8 @@ struct Chain {
     std::vector<double> weights;  // of the values of `drawn`, the log density at each
     long drawn = -1, tried;       // -1: there is no sweep; m: the gradient at its end is awaited
 
-    Chain(long d, long max_depth, Stretch stretch) : d(d), max_depth(max_depth), stretch(stretch) {
+    Chain(long d, long max_depth, double jitter, Stretch stretch)
+        : d(d), max_depth(max_depth), jitter(jitter), stretch(stretch) {
         memory.assign((size_t) (3 * 6 + 3 + 3 * (max_depth + 2)) * d + stretch.rank, 0);
         REAL *next = memory.data();
         auto vector = [&]() { return (next += d) - d; };
@@ -194,6 +198,7 @@ struct Chain {
 
     void begin() {
         source.normals(state.momentum, d);
+        if (jitter > 0) factor = 1 + jitter * (2 * source.share() - 1);
         state.log_weight = weight(state);
         copy(left, state), copy(right, state), copy(proposal, state), copy(total, state.momentum);
         log_weight = lowest = reference = state.log_weight;
@@ -210,7 +215,7 @@ struct Chain {
 
     // Half a kick in the gradient at the edge
     void kick() {
-        const REAL sign = forward ? 1 : -1;
+        const REAL sign = forward ? factor : -factor;
         for (long i = 0; i < d; i++) drift[i] = (sign * scale[i]) * edge.gradient[i];
         stretch.apply(drift, products, d);
         add(edge.momentum, REAL(0.5), drift, d);
@@ -219,7 +224,7 @@ struct Chain {
     // The first kick of a leapfrog and its drift; the gradient at the new position is awaited
     void depart() {
         kick();
-        const REAL sign = forward ? 1 : -1;
+        const REAL sign = forward ? factor : -factor;
         copy(drift, edge.momentum);
         stretch.apply(drift, products, d);
         for (long i = 0; i < d; i++) edge.position[i] += (sign * scale[i]) * drift[i];
@@ -366,6 +371,7 @@ struct Run {
     const REAL *directions, *stretch;
     double *averaging;                        // [chains][5]: the step size of each
     double target;                            // adapt the step sizes to this acceptance, if > 0
+    double jitter;                            // the share by which steps vary
     uint64_t *random;                         // [chains][4]
     REAL *draws, *gradients;                  // [chains][transitions][d + m]; [..][d] or null
     double *infos;                            // [chains][transitions][6]
@@ -388,7 +394,7 @@ extern "C" void run(Run *r) {
         for (long i = 0; i < d; i++) chains[c].scale[i] = step * r->root_mass[i];
     };
     for (long c = 0; c < r->chains; c++) {
-        chains.emplace_back(d, r->max_depth, Stretch{r->rank, r->directions, r->stretch});
+        chains.emplace_back(d, r->max_depth, r->jitter, Stretch{r->rank, r->directions, r->stretch});
         Chain &x = chains[c];
         x.source.state = r->random + 4 * c;
         x.source.given = r->given ? r->given + c * r->given_count : nullptr;

@@ -27,10 +27,13 @@ class Choices:
 
     def coin(self, probability: Tensor, asked: Tensor) -> Tensor:
         """Heads with these probabilities [chains], for the chains that ask."""
-        asked = asked & self.awake
-        heads = asked & (self.uniform() < probability)
-        self.at = self.at + asked
-        return heads
+        return asked & self.awake & (self.share(asked) < probability)
+
+    def share(self, asked: Tensor) -> Tensor:
+        """Numbers within (0, 1), [chains], which count for the chains that ask."""
+        found = self.uniform()
+        self.at = self.at + (asked & self.awake)
+        return found
 
     def uniform(self) -> Tensor:
         """The next number within (0, 1) of each chain."""
@@ -45,7 +48,7 @@ class Choices:
 
 
 class Given(Choices):
-    """Those of a table [chains, n]: d normals, and then a uniform number for each coin.
+    """Those of a table [chains, n]: d normals, then uniform numbers for the step size and coins.
 
     A coin for which none is left shows tails.  ``asked`` are the probabilities of heads so far.
     """

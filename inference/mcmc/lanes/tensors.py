@@ -35,9 +35,9 @@ class Machine(NamedTuple):
     """Chains amid their trajectories; everything has the chains first.
 
     ``left``, ``right``, ``proposal``, ``log_weight``, ``lowest``, ``total`` and ``depth`` are those
-    of the tree; the subtree has ``size`` leaves, of which ``edge`` is the last, a ``candidate``
-    and ``spans`` [chains, max_depth + 2, 3, d], of which ``open`` are in use: first and last
-    momentum and the sum, see ``Span``.
+    of the tree; ``factor`` multiplies the steps of the transition; the subtree has ``size`` leaves,
+    of which ``edge`` is the last, a ``candidate`` and ``spans`` [chains, max_depth + 2, 3, d], of
+    which ``open`` are in use: first and last momentum and the sum, see ``Span``.
     """
 
     left: Phase
@@ -48,6 +48,7 @@ class Machine(NamedTuple):
     reference: Tensor
     total: Tensor
     depth: Tensor
+    factor: Tensor
     forward: Tensor
     size: Tensor
     edge: Phase
@@ -61,7 +62,7 @@ class Machine(NamedTuple):
     divergent: Tensor
 
 
-def started(state: State, max_depth: int, choices: Choices) -> Machine:
+def started(state: State, max_depth: int, jitter: float, choices: Choices) -> Machine:
     """New trajectories from these states, before their first leapfrog."""
     weight, every = state.log_density, torch.ones_like(state.log_density, dtype=torch.bool)
     at, none = with_momentum(state, torch.zeros_like(state.position)), torch.zeros_like(every)
@@ -75,6 +76,7 @@ def started(state: State, max_depth: int, choices: Choices) -> Machine:
         reference=weight,
         total=at.momentum,
         depth=none.long(),
+        factor=torch.ones_like(weight),
         forward=none,
         size=none.long(),
         edge=at,
@@ -87,13 +89,16 @@ def started(state: State, max_depth: int, choices: Choices) -> Machine:
         leapfrogs=none.long(),
         divergent=none,
     )
-    return doubled(restarted(machine, every, choices), every, choices)
+    return doubled(restarted(machine, every, jitter, choices), every, choices)
 
 
-def restarted(machine: Machine, over: Tensor, choices: Choices) -> Machine:
+def restarted(machine: Machine, over: Tensor, jitter: float, choices: Choices) -> Machine:
     """New trajectories for the chains whose are over, from what these proposed."""
     start = with_momentum(machine.proposal.state, choices.normals(machine.proposal.position, over))
-    weight, none = start.log_weight, torch.zeros_like(machine.depth)
+    weight, none, factor = start.log_weight, torch.zeros_like(machine.depth), machine.factor
+    if jitter > 0.0:
+        drawn = 1.0 + jitter * (2.0 * choices.share(over) - 1.0)
+        factor = torch.where(over, drawn.to(factor.dtype), factor)
     return machine._replace(
         left=select(over, start, machine.left),
         right=select(over, start, machine.right),
@@ -103,6 +108,7 @@ def restarted(machine: Machine, over: Tensor, choices: Choices) -> Machine:
         reference=torch.where(over, weight, machine.reference),
         total=torch.where(over[:, None], start.momentum, machine.total),
         depth=torch.where(over, none, machine.depth),
+        factor=factor,
         accept_sum=torch.where(over, 0.0, machine.accept_sum),
         leapfrogs=torch.where(over, none, machine.leapfrogs),
         divergent=machine.divergent & ~over,
@@ -125,7 +131,7 @@ def grown(
     machine: Machine, move: Callable[[Phase, Tensor], Phase], choices: Choices
 ) -> tuple[Machine, Tensor]:
     """One leaf more for each chain, and whether its subtree must be given up."""
-    leaf = move(machine.edge, torch.where(machine.forward, 1, -1))
+    leaf = move(machine.edge, torch.where(machine.forward, machine.factor, -machine.factor))
     first, weight = machine.size == 0, leaf.log_weight
     share = (weight - machine.subtree_weight).sigmoid()
     take = first | choices.coin(share, ~first)
@@ -205,10 +211,11 @@ def merged(
 
 @dataclass(frozen=True)
 class TensorEngine:
-    """NUTS on any density, with trajectories of at most 2^max_depth - 1 leapfrogs."""
+    """NUTS on any density, with the ``max_depth`` and ``jitter`` of ``nuts``."""
 
     density: Potential
     max_depth: int = 10
+    jitter: float = 0.0
     sizes: ClassVar[tuple[int, ...]] = ()  # it draws no whole numbers
     decomposes: ClassVar[bool] = False  # points without decomposition are counted if there are any
 
@@ -227,7 +234,7 @@ class TensorEngine:
         rows = torch.arange(len(chains.position), device=device)
         record = _Record.of(chains, transitions)
         done, now = torch.zeros_like(rows), State(*chains[:3])
-        machine, evaluations = started(now, self.max_depth, choices), 0
+        machine, evaluations = started(now, self.max_depth, self.jitter, choices), 0
         while bool((busy := done < transitions).any()):
             step = sizes.log_step.exp().to(chains.position.dtype)
             parameters = Parameters(step, metric.root.square(), metric.directions, metric.stretch)
@@ -235,9 +242,9 @@ class TensorEngine:
             scale = parameters.scale
 
             def move(
-                edge: Phase, sign: Tensor, scale: Tensor = scale, stretched: Any = stretched
+                edge: Phase, by: Tensor, scale: Tensor = scale, stretched: Any = stretched
             ) -> Phase:
-                return leapfrog(edge, self.density, sign[:, None] * scale, stretched)
+                return leapfrog(edge, self.density, by[:, None] * scale, stretched)
 
             with OF_BATCHES.collected() as failed:
                 machine, fails = grown(machine, move, choices)
@@ -251,7 +258,7 @@ class TensorEngine:
                 sizes = learnt(sizes, rate.double(), target, ends)
             done = done + ends
             choices.awake = done < transitions
-            machine = restarted(machine, over, choices)
+            machine = restarted(machine, over, self.jitter, choices)
             machine = doubled(machine, over | doubles, choices)
         after = Chains(*now, sizes, choices.random)
         return record.made(after, evaluations)

@@ -13,6 +13,7 @@ from support.engine import (
     lane_function,
     random_cases,
     slanted,
+    tensor_engine,
 )
 from torch import Tensor
 
@@ -21,17 +22,8 @@ from pushforward.inference import MCMC
 from pushforward.inference.mcmc.lanes import tensors
 from pushforward.inference.mcmc.lanes.engine import Chains, Engine, StepSizes
 from pushforward.inference.mcmc.lanes.streams import Choices
-from pushforward.inference.mcmc.lanes.tensors import TensorEngine
 
 DEPTH = 6
-
-
-def tensor_engine(name: str, max_depth: int) -> TensorEngine:
-    def potential(u: Tensor) -> tuple[Tensor, Tensor]:
-        value, gradient, *_ = lane_function(name)(u)
-        return value, gradient
-
-    return TensorEngine(potential, max_depth)
 
 
 def wrong(name: str, cases: int, seed: int) -> int:
@@ -95,10 +87,11 @@ def test_a_fault_is_rejected(monkeypatch: pytest.MonkeyPatch, fault: str) -> Non
 # ----------------------------------------------------------------------------------------- streams
 
 
-def test_a_chain_does_the_same_alone_in_pieces_and_among_others() -> None:
+@pytest.mark.parametrize("jitter", [0.0, 0.4])
+def test_a_chain_does_the_same_alone_in_pieces_and_among_others(jitter: float) -> None:
     chains, metric, _ = random_cases("banana", 5, DEPTH, 2)
     chains = chains._replace(random=torch.arange(20).reshape(5, 4) * 77 + 3)
-    engine = tensor_engine("banana", DEPTH)
+    engine = tensor_engine("banana", DEPTH, jitter)
     whole = engine.advance(chains, metric, 12, target=0.8)
     first = engine.advance(chains, metric, 5, target=0.8)
     rest = engine.advance(first.chains, metric, 7, target=0.8)
