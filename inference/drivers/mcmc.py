@@ -245,6 +245,7 @@ class MCMC:
         about: dict[str, Any] = {"parameters": parameters, "progress": report, "store": store}
         if (engine := self._engine(kernel, potential, sizes)) is not None:
             about |= {"target": self.target, "metric": self.metric, "thin": self.thin}
+            about |= {"own_steps": kernel.own_steps}
             return sample_lanes(engine, potential, u0, warmup, self.draws, **about)
         if self.metric == "dense":
             what = "metric='dense' is learnt by compiled NUTS alone"

@@ -1,7 +1,8 @@
 """Warm-up and sampling: step size by dual averaging, a diagonal metric from windows, the driver.
 
 Hoffman and Gelman, arXiv 1111.4246, section 3.2; the windows are those of the Stan reference manual
-("HMC algorithm parameters").  Everything adapted is shared by all chains and learnt from all.
+("HMC algorithm parameters").  Everything adapted is shared by all chains and learnt from all, but
+for step sizes where there is one for each chain.
 """
 
 from __future__ import annotations
@@ -66,25 +67,31 @@ def averaging_update(
     return DualAveraging(count, state.centre, error, log_step, log_average)
 
 
+def told(acceptance: Tensor, step_size: Tensor) -> Tensor:
+    """What acceptances [chains] say of step sizes: of each its own, of a single one their mean."""
+    return acceptance if step_size.ndim else acceptance.mean()
+
+
 class _Search(NamedTuple):
     step_size: Tensor
     crossed: Tensor
 
 
 def find_step_size(state: State, potential: Potential, parameters: Parameters) -> Tensor:
-    """Double or halve the step size until the acceptance of one leapfrog crosses the target."""
+    """Double or halve step sizes until the acceptance of one leapfrog crosses the target."""
 
     def accepts(step_size: Tensor) -> Tensor:
         before = refresh(state)
         scale = Parameters(step_size, parameters.inverse_mass).scale
-        return acceptance(before, leapfrog(before, potential, scale)).mean() > TARGET
+        rate = acceptance(before, leapfrog(before, potential, scale))
+        return told(rate, step_size) > TARGET
 
     small = accepts(parameters.step_size)
     factor = torch.where(small, 2.0, 0.5)
 
     def step(search: _Search) -> _Search:
-        step_size = search.step_size * factor
-        return _Search(step_size, accepts(step_size) != small)
+        step_size = torch.where(search.crossed, search.step_size, search.step_size * factor)
+        return _Search(step_size, search.crossed | (accepts(step_size) != small))
 
     search = iterate(step, 50, until=lambda search: search.crossed)
     start = _Search(parameters.step_size, torch.zeros_like(small))
@@ -182,7 +189,8 @@ def adaptation_update(
     target: float = TARGET,
 ) -> Adaptation:
     """Learn from step ``t`` of warm-up, with ``schedule`` the windows."""
-    averaging = averaging_update(adaptation.averaging, acceptance_rate.mean(), target)
+    rate = told(acceptance_rate, adaptation.averaging.log_step)
+    averaging = averaging_update(adaptation.averaging, rate, target)
     adaptation = adaptation._replace(averaging=averaging)
     for start, end in schedule:
         if start <= t < end:
@@ -263,6 +271,8 @@ def sample(
     require_finite(state)
     if parameters is None:
         parameters = Parameters(u0.new_ones(()), u0.new_ones(u0.shape[-1]))
+    if kernel.own_steps:
+        parameters = parameters._replace(step_size=parameters.step_size.expand(len(u0)))
     schedule, rows, interrupted = windows(warmup), list[dict[str, Tensor]](), False
     try:
         adaptation = adaptation_init(state, potential, parameters) if warmup else None

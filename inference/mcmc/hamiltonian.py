@@ -82,11 +82,12 @@ class Kernel(NamedTuple):
     """A Markov kernel: init(position, potential) and step(state, potential, parameters).
 
     ``step`` returns (state, info); info is a named tuple of tensors [chains] under ArviZ's names,
-    ``acceptance_rate`` and ``diverging`` among them.  ``max_depth`` and ``jitter``, of the no-U-turn
-    kernel alone: what ``nuts`` was given, with which the engine of ``lanes`` makes the same
-    transitions.  ``sample``: the function that warms the kernel up and draws, where it is not the
-    one of ``adaptation``.  ``target``: the mean acceptance that its warm-up aims at unless told.
-    ``gibbs``: finite latents are drawn besides, see ``with_gibbs``.
+    ``acceptance_rate`` and ``diverging`` among them.  ``max_depth`` and ``jitter``, of NUTS alone:
+    what ``nuts`` was given, with which the engine of ``lanes`` makes the same transitions.
+    ``sample``: the function that warms the kernel up and draws, where it is not the one of
+    ``adaptation``.  ``target``: the mean acceptance that its warm-up aims at unless told.
+    ``gibbs``: finite latents are drawn besides, see ``with_gibbs``.  ``own_steps``: each chain
+    learns and keeps a step size of its own.
     """
 
     init: Callable[[Tensor, Potential], State]
@@ -97,6 +98,7 @@ class Kernel(NamedTuple):
     sample: Callable[..., Any] | None = None
     target: float = 0.85
     gibbs: bool = False
+    own_steps: bool = False
 
 
 def init(position: Tensor, potential: Potential) -> State:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import pyro.distributions as dist
 import torch
@@ -391,7 +391,9 @@ def step(
     return tree.proposal.state, info
 
 
-def nuts(max_depth: int = 10, jitter: float = 0.0) -> Kernel:
+def nuts(
+    max_depth: int = 10, jitter: float = 0.0, step_size: Literal["pooled", "own"] = "pooled"
+) -> Kernel:
     """The no-U-turn kernel.
 
     Args:
@@ -399,13 +401,18 @@ def nuts(max_depth: int = 10, jitter: float = 0.0) -> Kernel:
         jitter: each transition, of warm-up too, multiplies the step size by a number that it draws
             uniformly from 1 - jitter to 1 + jitter, so that no trajectory keeps in step with a
             period of the posterior.  ``fit.stats["step_size"]`` is the one that is multiplied.
+        step_size: "pooled": all chains draw with one, which they learnt together; "own": each with
+            the one that it learnt itself, for chains that may be in modes of different scales.
 
     Errors:
-        ValueError: ``max_depth`` is below 1, or ``jitter`` not within [0, 1).
+        ValueError: ``max_depth`` is below 1, ``jitter`` not within [0, 1), or ``step_size`` another
+            word.
     """
     if max_depth < 1:
         raise ValueError(f"nuts: max_depth must be at least 1, not {max_depth}")
     if not 0.0 <= jitter < 1.0:
         raise ValueError(f"nuts: jitter must be at least 0 and below 1, not {jitter}")
+    if step_size not in ("pooled", "own"):
+        raise ValueError(f"nuts: step_size is 'pooled' or 'own', not {step_size!r}")
     move = partial(step, max_depth=max_depth, jitter=jitter)
-    return Kernel(init, move, "NUTS", max_depth, jitter)
+    return Kernel(init, move, "NUTS", max_depth, jitter, own_steps=step_size == "own")

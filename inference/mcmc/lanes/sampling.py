@@ -68,14 +68,16 @@ def sample_lanes(
     parameters: Parameters | None = None,
     target: float | None = TARGET,
     metric: Form = "auto",
+    own_steps: bool = False,
     thin: int | None = 1,
     progress: Watcher | None = None,
     store: Store | None = None,
 ) -> Samples:
     """Run warm-up and sampling from u0 [chains, d + m]; arguments and errors are ``sample``'s.
 
-    Each chain learns its own step size, and samples with the median of all; the metric is learnt
-    from all.  Between two windows of warm-up chains do not wait for each other.
+    Each chain learns its own step size, and samples with the median of all or, with ``own_steps``,
+    with its own; the metric is learnt from all.  Between two windows of warm-up chains do not wait
+    for each other.
 
     Args:
         target: None: ``CALM``, raised to ``CAREFUL`` where warm-up meets divergences.
@@ -97,8 +99,8 @@ def sample_lanes(
             if run.at.done < end:
                 run.advance(end, warmup + draws, warming=True)
                 made, run.pieces = joined(run.pieces), []
-                learnt = _learnt(run.at, made, end / warmup, metric, raising=target is None)
-                run.at = _reported(learnt, made)
+                how: dict[str, Any] = {"raising": target is None, "own_steps": own_steps}
+                run.at = _reported(_learnt(run.at, made, end / warmup, metric, **how), made)
                 if store is not None:
                     store.offer(partial(_content, run.at, run.pieces))
         run.advance(warmup + draws * run.at.thin, warmup + draws * run.at.thin)
@@ -228,14 +230,15 @@ def _started(
 
 
 def _learnt(
-    at: Progressed, made: Advance, share: float, form: Form, *, raising: bool
+    at: Progressed, made: Advance, share: float, form: Form, *, raising: bool, own_steps: bool
 ) -> Progressed:
-    """After a window that ends this share of warm-up: a new metric, or the final step size.
+    """After a window that ends this share of warm-up: a new metric, or the final step sizes.
 
     The last window is too short to learn a metric from, and leaves it as it is.
     """
     if share == 1.0:
-        sizes = step_sizes(settled(at.chains.step_sizes))
+        found = at.chains.step_sizes
+        sizes = step_sizes(found.log_average.exp() if own_steps else settled(found))
         return at._replace(chains=at.chains._replace(step_sizes=sizes))
     d = len(at.metric.root)
     held = made
