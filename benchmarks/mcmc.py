@@ -36,7 +36,7 @@ from peers.posteriors import POSTERIORS
 from peers.programs import built, content
 from peers.runner import CHAINS, STAGES
 
-from pushforward.inference.results.fit import import_arviz
+from pushforward.inference.results.foreign import import_arviz
 from pushforward.inference.runs.start import starting_points
 from pushforward.models.posteriordb import POSTERIORS as OF_POSTERIORDB
 from pushforward.models.posteriordb.comparison import scores

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .examples.eight_schools import SCHOOLS, EightSchools
 from .inference import Fit
-from .inference.results.fit import import_arviz
+from .inference.results.foreign import import_arviz
 from .semantics import Report
 
 _STYLE = """

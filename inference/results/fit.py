@@ -19,7 +19,9 @@ from ...ppl.errors import DataError, located
 from ...ppl.interpretations.recorder import Recorder
 from ...ppl.language.handlers import split_name
 from ...ppl.tensors.decompositions import NO_DECOMPOSITION
+from .foreign import import_arviz
 from .labels import as_they_are, labelled, named_dimensions, portable
+from .loo import Loo, leave_one_out
 
 if TYPE_CHECKING:
     import arviz
@@ -169,6 +171,14 @@ class Fit:
         first = ["mean", "sd", *_QUANTILES]
         return table[first + [c for c in table.columns if c not in first and "hdi" not in c]]
 
+    def loo(self) -> Loo:
+        """How well each observation is predicted by the others.
+
+        Errors:
+            DataError: the fit holds no log likelihood.
+        """
+        return leave_one_out(self.log_likelihood)
+
     def warnings(self) -> list[str]:
         """What a reader should know before believing these draws; empty if nothing."""
         found = list(self.notes)
@@ -238,14 +248,6 @@ def _shown(shapes: dict[str, list[int]]) -> list[str]:
         for (_, shape), names in groups.items()
         for names in ([names] if len(names) > 2 else [[name] for name in names])
     ]
-
-
-def import_arviz() -> Any:
-    """ArviZ, imported where it is needed: it takes seconds, and announces its next version."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        import arviz
-    return arviz
 
 
 def _halved(fit: Fit) -> Fit:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .fit import import_arviz
+from .foreign import import_arviz
 
 TRUSTED = 0.7  # k-hat above it: Vehtari et al. (arXiv 1507.02646)
 ALIKE = 1e-6  # weights that differ by less have no tail
+LEVEL = 0.05  # of the draws: where as many share the largest weight, no tail goes beyond it
 
 
 class Smoothed(NamedTuple):
@@ -33,8 +34,9 @@ class Smoothed(NamedTuple):
 def smoothed(log_weights: Tensor) -> Smoothed:
     """Pareto smoothed importance weights from the logs of raw ones [n].
 
-    Weights that are alike are left as they are, and have a k-hat of zero; if none is positive it is
-    infinite, and they are NaN.
+    Weights that are alike are left as they are, and have a k-hat of zero; so have weights of few
+    values, the largest of which many draws share.  If none is positive it is infinite, and they are
+    NaN.
 
     Source: Vehtari, Simpson, Gelman, Yao and Gabry (arXiv 1507.02646), by ArviZ.
     """
@@ -43,7 +45,7 @@ def smoothed(log_weights: Tensor) -> Smoothed:
     if total == -np.inf:
         return Smoothed(torch.full((len(given),), torch.nan), np.inf, -np.inf, np.inf)
     normalised, k_hat = given - total, 0.0
-    if np.ptp(given) > ALIKE:
+    if np.mean(given > given.max() - ALIKE) < LEVEL:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             normalised, k_hat = import_arviz().psislw(given.copy())

@@ -30,7 +30,8 @@ from ...ppl.language.effects import Message, is_deterministic, is_draw
 from ...ppl.language.handlers import Sealed, Untracing
 from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.seeds import seeded
-from .fit import CHUNK, Fit, import_arviz
+from .fit import CHUNK, Fit
+from .foreign import import_arviz
 from .labels import portable
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ...inference import Fit
-from ...inference.results.fit import import_arviz
+from ...inference.results.foreign import import_arviz
 from .files import content
 
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}

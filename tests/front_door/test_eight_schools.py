@@ -16,7 +16,7 @@ from pushforward import demo
 from pushforward.examples import tiny
 from pushforward.examples.eight_schools import eight_schools, load
 from pushforward.inference import MCMC, Fit, nuts
-from pushforward.inference.results.fit import import_arviz
+from pushforward.inference.results.foreign import import_arviz
 from pushforward.ppl import condition
 
 DATA = load()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pushforward.inference.mcmc.convergence import effective_size, r_hat
-from pushforward.inference.results.fit import import_arviz
+from pushforward.inference.results.foreign import import_arviz
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -19,7 +19,7 @@ from pushforward.errors import (
     ZeroMassError,
 )
 from pushforward.inference import ADVI, MCMC, SMC, Fit, hmc, log_likelihood, nuts, predict
-from pushforward.inference.results.fit import import_arviz
+from pushforward.inference.results.foreign import import_arviz
 from pushforward.inference.results.labels import portable
 from pushforward.inference.runs.progress import Progress
 from pushforward.ppl import condition, deterministic, observe, plate, program, sample, scope

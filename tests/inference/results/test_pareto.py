@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.normals import numbers
 
-from pushforward.inference.results.fit import import_arviz
+from pushforward.inference.results.foreign import import_arviz
 from pushforward.inference.results.pareto import smoothed
 
 

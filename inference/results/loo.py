@@ -1,0 +1,95 @@
+"""Leave-one-out cross-validation: how well each observation is predicted by the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...ppl.errors import DataError, located
+from .pareto import TRUSTED, smoothed
+
+
+@dataclass(frozen=True)
+class Loo:
+    """The log density of each observation under the posterior of all others, [*shape] by site.
+
+    ``k_hat``: how heavy the tail of its importance weights is; above 0.7 an entry is not believed.
+    ``fitted``: its log density under the posterior of all.
+    """
+
+    pointwise: dict[str, Tensor]
+    k_hat: dict[str, Tensor]
+    fitted: dict[str, Tensor]
+
+    @property
+    def elpd(self) -> float:
+        """The sum over the observations that have one."""
+        return float(self._known(self.pointwise).sum())
+
+    @property
+    def error(self) -> float:
+        """The standard error of ``elpd``, for observations that are alike."""
+        known = self._known(self.pointwise)
+        return float(known.std() * math.sqrt(len(known))) if len(known) > 1 else math.nan
+
+    @property
+    def parameters(self) -> float:
+        """The effective number of parameters: what is lost by leaving out."""
+        return float(self._known(self.fitted).sum()) - self.elpd
+
+    def _known(self, values: Mapping[str, Tensor]) -> Tensor:
+        kept = [values[name][x.isfinite()] for name, x in self.pointwise.items()]
+        return torch.cat([x.reshape(-1) for x in kept])
+
+    def warnings(self) -> list[str]:
+        """The observations that are not to be believed, one by one."""
+        found = []
+        for name, each in self.pointwise.items():
+            for index in np.ndindex(*each.shape):
+                entry = f"{name}{list(index)}" if index else name
+                if not math.isfinite(float(each[index])):
+                    found.append(f"{entry} is impossible at some draws: it is left out of the sum")
+                elif float(self.k_hat[name][index]) > TRUSTED:
+                    k_hat = float(self.k_hat[name][index])
+                    found.append(f"{entry} has a k-hat of {k_hat:.2f}: fit the model without it")
+        return found
+
+    def __repr__(self) -> str:
+        lines = [f"elpd {self.elpd:.2f} +- {self.error:.2f}, {self.parameters:.2f} parameters"]
+        return "\n".join([*lines, *(f"  {line}" for line in self.warnings())])
+
+
+def leave_one_out(log_likelihood: Mapping[str, Tensor]) -> Loo:
+    """By Pareto smoothed importance sampling from the posterior of all, [chains, draws, *shape].
+
+    A constant observation is what it is, and one that takes few values has no tail.
+
+    Source: Vehtari, Gelman and Gabry (arXiv 1507.04544).
+
+    Errors:
+        DataError: there is no log likelihood.
+    """
+    if not log_likelihood:
+        what = "the fit holds no log likelihood to leave observations out of"
+        raise DataError(located(what, hint="observe data at named sites, within the model"))
+    parts: tuple[dict[str, Tensor], ...] = ({}, {}, {})
+    for name, logs in log_likelihood.items():
+        rows = logs.detach().double().flatten(0, 1)
+        entries = [_left_out(row) for row in rows.reshape(len(rows), -1).T]
+        for part, values in zip(parts, zip(*entries, strict=True), strict=True):
+            part[name] = torch.tensor(values, dtype=torch.float64).reshape(rows.shape[1:])
+    return Loo(*parts)
+
+
+def _left_out(logs: Tensor) -> tuple[float, float, float]:
+    """Of one observation, by its log densities at the draws: left out, k-hat, and fitted."""
+    fitted = float(torch.logsumexp(logs, 0)) - math.log(len(logs))
+    if not bool(logs.isfinite().all()):
+        return (math.nan if bool(logs.isnan().any()) else -math.inf), math.inf, fitted
+    weights = smoothed(-logs)
+    return float(torch.logsumexp(logs + weights.log_weights, 0)), weights.k_hat, fitted
