@@ -13,14 +13,17 @@ from pyro.distributions import (
     DiscreteHMM,
     ExpandedDistribution,
     MaskedDistribution,
+    MaskedMixture,
     NanMaskedMultivariateNormal,
     NanMaskedNormal,
+    ZeroInflatedDistribution,
 )
 from torch import Tensor
 
 from ..tensors.logs import log_of, log_rest, logsumexp
 from .data import as_numbers
-from .points import filled
+from .masks import over_events
+from .points import filled, point_or_half
 from .repeated import Repeated
 from .validate import possible
 
@@ -191,6 +194,29 @@ def _mixture(distribution: Any, value: Tensor) -> Tensor:
     return logsumexp(parts + logs, -1)
 
 
+def _masked_mixture(distribution: Any, value: Tensor) -> Tensor:
+    """By the component of each batch element; the other sees a point of its own there."""
+    mask, events = distribution.mask, len(distribution.event_shape)
+    parts = []
+    for component, own in ((distribution.component0, ~mask), (distribution.component1, mask)):
+        elsewhere = point_or_half(component).to(value)
+        seen = torch.where(over_events(own, events, value), value, elsewhere)
+        parts.append(log_density(component, seen))
+    return torch.where(mask, parts[1], parts[0])
+
+
+def _zero_inflated(distribution: Any, value: Tensor) -> Tensor:
+    """Zero has the mass of the gate, and what the law inside gives it of the rest."""
+    if "gate" in vars(distribution):
+        gate, rest = log_of(distribution.gate), log_rest(distribution.gate)
+    else:
+        logits = distribution.gate_logits
+        gate, rest = (torch.nn.functional.logsigmoid(x) for x in (logits, -logits))
+    inner = rest + log_density(distribution.base_dist, value)
+    both = torch.stack(torch.broadcast_tensors(gate, inner))
+    return torch.where(value == 0, logsumexp(both), inner)
+
+
 # What torch clamps, always and only where probabilities are given; and what it cannot do in lanes.
 _ALWAYS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     torch.distributions.Bernoulli: _bernoulli,
@@ -199,8 +225,10 @@ _ALWAYS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     torch.distributions.Poisson: _poisson,
     Delta: _delta,
     DiscreteHMM: _discrete_hmm,
+    MaskedMixture: _masked_mixture,
     NanMaskedNormal: _nan_normal,
     NanMaskedMultivariateNormal: _nan_multivariate_normal,
+    ZeroInflatedDistribution: _zero_inflated,
 }
 _GIVEN_PROBS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     torch.distributions.Binomial: _binomial,

@@ -58,10 +58,10 @@ def filled(value: Any, mask: Any, distribution: Any) -> Any:
         seen = torch.tensor(False, device=value.device)  # refused where the site is scored
     nan = value.isnan().flatten(-events).any(-1) if events else value.isnan()
     dropped = over_events(nan & ~seen, events, value)
-    return torch.where(dropped, _point_or_half(distribution).to(value), value)
+    return torch.where(dropped, point_or_half(distribution).to(value), value)
 
 
-def _point_or_half(distribution: Any) -> Tensor:
+def point_or_half(distribution: Any) -> Tensor:
     """A point of a law, also where choices move its support; 1/2 where that is not known."""
     shape = distribution.batch_shape + distribution.event_shape
     try:
