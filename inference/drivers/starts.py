@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...ppl import draw
 from ...ppl.compile.potential import Potential
+from ...ppl.distributions.data import as_data
 from ...ppl.errors import DataError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.tensors.keys import fingerprint
@@ -19,15 +20,19 @@ from ..runs.paths import Target, pathfinder
 from ..runs.start import completed
 
 Init = Literal["random", "pathfinder"] | Mapping[str, Any] | Fit
+_WORDS = ("random", "pathfinder")
 
 TRIES = 25  # draws of a path's normal law, of which a chain starts at the first that it can
 
 
 def require_init(init: Init) -> None:
-    """Raise unless chains may be told so."""
-    if not isinstance(init, Mapping | Fit) and init not in ("random", "pathfinder"):
+    """Raise unless chains may be told so; values by site are looked at for being numbers."""
+    if isinstance(init, Mapping):
+        for name, value in init.items():
+            _real(name, value)
+    elif not isinstance(init, Fit) and not (isinstance(init, str) and init in _WORDS):
         kinds = "'random', 'pathfinder', values by site, or a fit"
-        raise ValueError(f"init is {kinds}, not {init!r}")
+        raise ValueError(located(f"init is {kinds}, not {init!r}"))
 
 
 def identity(init: Init) -> str:
@@ -46,7 +51,8 @@ def given_starts(
     another than that of the values.
 
     Errors:
-        DataError: a name is none of a latent of the density, or a value is not of its shape.
+        DataError: a name is none of a latent of the density, or a value is no tensor of real
+            numbers or not of its shape.
         SupportError: a value lies outside its support.
         InitializationError: the log density or its gradient is not finite there.
     """
@@ -58,7 +64,8 @@ def given_starts(
         if rewritten:
             hint = f"rewrite='auto' made the program another ({', '.join(rewritten)}), and {hint}"
             hint += ": leave rewrite out, or start by init='pathfinder'"
-        raise DataError(located(f"init: no latent site is called {', '.join(unknown)}", hint=hint))
+        names = ", ".join(map(str, unknown))
+        raise DataError(located(f"init: no latent site is called {names}", hint=hint))
     given = torch.full((chains, layout.size), torch.nan, dtype=layout.dtype)
     own = {name: _of_chains(name, x, blocks[name].shape, chains) for name, x in values.items()}
     anywhere, _ = layout.unpack(given.new_zeros(layout.size))
@@ -80,9 +87,22 @@ def _of_fit(fit: Fit, chains: int) -> dict[str, Tensor]:
     return {name: fit[name].flatten(0, 1).to(order.device)[chosen] for name in fit.latents}
 
 
+def _real(name: str, value: Any) -> Tensor:
+    """A value as a tensor of real numbers."""
+    what = f"init: {value!r} is no real number, and no tensor, array or list of such"
+    hint = "give the site's value for all chains, or a row of values: one for each chain"
+    try:
+        x = as_data(name, value)
+    except DataError as error:
+        raise DataError(located(what, site=name, hint=hint)) from error
+    if x.is_complex() or x.dtype == torch.bool:
+        raise DataError(located(what, site=name, hint=hint))
+    return x
+
+
 def _of_chains(name: str, value: Any, shape: torch.Size, chains: int) -> Tensor:
     """A value for each chain, [chains, *shape]."""
-    x = torch.as_tensor(value)
+    x = _real(name, value)
     if x.shape not in (shape, (chains, *shape)):
         what = f"init: a value of shape {list(x.shape)}"
         hint = f"give one of shape {list(shape)}, or {[chains, *shape]}: one for each chain"

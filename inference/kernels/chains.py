@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,18 @@ from .traces import Traced, traced
 
 REDUCIBLE = "the chain may be reducible, so move sites together, by block(...) or gibbs([...])"
 TRIES = 1000  # runs from the prior, until one has positive density
+LONG = 5.0  # seconds of the processor
 
 
 def start(p: Callback, *args: Any) -> Traced:
-    """A run from the prior whose density is positive.
+    """A run from the prior whose density is positive; the search warns after ``LONG`` seconds.
 
     Errors:
         InitializationError: a thousand runs had density zero, or one is NaN or infinite.
     """
-    for _ in range(TRIES):
+    hint, warned = "soften the observations, or use smc or annealed", False
+    began = time.process_time()
+    for tried in range(1, TRIES + 1):
         run = traced(p, {}, {}, *args, draws=None)
         assert run is not None  # nothing was given that could be impossible
         log_density = float(run.log_density)
@@ -41,8 +45,13 @@ def start(p: Callback, *args: Any) -> Traced:
             raise InitializationError(located(what, hint="check the scores and scales"))
         if log_density > -math.inf:
             return run._replace(drawn=frozenset())
+        if not warned and time.process_time() - began > LONG:
+            what = f"none of {tried} runs of {program_name(p)} from the prior has positive density"
+            what += f" until now, of {TRIES} that may be tried"
+            warnings.warn(located(what, hint=hint), RuntimeWarning, stacklevel=2)
+            warned = True
     what = f"none of {TRIES} runs of {program_name(p)} from the prior has positive density"
-    raise InitializationError(located(what, hint="soften the observations, or use smc or annealed"))
+    raise InitializationError(located(what, hint=hint))
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...ppl import draw
-from ...ppl.errors import InitializationError, located
+from ...ppl.errors import InitializationError, SupportError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.interpretations.mixed_density import MixedDensity
 from ...ppl.interpretations.starts import initial
@@ -23,33 +23,51 @@ def starting_points(density: LogDensity, chains: int, radius: float = 2.0) -> Te
 def mixed_starting_points(
     density: MixedDensity, values: Callable[[], dict[str, Tensor]], chains: int, radius: float = 2.0
 ) -> Tensor:
-    """Points [chains, d + m] of finite log density.
+    """Points [chains, d + m] of finite log density and gradient.
 
-    ``values`` draws finite latents by name, for each chain until there are continuous ones with
-    which they have a density.
+    ``values`` draws latents by name that have positive density.  A chain starts at the finite ones
+    of a draw, and at continuous ones that are uniform in a box about the origin, or else those of
+    the draw.
 
     Errors:
-        InitializationError: none of ``TRIES`` draws have.
+        InitializationError: neither will do, for ``DRAWN`` draws; and those of ``values``, at once.
     """
 
-    def start() -> Tensor:
-        numbers = density.numbers(values())
+    def started(drawn: dict[str, Tensor]) -> Tensor:
+        numbers = density.numbers(drawn)
         at = density.at(torch.cat([numbers.new_zeros(density.size), numbers]))
-        return torch.cat([starting_points(at, 1, radius)[0], numbers])
+        try:
+            u = _uniform(at, at, 1, radius, BOXED)[0]
+        except InitializationError as error:
+            u = _at_values(at, drawn, error)
+        return torch.cat([u, numbers])
 
     def tried() -> Tensor:
-        for _ in range(TRIES):
+        for _ in range(DRAWN):
+            drawn = values()
             try:
-                return start()
+                return started(drawn)
             except InitializationError as error:
                 last = error
-        what = f"no start in {TRIES} draws of the finite latents from their prior"
+        what = f"no start at the finite latents of {DRAWN} runs from the prior"
         raise InitializationError(f"{what}; at the last: {last}") from last
 
     return torch.stack([tried() for _ in range(chains)])
 
 
-TRIES = 20
+DRAWN, BOXED = 5, 20  # draws from the prior, and retries in the box for each
+
+
+def _at_values(density: LogDensity, values: dict[str, Tensor], error: Exception) -> Tensor:
+    """The point [d] of these values, if the density and its gradient are finite; or the error."""
+    try:
+        u = density.layout.pack({block.name: values[block.name] for block in density.layout.blocks})
+    except SupportError:
+        raise error from None
+    gradient, value = torch.func.grad_and_value(density)(u)
+    if not bool(value.isfinite() & gradient.isfinite().all()):
+        raise error
+    return u
 
 
 def completed(density: LogDensity, given: Tensor, radius: float = 2.0) -> Tensor:
@@ -85,7 +103,11 @@ def _filled(density: LogDensity, given: Tensor, chain: int, radius: float) -> Te
 
 
 def _uniform(
-    density: LogDensity, to_be_finite: Callable[[Tensor], Tensor], chains: int, radius: float
+    density: LogDensity,
+    to_be_finite: Callable[[Tensor], Tensor],
+    chains: int,
+    radius: float,
+    retries: int = 100,
 ) -> Tensor:
     dtype = density.layout.dtype
     bound = torch.tensor(radius, dtype=dtype)
@@ -93,4 +115,6 @@ def _uniform(
     def draw_uniform(shape: tuple[int, ...]) -> Tensor:
         return draw(dist.Uniform(-bound, bound), shape, label="start").to(dtype)
 
-    return initial(density.layout, to_be_finite, chains, draw_uniform, radius, blame=density.blame)
+    return initial(
+        density.layout, to_be_finite, chains, draw_uniform, radius, retries, density.blame
+    )

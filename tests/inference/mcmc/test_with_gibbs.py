@@ -15,14 +15,17 @@ from torch import Tensor
 
 from pushforward import dist, draw, factor, observe, plate, program, sample
 from pushforward.inference import MCMC
+from pushforward.inference.kernels import chains as kernel_chains
+from pushforward.inference.kernels.chains import start as prior_run
 from pushforward.inference.mcmc import Parameters, State, chees, hmc, nuts, with_gibbs
 from pushforward.inference.mcmc.convergence import effective_size
 from pushforward.inference.mcmc.lanes.engine import Chains, Engine, Metric, step_sizes
 from pushforward.inference.mcmc.within_gibbs import of_sizes, swept
-from pushforward.ppl import marginal
+from pushforward.inference.runs.start import mixed_starting_points
+from pushforward.ppl import marginal, seeded
 from pushforward.ppl.compile.folding import fold
 from pushforward.ppl.compile.lanes.function import LaneFunction
-from pushforward.ppl.errors import UnsupportedDistributionError
+from pushforward.ppl.errors import InitializationError, UnsupportedDistributionError
 from pushforward.ppl.interpretations.log_density import LogDensity
 from pushforward.ppl.interpretations.mixed_density import MixedDensity
 from pushforward.ppl.tensors.capture import capture_vector
@@ -378,3 +381,73 @@ def test_what_it_does_not_take() -> None:
             MCMC(with_gibbs(), progress=False, **options).run(mixture)
     with pytest.raises(UnsupportedDistributionError, match="with_gibbs"):
         MCMC(progress=False).run(mixture)
+
+
+# ------------------------------------------------------------------------------------------ starts
+
+
+def starting(p: Any, seed: int) -> Tensor:
+    density = MixedDensity(p)
+    with seeded(seed):
+        u = mixed_starting_points(density, lambda: prior_run(p).choices, 6)
+    assert bool(torch.stack([density(row) for row in u]).isfinite().all())
+    return u
+
+
+def confined(low: float, scale: float, shape: tuple[int, ...]) -> Any:
+    """Continuous latents with no density within the box of random starts."""
+
+    @program
+    def p() -> None:
+        z = sample("z", dist.Bernoulli(0.5))
+        x = sample("x", dist.Normal(0.0, scale).expand(shape).to_event(len(shape)))
+        a = sample("a", dist.LogNormal(0.0, scale))
+        inside = (x.abs() > low).all() & (a > low) & (z > 0)
+        factor("f", torch.where(inside, 0.0, -torch.inf))
+
+    return p
+
+
+@pytest.mark.parametrize(
+    ("low", "scale", "shape"), [(9.0, 9.0, ()), (20.0, 30.0, (2,)), (50.0, 60.0, (1, 2))]
+)
+def test_chains_start_at_runs_from_the_prior_where_the_box_has_no_density(
+    low: float, scale: float, shape: tuple[int, ...]
+) -> None:
+    u = starting(confined(low, scale, shape), 0)
+    assert bool((u[:, -1] == 1.0).all())
+    assert bool((u[:, : math.prod(shape)].abs() > low).all())
+
+
+def test_a_start_that_may_be_in_the_box_is_there() -> None:
+    assert bool((starting(chosen, 1)[:, :1].abs() < 2.0).all())
+
+
+def test_a_hopeless_start_fails_after_a_thousand_runs() -> None:
+    runs = []
+
+    @program
+    def never() -> None:
+        runs.append(1)
+        z = sample("z", dist.Bernoulli(0.5))
+        x = sample("x", dist.Normal(z, 1.0))
+        factor("f", torch.where(x > 1e6, 0.0, -torch.inf))
+
+    with pytest.raises(
+        InitializationError, match=r"none of 1000 runs of .*never from.*test_with_gibbs"
+    ):
+        MCMC(with_gibbs(), progress=False).run(never)
+    assert len(runs) < 1100
+
+
+def test_a_long_search_for_a_start_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_chains, "LONG", -1.0)
+
+    @program
+    def seldom() -> None:
+        z = sample("z", dist.Bernoulli(0.05))
+        factor("f", torch.where(z > 0, 0.0, -torch.inf))
+
+    with pytest.warns(RuntimeWarning, match=r"none of 1 runs of .*seldom from .* of 1000") as told:
+        prior_run(seldom)
+    assert len(told) == 1

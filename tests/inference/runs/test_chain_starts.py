@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
@@ -128,6 +129,34 @@ def test_wrong_values_are_refused(init: Any, error: type[Exception], said: str) 
         MCMC(init=init, **SHORT).run(OBSERVED, X)
 
 
+# Members of the class of values that are no real numbers, alone and among such.
+NO_NUMBERS: list[Any] = [
+    *("a", None, 1j, True, {}, object(), lambda: 1.0, (1.0, "a", 2.0), [[1.0], [1.0, 2.0]]),
+    *(torch.tensor(1j), torch.tensor([True, False, True]), np.array(["a", "b", "c"])),
+    *([None] * 3, [0.5, None, 1.0], b"1.0"),
+]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_values_that_are_no_numbers_are_refused_by_name(value: Any) -> None:
+    with pytest.raises(DataError, match=r"init: .* is no real number.*site 'b'.*one for each"):
+        MCMC(init={"a": 0.5, "b": value}, **SHORT).run(OBSERVED, X)
+
+
+@pytest.mark.parametrize(
+    "value", [1, 0.5, np.float32(2.0), np.array([1, 2, 3]), [0.5, 1.0, 2.0], (1, 2, 3)]
+)
+def test_values_that_are_numbers_are_not(begun: list[Tensor], value: Any) -> None:
+    MCMC(init={"a": 0.5, "b": value}, **SHORT).run(OBSERVED, X)
+    expected = torch.as_tensor(value).float().expand(3)
+    torch.testing.assert_close(begun[0][:, 1].exp(), expected)
+
+
+def test_names_that_are_no_words_are_refused() -> None:
+    with pytest.raises(DataError, match=r"no latent site is called 3.*the latents are a, b"):
+        MCMC(init={3: 0.5}, **SHORT).run(OBSERVED, X)  # type: ignore[dict-item]
+
+
 # -------------------------------------------------------------------------------------------- fits
 
 
@@ -246,10 +275,10 @@ def test_kernels_on_traces_take_no_init() -> None:
 
 
 def test_an_init_is_a_word_values_or_a_fit() -> None:
-    with pytest.raises(
-        ValueError, match="init is 'random', 'pathfinder', values by site, or a fit"
-    ):
-        MCMC(init="prior")  # type: ignore[arg-type]
+    said = r"init is 'random', 'pathfinder', values by site, or a fit, .*test_chain_starts"
+    for init in ("prior", True, None, 0.5, ["random"], torch.zeros(3), line, [("a", 0.5)]):
+        with pytest.raises(ValueError, match=said):
+            MCMC(init=init)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["pathfinder", "values", "fit"])
