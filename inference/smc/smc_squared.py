@@ -21,7 +21,7 @@ from ...ppl.language.handlers import Proposing, Sampling, Untracing, Weighing
 from ...ppl.language.program import Callback, Program, program_name, signature
 from ...ppl.tensors.hidden import is_hidden
 from ...ppl.tensors.keys import Bookkeeping
-from .particle_filter import Filtering
+from .filtering import Filtering
 from .population import Population, collapse
 from .resampling import Scheme, resample, systematic
 

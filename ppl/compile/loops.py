@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,9 @@ def compiled(p: Callback, notify: Notify | None = None) -> Program:
     exact evaluator sees p itself), where ``until`` may stop them, and where gradients of the
     arguments are followed; also, with a warning, where they look at their arguments in Python, or
     where a carry changes its shape.
+
+    A particle filter is one loop of lane code where it can be, on a CPU.  It draws by a generator
+    of its own, for which a key is drawn from torch's.
 
     What is closed over may change between runs: it is compiled anew then.  What often changes is
     better passed as an argument.
@@ -74,6 +78,7 @@ class Machine(Handler, Unkeyed):
         super().__init__()
         self.notify = notify
         self.known: dict[Hashable, Code | None] = {}
+        self.whole: dict[Hashable, Callback | None] = {}
         self.tracing = False
 
     def _process_message(self, msg: Message) -> None:
@@ -81,9 +86,16 @@ class Machine(Handler, Unkeyed):
             if msg["type"] == "sample" and not is_draw(msg) and _heard():
                 raise _Heard
             return
-        if msg["type"] not in ("loop", "vmap") or not _unobserved() or _followed(msg["args"]):
+        quick = (
+            getattr(msg["infer"].get("program"), "quick", None) if msg["type"] == "call" else None
+        )
+        if msg["type"] not in ("loop", "vmap") and quick is None:
             return
-        if msg["type"] == "vmap":
+        if not _unobserved() or _followed(msg["args"]):
+            return
+        if quick is not None:
+            found = self._whole(quick, msg["infer"]["program"], msg["args"])
+        elif msg["type"] == "vmap":
             found = self._lanes(msg["infer"]["lanes"], msg["fn"], msg["args"])
         else:
             found = self._loop(msg["infer"]["loop"], *msg["args"])
@@ -93,6 +105,24 @@ class Machine(Handler, Unkeyed):
     def _postprocess_message(self, msg: Message) -> None:
         if self.tracing and msg["type"] == "sample" and not msg["is_observed"]:
             msg["value"] = spoilt(msg["fn"], msg["value"])
+
+    def _whole(self, quick: Callback, fn: Callback, args: tuple[Any, ...]) -> tuple[Any] | None:
+        """The result of a program that knows how to be quick, in a tuple, or None."""
+        key = (Contents()((fn, _surroundings())), _kind(args))
+        with torch.no_grad(), self._tracing():
+            if key not in self.whole:
+                with torch.random.fork_rng(devices=[]):
+                    self.whole[key] = quick(args, self.notify)
+            code = self.whole[key]
+            return None if code is None else (code(*args),)
+
+    @contextmanager
+    def _tracing(self) -> Iterator[None]:
+        self.tracing = True
+        try:
+            yield
+        finally:
+            self.tracing = False
 
     def _lanes(self, lanes: Lanes, run: Callback, args: tuple[Any, ...]) -> tuple[Any] | None:
         """The result of a vmap in a tuple, or None."""

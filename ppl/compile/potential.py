@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 from ..tensors.capture import capture, capture_vector, value_and_gradient
 from ..tensors.decompositions import OF_BATCHES
 from ..tensors.turns import Loops
+from .agreement import Reference, agrees
 from .cache import compiler
 from .folding import fold
 from .inductor import Call, Notify, compile_graph
@@ -24,7 +25,6 @@ from .lanes.rewrites import rewritten
 from .lanes.translation import Unsupported
 
 Density = Callable[..., Tensor]
-Reference = Callable[..., tuple[Tensor, ...]]
 
 
 class Potential:
@@ -119,7 +119,7 @@ def _in_lanes(
         warnings.warn(f"no lane code: {what}", RuntimeWarning, stacklevel=3)
         return None
     itself: Reference = partial(value_and_gradient, density) if looped else graph
-    if not _agrees(function, itself, u, *rest):
+    if not agrees(function, itself, u, *rest):
         if looped:
             say("unrolling loops: kept as one step, they are not the program itself")
             return _in_lanes(density, u, *rest, say=say, loops=False)
@@ -136,45 +136,3 @@ def _graph(density: Density, u: Tensor, *rest: Tensor, loops: bool) -> GraphModu
     for loop in graph.meta["loops"].kept:
         loop.step, loop.back = rewritten(fold(loop.step)), rewritten(fold(loop.back))
     return graph
-
-
-def _agrees(function: LaneFunction, itself: Reference, u: Tensor, *rest: Tensor) -> bool:
-    """Whether the first lane's results are those of the function itself, but for rounding.
-
-    What rounding may do is seen by moving the point by a few units of its last place.
-    """
-    found = [x[0] for x in function(u[:1], *rest)]
-    try:
-        first = itself(u[0], *rest)
-        if all(map(_equal, found, first)):
-            return True
-        unit = torch.finfo(u.dtype).eps * (1.0 + u[0].abs())
-        near = [first, *(itself(u[0] + k * unit, *rest) for k in (-3, -1, 1, 2))]
-    except (RuntimeError, TypeError):  # a graph that torch itself cannot run
-        return False
-    pairs = zip(found, zip(*near, strict=True), strict=True)
-    return all(_close(x, torch.stack(each).to(x.dtype)) for x, each in pairs)
-
-
-def _equal(found: Tensor, first: Tensor) -> bool:
-    """Whether two results are finite and agree to half of their digits, on the scale of all."""
-    loss = torch.finfo(found.dtype).eps ** 0.5
-    scale = first.abs().max() if first.numel() else 0.0
-    return bool((first.isfinite() & ((found - first).abs() <= loss * scale)).all())
-
-
-def _close(found: Tensor, near: Tensor) -> bool:
-    """Whether a result is the first of those nearby, but for a hundred times what they vary."""
-    if not found.numel():
-        return True
-    same = (found == near[0]) | (found.isnan() & near[0].isnan())
-    if not bool(near.isfinite().all()):  # rounding may decide whether there is a density
-        return bool(same.all()) or _differ(near.isfinite())
-    scale = near[0].abs().max()
-    spread = (near - near[0]).abs().amax(0)
-    loss = torch.finfo(found.dtype).eps ** 0.5
-    return bool((same | ((found - near[0]).abs() <= loss * scale + 100.0 * spread)).all())
-
-
-def _differ(rows: Tensor) -> bool:
-    return bool((rows != rows[0]).any())

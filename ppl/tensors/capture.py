@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -84,17 +84,29 @@ def capture_vector(
     ``meta`` holds them, as ``Loops``.  Otherwise as ``capture``.
     """
 
-    def one(u: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        with DataStayReal():
-            return value_and_gradient(density, u, *rest)
+    with KEEPING.collected(loops) as found:
+        graph = capture_values(partial(value_and_gradient, density), u, *rest)
+    graph.meta["loops"] = found
+    return graph
 
-    with refusing(), KEEPING.collected(loops) as found:
-        graph = traced(one, _core())(u, *rest)
+
+def capture_values(function: Callable[..., tuple[Tensor, ...]], *example: Tensor) -> GraphModule:
+    """Trace a function of tensors into a graph of few kinds of operations.
+
+    Errors:
+        As of ``capture``.
+    """
+
+    def one(*given: Tensor) -> tuple[Tensor, ...]:
+        with DataStayReal():
+            return function(*given)
+
+    with refusing():
+        graph = traced(one, _core())(*example)
     if not _made_functional(graph):  # not while the program runs, whose modes it breaks
         functional = torch.func.functionalize(graph)
-        graph = traced(functional, _core())(u, *rest)
+        graph = traced(functional, _core())(*example)
     _detach_constants(graph)
-    graph.meta["loops"] = found
     return graph
 
 
@@ -350,6 +362,9 @@ class Unread(TorchFunctionMode):
             return (args[0][..., None] == classes).long()  # torch looks whether all are in range
         if func is Tensor.__getitem__ and any(map(_is_place, _as_tuple(args[1]))):
             return _entry(args[0], _as_tuple(args[1]))
+        if (read := _READS.get(getattr(func, "__name__", ""))) is not None:
+            if any(map(_is_place, (*args[1:], *(kwargs or {}).values()))):
+                return read(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
@@ -381,6 +396,26 @@ def _entry(x: Tensor, index: tuple[Any, ...]) -> Tensor:
             x = x.index_select(dim, place).squeeze(dim)
             del rest[k]
     return x[tuple(rest)] if rest else x
+
+
+def _taken(x: Tensor, index: Tensor) -> Tensor:
+    return _entry(x.flatten(), (index,))
+
+
+def _selected(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    return _entry(x, (*(slice(None),) * (dim % x.ndim), index))
+
+
+def _index_selected(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    return x.index_select(dim, index.reshape(1))
+
+
+# How entries are read at one traced whole number, by the names of torch.
+_READS: dict[str, Callable[..., Tensor]] = {
+    "take": _taken,
+    "select": _selected,
+    "index_select": _index_selected,
+}
 
 
 def _dims(index: Any) -> int:

@@ -129,8 +129,8 @@ def _function(
 
 
 def _typed(t: Translation) -> Iterator[tuple[str, str]]:
-    for k in range(t.inputs - 1):
-        yield f"rest{k + 1}", "REAL"
+    for k, dtype in enumerate(t.inputs[1:]):
+        yield f"rest{k + 1}", "REAL" if dtype.is_floating_point else _WHOLE[str(dtype)]
     for name, table in t.tables.items():
         yield name, "REAL" if table.is_floating_point() else _WHOLE[str(table.dtype)]
 
@@ -357,8 +357,7 @@ def _all_lanes(size: int, sizes: list[int]) -> str:
     for k, n in enumerate(sizes):
         stores.append(
             f"        for (long i = 0; i < {n}; i++)\n"
-            f"            std::memcpy(results[{k}] + i * count + first, &out[{place} + i],"
-            " some * sizeof(REAL));"
+            f"            stored(results[{k}] + i * count + first, out[{place} + i], some);"
         )
         place += n
     return f"""{SIGNATURE} {{

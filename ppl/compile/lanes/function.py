@@ -19,18 +19,19 @@ REALS = {torch.float64: "double", torch.float32: "float"}
 class LaneFunction:
     """``u [lanes, d], *rest -> results [lanes, ...]``, by the graph of ``u [d], *rest``.
 
-    Each coordinate is contiguous over lanes in its results, and quickest so in ``u``.
+    Each coordinate is contiguous over lanes in its results, and quickest so in ``u``.  Those of
+    ``rest`` that are whole numbers are places, all below ``places``.
 
     Errors:
         Unsupported: the graph has an operation that lane code does not know.
     """
 
-    def __init__(self, graph: GraphModule, u: Tensor, *rest: Tensor) -> None:
+    def __init__(self, graph: GraphModule, u: Tensor, *rest: Tensor, places: int = 0) -> None:
         if u.device.type != "cpu" or any(x.device.type != "cpu" for x in rest):
             raise Unsupported("a device that is no CPU")
-        if u.dtype not in REALS or any(x.dtype != u.dtype for x in rest):
+        if u.dtype not in REALS or any(x.dtype not in (u.dtype, torch.int64) for x in rest):
             raise Unsupported(f"inputs of {u.dtype}")
-        t = translate(graph, u.dtype)
+        t = translate(graph, u.dtype, places)
         output = next(node for node in graph.graph.nodes if node.op == "output")
         self._shapes = [tuple(result.meta["val"].shape) for result in output.args[0]]
         sizes = [torch.Size(shape).numel() for shape in self._shapes]
@@ -57,7 +58,7 @@ class LaneFunction:
         count = len(u)
         flat = [columns.new_empty(torch.Size(shape).numel(), count) for shape in self._shapes]
         shared = [x.contiguous() for x in rest]
-        tables = _pointers([x.data_ptr() for x in shared] + self._addresses)
+        tables = self.tables(*shared)
         results = _pointers([x.data_ptr() for x in flat])
         work = _aligned(columns, self._work)
         self._call(count, columns.data_ptr(), tables, results, work.data_ptr())
@@ -71,9 +72,9 @@ class LaneFunction:
         """Of the function in memory: (count, vectors, tables, results, work)."""
         return ctypes.cast(self._call, ctypes.c_void_p).value or 0
 
-    def tables(self) -> ctypes.Array[ctypes.c_void_p]:
-        """Its argument of that name, if it takes a vector alone."""
-        return _pointers(self._addresses)
+    def tables(self, *rest: Tensor) -> ctypes.Array[ctypes.c_void_p]:
+        """Its argument of that name, for further tensors that are contiguous and stay alive."""
+        return _pointers([x.data_ptr() for x in rest] + self._addresses)
 
     def work(self) -> Tensor:
         """Memory for one call of it at a time."""

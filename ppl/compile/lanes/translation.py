@@ -104,6 +104,15 @@ def constant(x: float | bool, shape: Shape = ()) -> Value:
     return Value(shape, lambda i: Number(float(x), isinstance(x, bool)), isinstance(x, bool), whole)
 
 
+def known_places(table: str, shape: Shape, bounds: tuple[int, int]) -> Value:
+    """The whole numbers of a table, all within bounds."""
+
+    def place(i: At) -> Index:
+        return of_atom(Entry(table, flat(i, shape), bounds))
+
+    return Value(shape, lambda i: Counted(place(i)), place=place)
+
+
 def axes(shape: Shape) -> tuple[Var, ...]:
     """New variables, one for each dimension."""
     return tuple(map(Var, shape))
@@ -132,7 +141,7 @@ class Translation:
     """The statements so far, and the tables that they read."""
 
     dtype: torch.dtype
-    inputs: int = 0
+    inputs: list[torch.dtype] = field(default_factory=list)  # their types, the vector's first
     statements: list[Statement] = field(default_factory=list)
     tables: dict[str, Tensor] = field(default_factory=dict)
     values: dict[Node, Value | Scatter] = field(default_factory=dict)
@@ -162,13 +171,8 @@ class Translation:
             self.tables[name] = x
             return Value(shape, lambda i: Shared(name, flat(i, shape), True), True)
         if not x.is_floating_point():
-            bounds = int(x.min()), int(x.max())
             self.tables[name] = x.long()
-
-            def place(i: At) -> Index:
-                return of_atom(Entry(name, flat(i, shape), bounds))
-
-            return Value(shape, lambda i: Counted(place(i)), place=place)
+            return known_places(name, shape, (int(x.min()), int(x.max())))
         if torch.promote_types(x.dtype, self.dtype) != self.dtype:
             raise Unsupported(f"{x.dtype} beside {self.dtype}")
         self.tables[name] = x.to(self.dtype)

@@ -13,6 +13,11 @@ INLINE V least(V a, V b) { return pick((a < b) | (a != a), a, b); }
 INLINE V absolute(V x) { return pick(x < 0, -x, x + splat(0)); }
 INLINE V sign_of(V x) { return pick(x > 0, splat(1), pick(x < 0, splat(-1), splat(0))); }
 
+INLINE void stored(REAL *to, V x, long some) {
+    if (some == LANES) std::memcpy(to, &x, sizeof x);
+    else std::memcpy(to, &x, some * sizeof(REAL));
+}
+
 template <class F> INLINE V each(F f, V x) {
     V y;
     for (int l = 0; l < LANES; l++) y[l] = f(x[l]);

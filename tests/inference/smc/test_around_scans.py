@@ -248,7 +248,7 @@ def test_a_random_function_before_the_scan_is_refused() -> None:
 
 def test_a_draw_that_is_made_anew_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: a filter that does not hold the draws."""
-    module = importlib.import_module("pushforward.inference.smc.particle_filter")
+    module = importlib.import_module("pushforward.inference.smc.filtering")
     monkeypatch.setattr(module, "is_draw", lambda msg: False)
 
     @program

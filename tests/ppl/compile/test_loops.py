@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import shutil
@@ -68,6 +69,13 @@ def machine_code() -> None:
         pytest.skip("Inductor needs a C++ compiler")
 
 
+@pytest.fixture
+def by_inductor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without lane code, in which filters have a generator of their own."""
+    module = importlib.import_module("pushforward.inference.smc.particle_filter")
+    monkeypatch.setattr(module, "quick", lambda *about: None)
+
+
 @program
 def walk(ys: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
     """A state-space model that returns its last state and its path."""
@@ -107,6 +115,7 @@ def same(p: Callable[..., Any], *args: Any) -> Any:
 # ------------------------------------------------------------------------------------- same results
 
 
+@pytest.mark.usefixtures("by_inductor")
 @pytest.mark.parametrize("scheme", [systematic, multinomial, stratified])
 def test_a_particle_filter(scheme: Any, graphs: list[Any]) -> None:
     population = same(particle_filter(walk, 50, scheme), YS, torch.tensor(0.9).double())
@@ -114,7 +123,7 @@ def test_a_particle_filter(scheme: Any, graphs: list[Any]) -> None:
     assert len(graphs) == 4  # before the loop, its first step, all others, and after it
 
 
-@pytest.mark.usefixtures("machine_code")
+@pytest.mark.usefixtures("machine_code", "by_inductor")
 def test_a_particle_filter_as_machine_code() -> None:
     phi = torch.tensor(0.9).double()
     population = same(particle_filter(walk, 1000), YS, phi)
@@ -143,6 +152,7 @@ def test_the_kalman_evidence_with_up_to_a_hundred_thousand_particles() -> None:
         assert 10 / 4.5 < many / few < 45
 
 
+@pytest.mark.usefixtures("by_inductor")
 def test_outputs_are_those_of_each_line() -> None:
     values, paths = same(particle_filter(walk, 20), YS, UNIT).values
     assert torch.equal(values, paths[:, -1])
@@ -192,6 +202,7 @@ def test_a_carry_that_changes_its_kind_once(graphs: list[Any]) -> None:
     assert len(graphs) == 1
 
 
+@pytest.mark.usefixtures("by_inductor")
 def test_data_that_are_stacked() -> None:
     @program
     def model() -> Tensor:
@@ -331,6 +342,7 @@ def test_shapes_and_dtypes_have_their_own_code(graphs: list[Any]) -> None:
 # ------------------------------------------------------------------------------ where it steps back
 
 
+@pytest.mark.usefixtures("by_inductor")
 def test_an_exact_evaluator_sees_the_program_itself(graphs: list[Any]) -> None:
     rows = torch.tensor([[0.9, 0.1], [0.2, 0.8]], dtype=torch.float64)
 
@@ -350,6 +362,7 @@ def test_an_exact_evaluator_sees_the_program_itself(graphs: list[Any]) -> None:
     assert graphs
 
 
+@pytest.mark.usefixtures("by_inductor")
 def test_code_that_only_draws_runs_where_handlers_listen(graphs: list[Any]) -> None:
     """A particle filter within a chain; a loop of named choices there is run as it is."""
 

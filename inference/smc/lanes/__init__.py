@@ -1,0 +1,1 @@
+"""Particle filters whose particles are vectors of lane code."""

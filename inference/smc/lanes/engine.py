@@ -1,0 +1,128 @@
+"""The engine of ``filter.cpp`` from Python: a particle filter's loop over time as one call."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ....ppl.compile.lanes.build import library
+from ....ppl.compile.lanes.function import REALS
+from ....ppl.compile.lanes.header import header
+from ..resampling import Scheme, multinomial, stratified, systematic
+from .code import Code
+from .particle import Particle
+
+FOLDER = Path(__file__).parent
+SCHEMES: dict[Scheme, int] = {systematic: 0, stratified: 1, multinomial: 2}
+
+
+class Filtered(NamedTuple):
+    """Particles at the end: state [numbers, n], log_weights [n] as of ``Filtering.begin``.
+
+    Where steps have outputs, history [steps, numbers, n], and ancestors [steps, n].
+    """
+
+    state: Tensor
+    log_weights: Tensor
+    history: Tensor | None
+    ancestors: Tensor | None
+
+
+class _Code(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("call", "tables", "work")),
+        ("noise", ctypes.c_long),
+        ("normal", ctypes.c_void_p),
+    ]
+
+
+class _Run(ctypes.Structure):
+    _fields_ = [
+        *(("start", _Code), ("step", _Code), ("time", ctypes.c_void_p)),
+        *((name, ctypes.c_long) for name in ("particles", "steps", "before", "carried", "outputs")),
+        *(("moved", ctypes.c_void_p), ("scheme", ctypes.c_long), ("ess", ctypes.c_double)),
+        ("key", ctypes.c_uint64 * 2),
+        *((name, ctypes.c_void_p) for name in ("given", "state", "log_weights", "history")),
+        ("ancestors", ctypes.c_void_p),
+    ]
+
+
+def source() -> str:
+    """The code of the engine."""
+    parts = (FOLDER / name for name in ("noise.h", "filter.cpp"))
+    return "\n".join((header(), *(part.read_text() for part in parts)))
+
+
+@cache
+def _built(text: str, dtype: torch.dtype) -> Any:
+    options = "-O3", "-DREAL=double", "-DLANES=8", f"-DNUMBER={REALS[dtype]}"
+    call = library(text, *options).filtered
+    call.restype, call.argtypes = None, [ctypes.POINTER(_Run)]
+    return call
+
+
+class Engine:
+    """Runs the filter of a particle, with this many of them."""
+
+    def __init__(self, particle: Particle) -> None:
+        self.particle, self._call = particle, _built(source(), particle.dtype)
+        filtering = particle.filtering
+        self._time = torch.zeros((), dtype=torch.int64)
+        self._moved = torch.tensor(particle.moved, dtype=torch.int64)
+        self._kept: list[Any] = []
+        self._run = _Run(
+            time=self._time.data_ptr(),
+            particles=filtering.particles,
+            steps=particle.steps,
+            before=particle.before.size,
+            carried=particle.carry.size,
+            outputs=0 if particle.output is None else particle.output.size,
+            moved=self._moved.data_ptr(),
+            scheme=SCHEMES[filtering.scheme],
+            ess=filtering.ess,
+        )
+        self._codes = [(name, code, self._prepared(code)) for name, code in
+                       (("start", particle.start), ("step", particle.step))]  # fmt: skip
+
+    def _prepared(self, code: Code) -> _Code:
+        normal, work = torch.tensor(code.normal, dtype=torch.int64), code.function.work()
+        self._kept += [normal, work]
+        return _Code(
+            call=code.function.address,
+            work=work.data_ptr(),
+            noise=len(normal),
+            normal=normal.data_ptr(),
+        )
+
+    def __call__(self, rest: list[Tensor], key: Tensor, given: Tensor | None = None) -> Filtered:
+        """Run it.
+
+        Args:
+            rest: the arguments of the program, as of ``Particle.rest``.
+            key: of the noise, two whole numbers.
+            given: uniform and normal numbers in place of noise, in the order in which
+                ``particle_filter`` draws: of each draw those of all particles.
+        """
+        n, steps, run = self._run.particles, self._run.steps, self._run
+        state = torch.empty(self.particle.size, n, dtype=self.particle.dtype)
+        log_weights = torch.empty(n, dtype=torch.float64)
+        history = ancestors = None
+        if self.particle.output is not None:
+            history = torch.empty(steps, run.outputs, n, dtype=self.particle.dtype)
+            ancestors = torch.empty(steps, n, dtype=torch.int64)
+        tables = [code.function.tables(*own, *rest) for (_, code, _), own in
+                  zip(self._codes, ((), (self._time,)), strict=True)]  # fmt: skip
+        for (name, _, prepared), table in zip(self._codes, tables, strict=True):
+            prepared.tables = ctypes.addressof(table)
+            setattr(run, name, prepared)
+        run.key[:] = [x % 2**64 for x in key.tolist()]
+        for name, x in (("given", given), ("state", state), ("log_weights", log_weights),
+                        ("history", history), ("ancestors", ancestors)):  # fmt: skip
+            setattr(run, name, None if x is None else x.data_ptr())
+        self._call(ctypes.byref(run))
+        return Filtered(state, log_weights, history, ancestors)

@@ -1,0 +1,112 @@
+"""One particle of a filter as functions of numbers and noise: its start, its step, and its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....ppl.compile.lanes.translation import Unsupported
+from ....ppl.tensors.forms import Form, as_tensors, taken_apart
+from ..filtering import Filtering
+from ..population import Population
+from .code import Code, captured, looked_at, traced
+from .layout import Layout
+
+
+class Particle:
+    """A particle of a filter with these arguments, which are given as tensors to each function.
+
+    A particle is ``before`` (all that was chosen before the scan) and what the scan carries.  Of
+    both, and of its noise, the numbers make one vector; those of ``before`` that no step and no end
+    looks at are not ``moved``.
+
+    Errors:
+        Unsupported, UnknownDraw: lane code does not know an operation, or noise makes no such draw.
+        PushforwardError: a particle looks at numbers in Python.
+    """
+
+    def __init__(self, filtering: Filtering, args: tuple[Any, ...]) -> None:
+        self.filtering = filtering
+        tensors, self.form = taken_apart(args)
+        self._types = [x.dtype for x in tensors]
+        (before, carry), self.steps, _ = filtering._start(*args)
+        self.before, self.carry = Layout.of(before), Layout.of(carry)
+        self.dtype = self._real()
+        self.output: Layout | None = None  # until the step has told
+        self.value: Form | None = None  # of the result, if it is known before the end
+        rest = self.rest(args)
+        u = torch.full((self.size,), 0.25, dtype=self.dtype)
+        self.start = Code(self._start, u[:0], *rest, places=self.steps)
+        time = torch.tensor(0)
+        self.step = Code(self._step, u, time, *rest, places=self.steps)
+        self.first = traced(self._first, u, time, *rest)[0]
+        self.moved = [True] * self.before.size
+        if self.output is None:
+            self.end = captured(self._end, u, *rest)
+            looked = [looked_at(g, self.before.size) for g in (self.step.graph, self.end)]
+            self.moved = [any(each) for each in zip(*looked, strict=True)]
+
+    @property
+    def size(self) -> int:
+        """Of a particle, in numbers."""
+        return self.before.size + self.carry.size
+
+    def rest(self, args: tuple[Any, ...]) -> list[Tensor]:
+        """The tensors of arguments, as numbers of the particle's type."""
+        return [x.detach().to(self.dtype).contiguous() for x in taken_apart(args)[0]]
+
+    def tree(self, numbers: Tensor) -> Any:
+        """The particle that has these numbers [size]; or many, [size, n]."""
+        k = self.before.size
+        return self.before.tree(numbers[:k]), self.carry.tree(numbers[k:])
+
+    def ended(self, state: Tensor, log_weights: Tensor, rest: list[Tensor]) -> Population:
+        """The results of particles [size, n] whose scan has no outputs.
+
+        ``log_weights`` are as of ``Filtering.begin``.
+        """
+        assert self.value is not None
+        axes = (1, *(None for _ in rest))
+        *values, log_weight = torch.func.vmap(self.end, axes, randomness="different")(state, *rest)
+        log_weights = log_weights + log_weight - math.log(len(log_weights))
+        return Population(self.value.tree(values), log_weights)
+
+    def _real(self) -> torch.dtype:
+        """The precision of a particle's numbers; whole ones alone are exact in double."""
+        kinds = (*self.before.kinds, *self.carry.kinds)
+        reals = {dtype for dtype, _ in kinds if dtype.is_floating_point} or {torch.float64}
+        if len(reals) > 1:
+            raise Unsupported("numbers of several precisions")
+        return reals.pop()
+
+    def _args(self, rest: Sequence[Tensor]) -> tuple[Any, ...]:
+        typed = (x.to(dtype) for x, dtype in zip(rest, self._types, strict=True))
+        args: tuple[Any, ...] = self.form.tree(typed)
+        return args
+
+    def _start(self, u: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        (before, carry), _, log_weight = self.filtering._start(*self._args(rest))
+        parts = self.before.vector(before, u.dtype), self.carry.vector(carry, u.dtype)
+        return torch.cat(parts), log_weight.to(u.dtype)
+
+    def _step(self, u: Tensor, t: int | Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        args = self._args(rest)
+        (_, carry), output, log_weight = self.filtering._advance(self.tree(u), t, *args)
+        results = self.carry.vector(carry, u.dtype), log_weight.to(u.dtype)
+        if output is None:
+            return results
+        self.output = Layout.of(output)
+        return (*results, self.output.vector(output, u.dtype))
+
+    def _first(self, u: Tensor, t: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """Step 0, as the program runs it, which knows that it is the first."""
+        return self._step(u, 0, *rest)
+
+    def _end(self, u: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        value, log_weight = self.filtering._finish(self.tree(u), None, *self._args(rest))
+        tensors, self.value = taken_apart(as_tensors(value))
+        return (*tensors, log_weight.to(u.dtype))

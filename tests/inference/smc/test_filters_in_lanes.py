@@ -1,0 +1,232 @@
+"""Filters in lane code make the populations of the program, given its choices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from support.filters import MODELS, Written, f, random_model
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from pushforward.errors import ProgramError
+from pushforward.inference import (
+    multinomial,
+    particle_filter,
+    push_evidence,
+    stratified,
+    systematic,
+)
+from pushforward.inference.kernels.traces import traced
+from pushforward.inference.smc.filtering import Filtering
+from pushforward.inference.smc.lanes import engine
+from pushforward.inference.smc.lanes.engine import Engine
+from pushforward.inference.smc.lanes.particle import Particle
+from pushforward.inference.smc.lanes.quick import population, quick
+from pushforward.inference.smc.population import Population
+from pushforward.ppl import Program, compiled, observe, program, sample, scan
+
+SCHEMES = {"systematic": systematic, "stratified": stratified, "multinomial": multinomial}
+
+
+@cache
+def particle(name: str) -> Particle:
+    model, args = MODELS[name]
+    with torch.no_grad():
+        return Particle(Filtering(model, 1), args)
+
+
+def replayed(made: Particle, model: Program, args: Any, filtering: Filtering) -> list[Population]:
+    """A population of the program, and that of lane code by the same choices."""
+    made.filtering = filtering
+    n, scheme, ess = filtering.particles, filtering.scheme, filtering.ess
+    with torch.no_grad():
+        with Written(n) as written:
+            expected = particle_filter(model, n, scheme, ess)(*args)
+        found = population(Engine(made), args, written.given)
+    return [expected, found]
+
+
+def same(expected: Population, found: Population) -> None:
+    close = {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(found.log_weights, expected.log_weights.double(), **close)
+    pairs = zip(tree_leaves(found.values), tree_leaves(expected.values), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, **close)
+
+
+def test_what_nothing_looks_at_again_is_left_behind() -> None:
+    assert particle("volatility").moved == [True, True, True, False]
+    assert particle("linear").moved == [True]  # the end has all, where there are outputs
+
+
+@pytest.mark.parametrize("ess", [1.0, 0.6])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_same_populations_by_the_same_choices(name: str, scheme: str, ess: float) -> None:
+    model, args = MODELS[name]
+    for n in (1, 3, 20, 600):
+        torch.manual_seed(n)
+        same(*replayed(particle(name), model, args, Filtering(model, n, SCHEMES[scheme], ess)))
+
+
+def agree_on_random_models(seeds: Iterable[int]) -> None:
+    known = 0
+    for seed in seeds:
+        model, args = random_model(seed)
+        scheme = list(SCHEMES.values())[seed % 3]
+        filtering = Filtering(model, 5 + seed % 40, scheme, (1.0, 0.5)[seed % 2])
+        with torch.no_grad(), torch.random.fork_rng():
+            made = Particle(filtering, args)
+        torch.manual_seed(seed)
+        same(*replayed(made, model, args, filtering))
+        known += 1
+    assert known == len(list(seeds))
+
+
+def test_random_models() -> None:
+    agree_on_random_models(range(4))
+
+
+@pytest.mark.slow
+def test_many_random_models() -> None:
+    agree_on_random_models(range(100, 250))
+
+
+# ------------------------------------------------------------------------------------ seeded faults
+
+FAULTS = {
+    "the largest weight is forgotten": ("n, most + std::log(total)", "n, std::log(total)"),
+    "the number of particles is forgotten": (" - std::log((double) n));", ");"),
+    "a point at a cell's end is lost": ("whole + (u <= scaled - whole)", "whole"),
+    "particles do not go on": ("std::swap(now, next);", ""),
+    "weights do not add up": ("log_weights[first + i] +=", "log_weights[first + i] ="),
+    "the first step resamples": ("t > 0 && resample()", "resample()"),
+    "the wrong ancestors": ("from[chosen[first + i]]", "from[chosen[i]]"),
+    "lines are not kept": ("resampled ? chosen[i] : i", "i"),
+    "uneven is even": ("squares) return false", "squares * 4) return false"),
+    "points are not sorted": ("points[j] / sum", "points[j] / points[n - 1]"),
+    "the dead come to life": ("std::fill_n(run->log_weights, n, most);", ""),
+    "what matters is left behind": ("!run->moved[k]", "run->moved[k]"),
+    "time stands still": ("*run->time = t;", "*run->time = 0;"),
+    "noise of another particle": ("from = run->given + k * n + first", "from = run->given + k * n"),
+}
+
+
+def rejected(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, (right, wrong) = engine.source(), FAULTS[fault]
+    assert text.count(right) == 1
+    monkeypatch.setattr(engine, "source", lambda: text.replace(right, wrong))
+    different = 0
+    for name, (model, args) in MODELS.items():
+        for scheme in SCHEMES.values():
+            for n, ess in ((3, 0.5), (600, 1.0)):
+                torch.manual_seed(n)
+                try:
+                    same(*replayed(particle(name), model, args, Filtering(model, n, scheme, ess)))
+                except (AssertionError, ProgramError):
+                    different += 1
+    assert different
+
+
+@pytest.mark.parametrize("fault", list(FAULTS)[:2])
+def test_a_fault_is_rejected(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rejected(fault, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", list(FAULTS)[2:])
+def test_each_fault_is_rejected(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rejected(fault, monkeypatch)
+
+
+# ------------------------------------------------------------------------------ as a user runs it
+
+
+def kalman(ys: Tensor, phi: float) -> float:
+    """The log evidence of ``linear``."""
+    mean, variance, total = 0.0, 1.0, 0.0
+    for y in ys.tolist():
+        mean, variance = phi * mean, phi**2 * variance + 1.0
+        s = variance + 0.25
+        total -= 0.5 * (math.log(2 * math.pi * s) + (y - mean) ** 2 / s)
+        mean, variance = mean + variance / s * (y - mean), variance * 0.25 / s
+    return total
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_evidence_is_unbiased(scheme: str) -> None:
+    """Level 1e-6 each: means of 1 000 estimates of four particles, five standard errors."""
+    model, (ys, phi) = MODELS["linear"]
+    made, filtering = particle("linear"), Filtering(model, 4, SCHEMES[scheme], 0.6)
+    made.filtering = filtering
+    run, rest = Engine(made), made.rest((ys, phi))
+    torch.manual_seed(7)
+    weights = torch.stack([run(rest, torch.randint(2**62, (2,))).log_weights for _ in range(1000)])
+    ratio = (weights.logsumexp(1) - math.log(4) - kalman(ys, float(phi))).exp()
+    assert abs(float(ratio.mean()) - 1) < 5 * float(ratio.std()) / math.sqrt(1000)
+
+
+def test_torchs_generator_chooses_the_noise() -> None:
+    model, args = MODELS["linear"]
+    filtering = compiled(particle_filter(model, 50))
+    found = []
+    with torch.no_grad():
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            found.append(filtering(*args).log_weights)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_arguments_may_change() -> None:
+    model, (ys, phi) = MODELS["linear"]
+    filtering = compiled(particle_filter(model, 2000))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for data, by in ((ys, phi), (-ys, 0.5 * phi), (ys + 1, -phi)):
+            assert abs(float(filtering(data, by).log_evidence()) - kalman(data, float(by))) < 0.3
+
+
+def test_within_chains_whose_handlers_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PMMH runs lane code; where draws are recorded, or an exact evaluator looks on, none is."""
+    model, (ys, phi) = MODELS["linear"]
+    ran: list[int] = []
+    run = Engine.__call__
+    monkeypatch.setattr(Engine, "__call__", lambda *about: (ran.append(1), run(*about))[1])
+    filtering = compiled(particle_filter(model, 8))
+
+    @program
+    def target() -> None:
+        by = sample("phi", dist.Uniform(f(0.0), f(1.0)))
+        push_evidence(filtering(ys, by))
+
+    with torch.no_grad():
+        found = traced(target, {}, {}, draws=None)
+        assert found is not None and found.choices.keys() == {"phi"}
+        assert len(ran) == 1
+        found = traced(filtering, {}, {}, ys, phi)
+        assert found is not None and found.draws is not None and len(found.draws) > 8
+        assert len(ran) == 1
+
+
+def test_what_no_lane_code_knows_is_said_and_runs_as_before() -> None:
+    @program
+    def model(ys: Tensor) -> Tensor:
+        def step(x: Tensor, y: Tensor) -> tuple[Tensor, None]:
+            x = sample("x", dist.Gamma(f(2.0), 1 / (x + 0.1)))
+            observe("y", dist.Poisson(x), y)
+            return x, None
+
+        return scan(step)(f(1.0), ys)[0]
+
+    said: list[str] = []
+    with torch.no_grad():
+        code = quick(Filtering(model, 10), (torch.ones(3, dtype=torch.float64),), said.append)
+    assert code is None
+    assert any("gamma" in line for line in said)
