@@ -16,6 +16,7 @@ from pyro.distributions import (
     MaskedMixture,
     NanMaskedMultivariateNormal,
     NanMaskedNormal,
+    Stable,
     ZeroInflatedDistribution,
 )
 from torch import Tensor
@@ -25,6 +26,7 @@ from .data import as_numbers
 from .masks import over_events
 from .points import filled, point_or_half
 from .repeated import Repeated
+from .stable import stable_log_density
 from .validate import possible
 
 
@@ -228,6 +230,7 @@ _ALWAYS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     MaskedMixture: _masked_mixture,
     NanMaskedNormal: _nan_normal,
     NanMaskedMultivariateNormal: _nan_multivariate_normal,
+    Stable: stable_log_density,
     ZeroInflatedDistribution: _zero_inflated,
 }
 _GIVEN_PROBS: dict[type, Callable[[Any, Tensor], Tensor]] = {
