@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pyro.ops.stats
 import pytest
 import torch
 from torch import Tensor
 
+from pushforward.inference import Fit
 from pushforward.inference.mcmc.convergence import effective_size, r_hat
 from pushforward.inference.results.foreign import import_arviz
 
@@ -33,6 +35,33 @@ def test_both_are_those_of_arviz(chains: int, n: int) -> None:
         torch.testing.assert_close(r_hat(x), torch.tensor(az.rhat(data)["x"].values))
         expected = torch.tensor(az.ess(data)["x"].values)
         torch.testing.assert_close(effective_size(x), expected)
+
+
+def antithetic(correlation: float, chains: int = 4, n: int = 500) -> Tensor:
+    """Chains [chains, n, 1] whose neighbours are correlated negatively, or go back and forth."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(chains, n, 1, generator=g)
+    for t in range(1, n):
+        noise = x[:, t] * (1 - correlation**2) ** 0.5 if correlation > -1 else 1e-3 * x[:, t]
+        x[:, t] = correlation * x[:, t - 1] + noise
+    return x
+
+
+@pytest.mark.parametrize("correlation", [-0.5, -0.9, -0.99, -0.999, -1.0])
+def test_antithetic_chains_count_for_more_than_their_draws(correlation: float) -> None:
+    """As ArviZ has it, bounded; Pyro 1.9.2's effective size is negative there."""
+    x = antithetic(correlation)
+    az = import_arviz()
+    expected = torch.tensor(az.ess(az.convert_to_dataset({"x": x.numpy()}))["x"].values)
+    found = effective_size(x)
+    torch.testing.assert_close(found, expected)
+    assert x[..., 0].numel() < float(found) < 10 * x[..., 0].numel()
+    table = Fit("by hand", {"x": x[..., 0]}).summary()
+    assert float(table["ess_bulk"].iloc[0]) == pytest.approx(float(found))
+
+
+def test_pyros_effective_size_is_negative() -> None:
+    assert float(pyro.ops.stats.effective_sample_size(antithetic(-0.9), 0, 1)) < 0
 
 
 def test_chains_that_stand_apart_are_seen() -> None:
