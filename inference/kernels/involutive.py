@@ -61,8 +61,8 @@ def involutive(
     def step(run: Traced, p: Callback, *args: Any) -> Moved:
         with Untracing(), _Auxiliary() as there, Sampling():
             auxiliary(run.choices, *args)
-        choices, others = involution(dict(run.choices), dict(there.choices))
-        _require_return(name, involution(dict(choices), dict(others)), (run.choices, there.choices))
+        choices, others = involution(_own(run.choices), _own(there.choices))
+        _require_return(name, involution(_own(choices), _own(others)), (run.choices, there.choices))
         proposed = traced(p, choices, {}, *args, draws=fresh(run))
         if proposed is None:
             return decide(run, None, torch.zeros(()), accept, name)
@@ -87,6 +87,11 @@ def involutive(
         return decide(run, proposed, ratio, accept, name)
 
     return TraceKernel(step, f"involutive({name})")
+
+
+def _own(choices: Choices) -> Choices:
+    """Copies, which a map may change in place."""
+    return {name: torch.as_tensor(value).clone() for name, value in choices.items()}
 
 
 def _require_return(name: str, found: Any, wanted: tuple[Choices, Choices]) -> None:
@@ -142,16 +147,22 @@ class _End:
         return [name for _, name, space in self.spaces if space.constraint.event_dim > 0]
 
     def coordinates(self, choices: tuple[Choices, Choices], dtype: torch.dtype) -> Tensor:
-        """The real numbers [k] that these choices have in place of those at the end, unbounded."""
-        parts = [
-            _unbounded(space).inv(torch.as_tensor(choices[part][name]).to(dtype)).reshape(-1)
-            for part, name, space in self.spaces
-        ]
+        """The real numbers [k] that these choices have in place of those at the end, unbounded.
+
+        NaN if they are those of another end.
+        """
+        parts = []
+        for part, name, space in self.spaces:
+            like = torch.as_tensor(self.choices[part][name])
+            value = torch.as_tensor(choices[part].get(name, torch.nan)).to(dtype)
+            if value.shape != like.shape:
+                value = torch.full_like(like, torch.nan, dtype=dtype)
+            parts.append(_unbounded(space).inv(value).reshape(-1))
         return torch.cat(parts) if parts else torch.zeros(0, dtype=dtype)
 
     def at(self, coordinates: Tensor) -> tuple[Choices, Choices]:
         """The choices with the real ones at unbounded coordinates [k]."""
-        given, start = (dict(self.choices[0]), dict(self.choices[1])), 0
+        given, start = (_own(self.choices[0]), _own(self.choices[1])), 0
         for part, name, space in self.spaces:
             shape = self.choices[part][name].shape
             u = coordinates[start : start + shape.numel()].reshape(shape)
@@ -177,7 +188,7 @@ def _log_volume(
 ) -> Tensor:
     """log |det| of the derivative of the real coordinates, there, in the real ones, here."""
     if jacobian is not None:
-        return torch.as_tensor(jacobian(*map(dict, here.choices))).log()
+        return torch.as_tensor(jacobian(*map(_own, here.choices))).log()
     bound = sorted({*here.bound(), *there.bound()})
     if bound:
         what = f"{name} moves {bound}, whose coordinates are not free"
@@ -206,7 +217,10 @@ def _between(
     size = torch.where(end == 0, 1.0, end.abs())  # so that differences are relative to the image
 
     def flat(u: Tensor) -> Tensor:
-        return there.coordinates(involution(*here.at(u)), dtype) / size
+        try:
+            return there.coordinates(involution(*here.at(u)), dtype) / size
+        except KeyError:  # beyond an edge, where the map wants the choices of another run
+            return torch.full_like(end, torch.nan)
 
     log_size, error = log_volume(flat, start)
     change = there.log_stretch(dtype) - here.log_stretch(dtype) + size.log().sum()

@@ -64,15 +64,8 @@ def log_volume(mapping: Map, point: Tensor) -> tuple[Tensor, float]:
         return _log_size(found)[0] - size.log().sum(), 0.0
     if _apart(*sides):
         return torch.tensor(math.nan), math.inf
-    known, other = (_by_differences(rows, at, scale) for scale in (1.0, GOLDEN))
-    error = max(known[1], other[1], abs(float(known[0] - other[0])))
-    return known[0] - size.log().sum(), math.inf if math.isnan(error) else error
-
-
-def _by_differences(mapping: Map, point: Tensor, scale: float) -> tuple[Tensor, float]:
-    """log |det| at one row, and its error, by steps of this scale: noise differs between scales."""
-    fine, error = _best_differences(lambda rows: mapping(rows * scale), point)
-    return _log_size(fine / scale)[0], float(_error_of_log_size(fine, error)[0])
+    fine, error = _best_differences(rows, at)
+    return _log_size(fine)[0] - size.log().sum(), float(_error_of_log_size(fine, error)[0])
 
 
 def _confirmed(mapping: Map, point: Tensor, found: Tensor, sides: tuple[Tensor, Tensor]) -> bool:
@@ -153,11 +146,22 @@ def _error_of_log_size(jacobians: Tensor, error: Tensor) -> Tensor:
 
 
 def _best_differences(mapping: Map, points: Tensor) -> tuple[Tensor, Tensor]:
-    """The Jacobians [n, k, k] by the steps that suit each row best, and their errors."""
-    units = torch.eye(points.shape[1], dtype=points.dtype)
-    fine, error = _differences(mapping, points, STEPS[0], units)
+    """The Jacobians [n, k, k] by the steps that suit each row best, and their errors.
+
+    Twice, by steps of no simple ratio: what is but noise may agree with itself, and not with that.
+    """
+    fine, error = _by_steps(mapping, points, 1.0)
+    other, its = _by_steps(mapping, points, GOLDEN)
+    apart = (fine - other).abs().nan_to_num(torch.inf, torch.inf)
+    return fine, torch.maximum(torch.maximum(error, its), apart)
+
+
+def _by_steps(mapping: Map, points: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """The Jacobians [n, k, k] by the best of some steps, and their errors."""
+    units = torch.eye(points.shape[1], dtype=points.dtype, device=points.device)
+    fine, error = _differences(mapping, points, scale * STEPS[0], units)
     for step in STEPS[1:]:
-        other, its = _differences(mapping, points, step, units)
+        other, its = _differences(mapping, points, scale * step, units)
         better = (its.amax((1, 2)) < error.amax((1, 2)))[:, None, None]
         fine, error = torch.where(better, other, fine), torch.where(better, its, error)
     return fine, error

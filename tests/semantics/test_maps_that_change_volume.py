@@ -86,3 +86,18 @@ def test_one_that_does_not_return_fails_whatever_its_volume() -> None:
     flat = lambda rows: 0 * rows[:, 0]  # noqa: E731
     report = check.involution(lambda rows: rows + 1, ones, flat, points)
     assert report.verdict == "fail" and "does not return" in report.counterexample
+
+
+@pytest.mark.parametrize("digits", [2, 6, 12, 18])
+def test_a_map_in_steps_is_not_believed(digits: int) -> None:
+    """x and 3 x to so many binary digits: no differential, and differences are noise."""
+    swap = SWAPS["stretch"]
+
+    def stepped(rows: Tensor) -> Tensor:
+        return (swap.map(rows) * 2.0**digits).round() / 2.0**digits
+
+    points = (points_for("stretch") * 2.0**digits).round() / 2.0**digits
+    report = check.involution(
+        stepped, lambda rows: swap.accept(rows, swap.jacobian), log_density, points
+    )
+    assert report.verdict != "pass"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from pyro.poutine.messenger import Messenger
-from support.reversible_moves import LOSSES, MOVES, Choices, Move
+from support.reversible_moves import LOSSES, MOVES, Choices, Move, normal
 from torch import Tensor
 
 from pushforward import dist, draw, sample
@@ -108,6 +108,44 @@ def test_edges_of_a_map(side: float, distance: float, lost: str) -> None:
     found = ratio(move, lost, 0) - ratio(move, lost, 0, jacobian=lambda c, o: 1.0)
     size = 2.0 if side > 0 and distance > 0 else 0.5
     assert found == pytest.approx(math.log(size), abs=1e-8)
+
+
+@pytest.mark.usefixtures("double")
+def test_a_map_may_change_its_arguments_in_place() -> None:
+    def scaled(lost: Any, c: Choices, o: Choices) -> tuple[Choices, Choices]:
+        c["r"] *= o["u"].exp()
+        o["u"].neg_()
+        return c, o
+
+    plain = MOVES["scaling"]
+    move = Move(plain.model, plain.auxiliary, scaled, plain.log_det, plain.starts)
+    for start in range(2):
+        assert ratio(move, "none", start) == pytest.approx(ratio(plain, "none", start), rel=1e-12)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("x", [1e-9, 0.3])
+def test_where_the_other_kind_of_run_is_near(x: float) -> None:
+    """Which choices there are is decided by a real number, which differences may move."""
+
+    def model() -> None:
+        if normal("x") > 0:
+            normal("more")
+
+    def fold(lost: Any, c: Choices, o: Choices) -> tuple[Choices, Choices]:
+        if c["x"] > 0:
+            return {"x": -2 * c["x"]}, {"u": c["more"]}
+        return {"x": -c["x"] / 2, "more": o["u"]}, {}
+
+    def auxiliary(choices: Choices) -> None:
+        if choices["x"] <= 0:
+            normal("u")
+
+    starts: Any = (({"x": x, "more": 0.5}, {}), ({"x": -x}, {"u": 0.5}))
+    move = Move(model, auxiliary, fold, lambda c, o: 0.0, starts)
+    for start, size in enumerate((2.0, 0.5)):
+        found = ratio(move, "none", start) - ratio(move, "none", start, jacobian=lambda c, o: 1.0)
+        assert found == pytest.approx(math.log(size), abs=1e-8)
 
 
 def test_a_map_that_autograd_sees_is_hardly_asked_again() -> None:
