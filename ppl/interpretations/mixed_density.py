@@ -84,12 +84,14 @@ class MixedDensity:
     def results(self, v: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Latents, deterministic sites, and log densities of observations, at one vector."""
         found = self.at(v)
-        latents, derived, observed = found.results(v[: self.size])
+        with Unread():
+            latents, derived, observed = found.results(v[: self.size])
         return {**latents, **found.discrete}, derived, observed
 
     def record(self, v: Tensor) -> Recorder:
         """One run of the program at a vector."""
-        return self.at(v).record(v[: self.size])
+        with Unread():
+            return self.at(v).record(v[: self.size])
 
     def _site(self, name: str, number: Tensor) -> Tensor:
         """The value of a site whose events have these numbers."""

@@ -73,7 +73,7 @@ class Abstract(Tensor):
         marks = marks_of(_kept(name, args, kwargs))
         if func in _LOOKS and marks:
             _refuse("Python looks at a random value", marks, "cond(...) or torch.where")
-        if marks and _counts(func, name, args):
+        if marks and _counts(func, name, args, kwargs):
             _refuse("a shape depends on a random value", marks, "torch.where or a factor by zero")
         if _in_place(name) and marks:
             _require_own(args[0])
@@ -107,8 +107,10 @@ def _refuse(what: str, marks: Marks, instead: str) -> None:
     )
 
 
-def _counts(func: Any, name: str, args: Any) -> bool:
+def _counts(func: Any, name: str, args: Any, kwargs: Any) -> bool:
     """Whether the shape of a result depends on a value that is marked."""
+    if name == "repeat_interleave":  # of a value, so often; or of places, as often as they say
+        return bool(marks_of((args[1:], kwargs) if len(args) > 1 or kwargs else args))
     if name in _COUNTS or (func is torch.where and len(args) == 1):
         return True
     if name != "__getitem__":

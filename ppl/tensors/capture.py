@@ -347,7 +347,7 @@ def is_traced(value: Any) -> bool:
 class Unread(TorchFunctionMode):
     """While tracing, no traced tensor is turned into Python's or NumPy's numbers.
 
-    All other ways to look at one are refused by the trace itself; to index by one looks at none.
+    All other ways to look at one are refused by the trace itself; to read at a place looks at none.
     """
 
     def __torch_function__(
@@ -363,7 +363,8 @@ class Unread(TorchFunctionMode):
         if func is Tensor.__getitem__ and any(map(_is_place, _as_tuple(args[1]))):
             return _entry(args[0], _as_tuple(args[1]))
         if (read := _READS.get(getattr(func, "__name__", ""))) is not None:
-            if any(map(_is_place, (*args[1:], *(kwargs or {}).values()))):
+            given = (*args[1:], *(kwargs or {}).values())
+            if args and any(map(_are_places, given)):
                 return read(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
@@ -373,13 +374,27 @@ def _as_tuple(index: Any) -> tuple[Any, ...]:
 
 
 def _is_place(index: Any) -> bool:
-    """Whether an index is one traced whole number, which torch would read."""
-    whole = isinstance(index, Tensor) and index.ndim == 0 and not index.is_floating_point()
-    return whole and index.dtype != torch.bool and is_traced(index)
+    """Whether an index is one whole number, traced or in lanes, which torch would read."""
+    return _are_places(index) and index.ndim == 0
+
+
+def _are_places(index: Any) -> bool:
+    """Whether an index is of whole numbers, traced or in lanes."""
+    if not isinstance(index, Tensor) or index.is_floating_point() or index.dtype == torch.bool:
+        return False
+    return is_traced(index) or _has_lanes(index)
+
+
+def _has_lanes(x: Tensor) -> bool:
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if torch._C._functorch.is_batchedtensor(x):
+            return True
+        x = torch._C._functorch.get_unwrapped(x)
+    return False
 
 
 def _entry(x: Tensor, index: tuple[Any, ...]) -> Tensor:
-    """x[index], of which some are traced whole numbers: each takes one dimension away.
+    """x[index], of which some are places (``_is_place``): each takes one dimension away.
 
     As of torch, a place from the end is negative, and one out of range an error.
     """
@@ -399,7 +414,8 @@ def _entry(x: Tensor, index: tuple[Any, ...]) -> Tensor:
 
 
 def _taken(x: Tensor, index: Tensor) -> Tensor:
-    return _entry(x.flatten(), (index,))
+    place = torch.where(index < 0, index + x.numel(), index).flatten()
+    return x.flatten().index_select(0, place).reshape(index.shape)
 
 
 def _selected(x: Tensor, dim: int, index: Tensor) -> Tensor:
@@ -407,10 +423,10 @@ def _selected(x: Tensor, dim: int, index: Tensor) -> Tensor:
 
 
 def _index_selected(x: Tensor, dim: int, index: Tensor) -> Tensor:
-    return x.index_select(dim, index.reshape(1))
+    return x.index_select(dim, index.flatten())
 
 
-# How entries are read at one traced whole number, by the names of torch.
+# How entries are read at places by functions that would look at them, by their names.
 _READS: dict[str, Callable[..., Tensor]] = {
     "take": _taken,
     "select": _selected,
