@@ -123,7 +123,7 @@ def dying(ys: Tensor) -> Tensor:
 
     def step(k: Tensor, y: Tensor) -> tuple[Tensor, None]:
         k = k + 2 * sample("up", dist.Bernoulli(f(0.5))).long() - 1
-        factor("alive", torch.where(k.abs() <= 2, f(0.0), f(-torch.inf)))
+        factor("alive", torch.where(k.abs() <= 1, f(0.0), f(-torch.inf)))
         observe("y", dist.Normal(k.double(), f(1.0)), y)
         return k, None
 

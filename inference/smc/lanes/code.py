@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from ....ppl.compile.folding import fold
+from ....ppl.compile.folding import fold, is_pure
 from ....ppl.compile.lanes.function import LaneFunction
 from ....ppl.compile.lanes.graphs import placeholders
+from ....ppl.compile.lanes.registry import name_of
 from ....ppl.compile.lanes.rewrites import rewritten
 from ....ppl.compile.lanes.translation import Unsupported
 from ....ppl.distributions.validate import no_validation
@@ -80,6 +81,7 @@ def captured(function: Function, u: Tensor, *rest: Tensor) -> GraphModule:
     with no_validation():
         graph = capture_values(plain, u, *rest)
     graph.graph.eliminate_dead_code()
+    graph.recompile()
     return graph
 
 
@@ -99,3 +101,33 @@ def looked_at(graph: GraphModule, size: int) -> list[bool]:
     vector = placeholders(graph)[0]
     look(vector, 0, len(vector.meta["val"]))
     return found
+
+
+_VIEWS = {"alias", "clone", "expand", "select", "slice", "squeeze", "unsqueeze", "view"}
+
+
+def passed_on(graph: GraphModule, size: int) -> list[Tensor] | None:
+    """Which numbers of its vector make up each result of a graph, if it but passes them on.
+
+    The last result must be zero, whatever the vector.
+    """
+    *values, last = next(n for n in graph.graph.nodes if n.op == "output").args[0]
+    vector, *rest = placeholders(graph)
+    if not all(_is_view_of(vector, value) for value in values) or _depends(last):
+        return None
+    counted = torch.arange(size, dtype=torch.float64)
+    *places, zero = graph(counted, *(None for _ in rest))
+    return [x.long() for x in places] if float(zero) == 0 else None
+
+
+def _is_view_of(vector: Node, node: Node) -> bool:
+    while node is not vector and node.op == "call_function" and name_of(node) in _VIEWS:
+        node = node.args[0]  # type: ignore[assignment]
+    return node is vector
+
+
+def _depends(node: Node) -> bool:
+    """Whether a node depends on an input, or on chance."""
+    if node.op == "placeholder" or not (node.op == "get_attr" or is_pure(node)):
+        return True
+    return any(map(_depends, node.all_input_nodes))

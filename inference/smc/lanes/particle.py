@@ -13,7 +13,7 @@ from ....ppl.compile.lanes.translation import Unsupported
 from ....ppl.tensors.forms import Form, as_tensors, taken_apart
 from ..filtering import Filtering
 from ..population import Population
-from .code import Code, captured, looked_at, traced
+from .code import Code, captured, looked_at, passed_on, traced
 from .layout import Layout
 
 
@@ -48,6 +48,7 @@ class Particle:
         if self.output is None:
             self.end = captured(self._end, u, *rest)
             looked = [looked_at(g, self.before.size) for g in (self.step.graph, self.end)]
+            self._passed = passed_on(self.end, self.size)
             self.moved = [any(each) for each in zip(*looked, strict=True)]
 
     @property
@@ -70,10 +71,13 @@ class Particle:
         ``log_weights`` are as of ``Filtering.begin``.
         """
         assert self.value is not None
+        weights = log_weights - math.log(len(log_weights))
+        if self._passed is not None:
+            values = [state[at].movedim(-1, 0) for at in self._passed]
+            return Population(self.value.tree(values), weights)
         axes = (1, *(None for _ in rest))
         *values, log_weight = torch.func.vmap(self.end, axes, randomness="different")(state, *rest)
-        log_weights = log_weights + log_weight - math.log(len(log_weights))
-        return Population(self.value.tree(values), log_weights)
+        return Population(self.value.tree(values), weights + log_weight)
 
     def _real(self) -> torch.dtype:
         """The precision of a particle's numbers; whole ones alone are exact in double."""

@@ -29,7 +29,7 @@ from pushforward.inference.smc.lanes.engine import Engine
 from pushforward.inference.smc.lanes.particle import Particle
 from pushforward.inference.smc.lanes.quick import population, quick
 from pushforward.inference.smc.population import Population
-from pushforward.ppl import Program, compiled, observe, program, sample, scan
+from pushforward.ppl import Program, compiled, factor, observe, program, sample, scan
 
 SCHEMES = {"systematic": systematic, "stratified": stratified, "multinomial": multinomial}
 
@@ -111,7 +111,7 @@ FAULTS = {
     "lines are not kept": ("resampled ? chosen[i] : i", "i"),
     "uneven is even": ("squares) return false", "squares * 4) return false"),
     "points are not sorted": ("points[j] / sum", "points[j] / points[n - 1]"),
-    "the dead come to life": ("std::fill_n(run->log_weights, n, most);", ""),
+    "the dead come to life": ("n, most);", "n, 0.0);"),
     "what matters is left behind": ("!run->moved[k]", "run->moved[k]"),
     "time stands still": ("*run->time = t;", "*run->time = 0;"),
     "noise of another particle": ("from = run->given + k * n + first", "from = run->given + k * n"),
@@ -125,7 +125,7 @@ def rejected(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     different = 0
     for name, (model, args) in MODELS.items():
         for scheme in SCHEMES.values():
-            for n, ess in ((3, 0.5), (600, 1.0)):
+            for n, ess in ((1, 1.0), (3, 0.5), (600, 1.0)):
                 torch.manual_seed(n)
                 try:
                     same(*replayed(particle(name), model, args, Filtering(model, n, scheme, ess)))
@@ -213,6 +213,22 @@ def test_within_chains_whose_handlers_listen(monkeypatch: pytest.MonkeyPatch) ->
         found = traced(filtering, {}, {}, ys, phi)
         assert found is not None and found.draws is not None and len(found.draws) > 8
         assert len(ran) == 1
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_refused(wrong: float) -> None:
+    @program
+    def model(ys: Tensor) -> Tensor:
+        def step(x: Tensor, y: Tensor) -> tuple[Tensor, None]:
+            x = sample("x", dist.Normal(x, f(1.0)))
+            factor("f", torch.where((x > 1) & (y > 1), f(wrong), x))
+            return x, None
+
+        return scan(step)(f(0.0), ys)[0]
+
+    ys = f(0.0, 2.0, 0.0, 0.0)
+    with torch.no_grad(), pytest.raises(ProgramError, match="NaN or infinity"):
+        compiled(particle_filter(model, 50))(ys)
 
 
 def test_what_no_lane_code_knows_is_said_and_runs_as_before() -> None:
