@@ -107,14 +107,17 @@ class Machine(Handler, Unkeyed):
             msg["value"] = spoilt(msg["fn"], msg["value"])
 
     def _whole(self, quick: Callback, fn: Callback, args: tuple[Any, ...]) -> tuple[Any] | None:
-        """The result of a program that knows how to be quick, in a tuple, or None."""
+        """The result of a program that knows how to be quick, in a tuple, or None.
+
+        What it draws is made of a key, two whole numbers from torch's generator.
+        """
         key = (Contents()((fn, _surroundings())), _kind(args))
         with torch.no_grad(), self._tracing():
             if key not in self.whole:
                 with torch.random.fork_rng(devices=[]):
                     self.whole[key] = quick(args, self.notify)
             code = self.whole[key]
-            return None if code is None else (code(*args),)
+            return None if code is None else (code(torch.randint(2**62, (2,)), *args),)
 
     @contextmanager
     def _tracing(self) -> Iterator[None]:

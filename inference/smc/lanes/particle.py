@@ -37,19 +37,17 @@ class Particle:
         self.before, self.carry = Layout.of(before), Layout.of(carry)
         self.dtype = self._real()
         self.output: Layout | None = None  # until the step has told
-        self.value: Form | None = None  # of the result, if it is known before the end
+        self.value: Form  # of the result, which the end tells
         rest = self.rest(args)
         u = torch.full((self.size,), 0.25, dtype=self.dtype)
         self.start = Code(self._start, u[:0], *rest, places=self.steps)
         time = torch.tensor(0)
         self.step = Code(self._step, u, time, *rest, places=self.steps)
         self.first = traced(self._first, u, time, *rest)[0]
-        self.moved = [True] * self.before.size
-        if self.output is None:
-            self.end = captured(self._end, u, *rest)
-            looked = [looked_at(g, self.before.size) for g in (self.step.graph, self.end)]
-            self._passed = passed_on(self.end, self.size)
-            self.moved = [any(each) for each in zip(*looked, strict=True)]
+        self.end = captured(self._end, u, *rest, *self._outputs())
+        self._passed = passed_on(self.end, self.size)
+        looked = [looked_at(graph, self.before.size) for graph in (self.step.graph, self.end)]
+        self.moved = [any(each) for each in zip(*looked, strict=True)]
 
     @property
     def size(self) -> int:
@@ -65,18 +63,22 @@ class Particle:
         k = self.before.size
         return self.before.tree(numbers[:k]), self.carry.tree(numbers[k:])
 
-    def ended(self, state: Tensor, log_weights: Tensor, rest: list[Tensor]) -> Population:
-        """The results of particles [size, n] whose scan has no outputs.
+    def ended(
+        self, state: Tensor, log_weights: Tensor, rest: list[Tensor], outputs: Any
+    ) -> Population:
+        """The results of particles [size, n], weighted as of ``Filtering.begin``.
 
-        ``log_weights`` are as of ``Filtering.begin``.
+        Args:
+            outputs: along the line of each particle [n, steps, ...], or None.
         """
-        assert self.value is not None
         weights = log_weights - math.log(len(log_weights))
         if self._passed is not None:
             values = [state[at].movedim(-1, 0) for at in self._passed]
             return Population(self.value.tree(values), weights)
-        axes = (1, *(None for _ in rest))
-        *values, log_weight = torch.func.vmap(self.end, axes, randomness="different")(state, *rest)
+        along, _ = taken_apart(outputs)
+        axes = (1, *(None for _ in rest), *(0 for _ in along))
+        ended = torch.func.vmap(self.end, axes, randomness="different")
+        *values, log_weight = ended(state, *rest, *along)
         return Population(self.value.tree(values), weights + log_weight)
 
     def _real(self) -> torch.dtype:
@@ -110,7 +112,15 @@ class Particle:
         """Step 0, as the program runs it, which knows that it is the first."""
         return self._step(u, 0, *rest)
 
-    def _end(self, u: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        value, log_weight = self.filtering._finish(self.tree(u), None, *self._args(rest))
+    def _outputs(self) -> list[Tensor]:
+        """Tensors like the outputs of all steps."""
+        kinds = () if self.output is None else self.output.kinds
+        return [torch.zeros(self.steps, *shape, dtype=dtype) for dtype, shape in kinds]
+
+    def _end(self, u: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        count = len(self._types)
+        rest, along = given[:count], given[count:]
+        outputs = None if self.output is None else self.output.form.tree(along)
+        value, log_weight = self.filtering._finish(self.tree(u), outputs, *self._args(rest))
         tensors, self.value = taken_apart(as_tensors(value))
         return (*tensors, log_weight.to(u.dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from subprocess import CalledProcessError
 from typing import Any
 
@@ -28,7 +29,7 @@ Quick = Callable[..., Population]
 def quick(filtering: Filtering, args: tuple[Any, ...], notify: Notify | None) -> Quick | None:
     """The filter as machine code, for arguments like these; None where it is no lane code.
 
-    It draws from a stream of its own, of which torch's generator chooses the key.
+    It is called with a key for its noise, two whole numbers, and the arguments.
 
     Args:
         notify: is told why there is none.
@@ -52,27 +53,22 @@ def quick(filtering: Filtering, args: tuple[Any, ...], notify: Notify | None) ->
         say(f"filtering without lane code: {getattr(error, 'stderr', None) or error}")
         return None
 
-    def run(*args: Any) -> Population:
-        return population(engine, args)
-
-    return run
+    return partial(population, engine)
 
 
-def population(engine: Engine, args: tuple[Any, ...], given: Tensor | None = None) -> Population:
-    """Run the filter, with the choices of ``Engine`` in place of its own if they are given."""
+def population(engine: Engine, key: Tensor, *args: Any, given: Tensor | None = None) -> Population:
+    """Run the filter by the noise of a key, or by choices that are given: see ``Engine``."""
     particle = engine.particle
     rest = particle.rest(args)
-    found = engine(rest, torch.randint(2**62, (2,)), given)
+    found = engine(rest, key, given)
+    outputs = None
+    if particle.output is not None and found.history is not None and found.ancestors is not None:
+        steps, _, n = found.history.shape
+        rows = particle.output.tree(found.history.movedim(1, 0).reshape(-1, steps * n))
+        by_step = tree_map(lambda x: None if x is None else x.reshape(steps, n, *x.shape[1:]), rows)
+        outputs = ancestry(by_step, found.ancestors)
     weights = found.log_weights.to(particle.dtype)
-    if particle.value is not None:
-        return particle.ended(found.state, weights, rest).require_weights()
-    assert particle.output is not None and found.history is not None and found.ancestors is not None
-    steps, _, n = found.history.shape
-    rows = particle.output.tree(found.history.movedim(1, 0).reshape(-1, steps * n))
-    outputs = tree_map(lambda x: None if x is None else x.reshape(steps, n, *x.shape[1:]), rows)
-    states = Population(particle.tree(found.state), weights)
-    filtered = particle.filtering.end(states, ancestry(outputs, found.ancestors), *args)
-    return filtered.require_weights()
+    return particle.ended(found.state, weights, rest, outputs).require_weights()
 
 
 def _disagreeing(particle: Particle, args: tuple[Any, ...]) -> str:
@@ -89,6 +85,7 @@ def _disagreeing(particle: Particle, args: tuple[Any, ...]) -> str:
 
 
 def _noise(code: Code, dtype: torch.dtype) -> Tensor:
-    """Some noise [1, n] of a function."""
+    """Some noise [1, n] of a function: multiples of the golden ratio, or normals at these chances."""
     n, normal = max(len(code.normal), 1), torch.tensor(code.normal or [False])
-    return torch.where(normal, torch.randn(n, dtype=dtype), torch.rand(n, dtype=dtype))[None]
+    u = ((torch.arange(n) + 1) * 0.6180339887498949).frac().to(dtype)
+    return torch.where(normal, torch.special.ndtri(u), u)[None]
