@@ -85,7 +85,7 @@ def _disagreeing(particle: Particle, args: tuple[Any, ...]) -> str:
 
 
 def _noise(code: Code, dtype: torch.dtype) -> Tensor:
-    """Some noise [1, n] of a function: multiples of the golden ratio, or normals at these chances."""
+    """Some noise [1, n] of a function: multiples of the golden ratio, as chances."""
     n, normal = max(len(code.normal), 1), torch.tensor(code.normal or [False])
     u = ((torch.arange(n) + 1) * 0.6180339887498949).frac().to(dtype)
     return torch.where(normal, torch.special.ndtri(u), u)[None]
