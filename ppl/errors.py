@@ -125,10 +125,6 @@ class UnsupportedHandlerError(ProgramError):
     """One of Pyro's inference handlers stands within a program, where it has no meaning."""
 
 
-class InaccurateDensityWarning(UserWarning):
-    """A law's density is computed too coarsely to be relied on."""
-
-
 @contextmanager
 def implemented() -> Iterator[None]:
     """Within, what a distribution does not implement, or a matrix does not admit, is named."""

@@ -27,8 +27,6 @@ pytestmark = [
 
 SCALES = torch.tensor([0.9, 1.1], dtype=torch.float64)
 REFUSED = {
-    "Stable": "Python looks at its parameters",
-    "StableWithLogProb": "Python looks at its parameters",
     "SineBivariateVonMises": "Python looks at its parameters",
     "Wishart": "Python looks at its parameters",
     "SoftAsymmetricLaplace": "does not expand",
