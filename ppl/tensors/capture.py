@@ -39,7 +39,7 @@ from ..errors import (
     raising_line,
 )
 from .decompositions import IN_LANES
-from .turns import KEEPING
+from .turns import KEEPING, Turns, is_loop, turns
 
 
 def capture(
@@ -141,17 +141,20 @@ def capture_apart(function: Callable[..., tuple[Tensor, ...]], *example: Tensor)
 
 
 def same_graph(one: GraphModule, other: GraphModule) -> bool:
-    """Whether two graphs are of the same operations on the same numbers."""
+    """Whether two graphs are of the same operations on the same numbers, also within loops."""
     nodes = list(one.graph.nodes), list(other.graph.nodes)
     if len(nodes[0]) != len(nodes[1]):
         return False
     number = {node: k for each in nodes for k, node in enumerate(each)}
 
     def told(node: Any) -> Any:
-        args = map_arg((node.args, node.kwargs), lambda n: f"node {number[n]}")
+        given = (node.args[:1],) if is_loop(node) else (node.args, node.kwargs)
+        args = map_arg(given, lambda n: f"node {number[n]}")
         return node.op, node.target if node.op == "call_function" else None, repr(args)
 
     def alike(a: Any, b: Any) -> bool:
+        if is_loop(a) and is_loop(b) and not _same_loop(turns(a.args[1]), turns(b.args[1])):
+            return False
         if a.op != "get_attr" or b.op != "get_attr":
             return bool(told(a) == told(b))
         x, y = getattr(one, a.target), getattr(other, b.target)
@@ -160,6 +163,11 @@ def same_graph(one: GraphModule, other: GraphModule) -> bool:
         return bool(((x == y) | (x.isnan() & y.isnan())).all())
 
     return all(map(alike, *nodes))
+
+
+def _same_loop(one: Turns, other: Turns) -> bool:
+    sizes = ((loop.length, loop.first, loop.carry, loop.rows) for loop in (one, other))
+    return len(set(sizes)) == 1 and same_graph(one.step, other.step)
 
 
 @contextmanager

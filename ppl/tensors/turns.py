@@ -95,9 +95,15 @@ def turns(number: int) -> Turns:
     return _known[number]
 
 
+def is_loop(node: Any) -> bool:
+    """Whether a node of a graph is a loop on its way there, whose second argument is its number."""
+    return bool(node.target is torch.ops.pushforward.turns.default)
+
+
 _library = torch.library.Library("pushforward", "DEF")
 _library.define("turns(Tensor[] given, int loop) -> Tensor[]")
 _library.define("turns_back(Tensor[] given, int loop) -> Tensor[]")
+
 _EAGER = "CompositeExplicitAutograd"
 _library.impl("turns", lambda given, loop: turns(loop).forward(given), _EAGER)
 _library.impl("turns_back", lambda given, loop: turns(loop).backward(given), _EAGER)

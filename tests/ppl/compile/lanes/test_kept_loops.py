@@ -164,6 +164,17 @@ def test_all_of_them_are_kept() -> None:
         assert loops_of(drawn(seed))
 
 
+def test_loops_within_loops_are_kept() -> None:
+    nested = [seed for seed in range(30) if Drawn(seed).has["nested"]][:3]
+    assert nested
+    for seed in nested:
+        density = LogDensity(drawn(seed))
+        graph = capture_vector(density, 0.1 * torch.ones(density.layout.size), loops=True)
+        loops = graph.meta["loops"]
+        assert not loops.unrolled
+        assert len(loops.kept) > 1
+
+
 # --------------------------------------------------------------------- loops that cannot be kept
 
 
