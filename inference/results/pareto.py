@@ -13,7 +13,7 @@ from .foreign import import_arviz
 
 TRUSTED = 0.7  # k-hat above it: Vehtari et al. (arXiv 1507.02646)
 ALIKE = 1e-6  # weights that differ by less have no tail
-LEVEL = 0.05  # of the draws: where as many share the largest weight, no tail goes beyond it
+LEVEL, MANY = 0.05, 5  # of the draws: where as many share the largest weight, it has no tail
 
 
 class Smoothed(NamedTuple):
@@ -45,7 +45,8 @@ def smoothed(log_weights: Tensor) -> Smoothed:
     if total == -np.inf:
         return Smoothed(torch.full((len(given),), torch.nan), np.inf, -np.inf, np.inf)
     normalised, k_hat = given - total, 0.0
-    if np.mean(given > given.max() - ALIKE) < LEVEL:
+    sharing = int((given > given.max() - ALIKE).sum())
+    if sharing < min(max(MANY, LEVEL * len(given)), len(given)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             normalised, k_hat = import_arviz().psislw(given.copy())

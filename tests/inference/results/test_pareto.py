@@ -52,3 +52,21 @@ def test_the_error_is_that_of_the_mean_weight() -> None:
     spread = torch.tensor([run.log_mean for run in runs]).exp()
     relative = float(spread.std() / spread.mean())
     assert sum(run.error for run in runs) / 400 == pytest.approx(relative, rel=0.15)
+
+
+@pytest.mark.parametrize("n", [2, 4, 10, 19])
+def test_few_weights_tell_no_tail(n: int) -> None:
+    """The largest of few is a large share of them, and says nothing."""
+    raw = numbers(n, n)
+    assert smoothed(raw).k_hat == pytest.approx(float(import_arviz().psislw(raw.numpy())[1]))
+    assert smoothed(raw).k_hat != 0.0
+
+
+@pytest.mark.parametrize(("sharing", "known"), [(1, False), (4, False), (49, False), (50, True)])
+def test_a_largest_weight_that_many_share_is_no_tail(sharing: int, known: bool) -> None:
+    raw = 0.5 * numbers(5, 1000) - 3.0
+    raw[:sharing] = 0.0
+    found = smoothed(raw)
+    assert (found.k_hat == 0.0) == known
+    if known:
+        torch.testing.assert_close(found.log_weights, raw.log_softmax(0), rtol=0.0, atol=1e-12)
