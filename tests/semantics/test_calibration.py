@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import pytest
 import torch
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward import dist, plate, program, sample
@@ -77,8 +78,10 @@ def coins() -> None:
         sample("heads", dist.Bernoulli(p))
 
 
-def test_discrete_latents_and_ties() -> None:
-    check.sbc(coins, Exact(draws=100).run, ["heads"], **QUIET).require()
+@pytest.mark.parametrize("simulations", quick(1, [50, 200]))
+def test_discrete_latents_and_ties(simulations: int) -> None:
+    exact = Exact(draws=100).run
+    check.sbc(coins, exact, ["heads"], simulations=simulations, **QUIET).require()
 
     def uniform(posterior: Any) -> dict[str, Tensor]:
         return {"which": torch.randint(3, (100,))}
@@ -86,16 +89,17 @@ def test_discrete_latents_and_ties() -> None:
     assert check.sbc(coins, uniform, ["heads"], simulations=400, **QUIET).verdict == "fail"
 
 
-def test_the_level_holds() -> None:
-    """At a level of .2 a right method fails at most so often: 100 seeds, three deviations."""
+@pytest.mark.parametrize("seeds", quick(1, [25, 100]))
+def test_the_level_holds(seeds: int) -> None:
+    """At a level of .2 a right method fails at most so often, within three deviations."""
     failures = sum(
         check.sbc(
             normal_mean, conjugate(draws=20), ["y"], 2, simulations=20, draws=20, level=0.2,
             seed=1000 * seed, **QUIET,
         ).verdict == "fail"
-        for seed in range(100)
+        for seed in range(seeds)
     )  # fmt: skip
-    assert failures <= 100 * 0.2 + 3 * (100 * 0.2 * 0.8) ** 0.5
+    assert failures <= seeds * 0.2 + 3 * (seeds * 0.2 * 0.8) ** 0.5
 
 
 def test_every_fit_has_a_seed_of_its_own() -> None:

@@ -20,6 +20,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from pyro.poutine.messenger import Messenger
 from support.equations import m, run_on
+from support.sizes import quick
 from support.square import require_equal
 from support.terms import terms
 
@@ -85,13 +86,14 @@ def couple(term: s.Term, start: int, flaw: float = 0.0) -> None:
     assert weight == 0 or plain(found) == plain(value), pretty(term)
 
 
-def test_a_point_of_omega_is_a_run_of_the_program() -> None:
+@pytest.mark.parametrize("count", quick(1, [50, 200]))
+def test_a_point_of_omega_is_a_run_of_the_program(count: int) -> None:
     def test(term: s.Term) -> None:
         assume(not has_query(term))  # the order of the values of a query is its own
         for start in range(5):
             couple(term, start)
 
-    run_on(terms(), test, 200)
+    run_on(terms(), test, count)
 
 
 def test_other_labels_are_another_run() -> None:
@@ -109,7 +111,8 @@ def named(size: int, seed: int) -> Callable[[str], torch.Tensor]:
     return label
 
 
-def test_a_lane_is_a_run() -> None:
+@pytest.mark.parametrize(("count", "least"), quick(1, [(60, 40), (150, 100)]))
+def test_a_lane_is_a_run(count: int, least: int) -> None:
     """Terms whose arms name their sites otherwise when both of them run are left out."""
     size, compared = 4, 0
 
@@ -131,8 +134,8 @@ def test_a_lane_is_a_run() -> None:
             assert plain(lane) == plain(value), pretty(term)
         compared += 1
 
-    run_on(terms(static=True), test, 150)
-    assert compared >= 100
+    run_on(terms(static=True), test, count)
+    assert compared >= least
 
 
 def meaning(p: Any) -> dict[Any, float]:
@@ -165,14 +168,15 @@ def _scoped(p: Any) -> Callable[[], Any]:
     return inside
 
 
+@pytest.mark.parametrize("count", quick(1, [20, 60]))
 @pytest.mark.parametrize("name", REPRESENTED)
-def test_l18_a_representation_keeps_the_meaning(name: str) -> None:
+def test_l18_a_representation_keeps_the_meaning(name: str, count: int) -> None:
     def test(term: s.Term) -> None:
         p = elaborate(term)
         expected = collected(denote(p).items())
         require_equal(term, ("the program", name), expected, REPRESENTED[name](p))
 
-    run_on(terms(), test, 60)
+    run_on(terms(), test, count)
 
 
 def test_l18_bind_of_weighted_runs() -> None:

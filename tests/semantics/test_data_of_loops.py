@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward import (
@@ -194,13 +195,13 @@ def is_refused(interpretation: Callable[[Any], Any], p: Any) -> bool:
     return False
 
 
-@pytest.mark.parametrize("block", range(4))
+@pytest.mark.parametrize("block", quick(2, range(4)))
 def test_data_that_fit_mean_the_same_everywhere(block: int) -> None:
     for number in range(5 * block, 5 * block + 5):
         require_right(number)
 
 
-@pytest.mark.parametrize("block", range(4))
+@pytest.mark.parametrize("block", quick(2, range(4)))
 def test_data_that_do_not_fit_are_refused_everywhere(block: int) -> None:
     for number in range(15 * block, 15 * block + 15):
         require_refused(number)

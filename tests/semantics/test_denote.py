@@ -233,7 +233,7 @@ def test_hidden_markov_model_merges_to_the_forward_algorithm() -> None:
 def test_returning_the_whole_path_is_a_budget_error() -> None:
     ys = torch.zeros(12, dtype=torch.float64)
     with pytest.raises(BudgetError, match="return less of the history"):
-        denote(hmm, ys, True, budget=20_000)
+        denote(hmm, ys, True, budget=2_000)
 
 
 def test_conditioning_by_a_stacked_value_or_by_step() -> None:

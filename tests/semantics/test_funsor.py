@@ -19,6 +19,7 @@ import pytest
 import torch
 from funsor.sum_product import sequential_sum_product, sum_product
 from support.equations import run_on
+from support.sizes import quick
 from support.square import Plain, require_equal
 from support.terms import terms
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -119,7 +120,8 @@ def as_funsor(table: torch.Tensor, names: list[str]) -> funsor.Tensor:
     return funsor.Tensor(table, inputs)
 
 
-def test_random_terms() -> None:
+@pytest.mark.parametrize(("count", "least"), quick(1, [(40, 30), (130, 100)]))
+def test_random_terms(count: int, least: int) -> None:
     compared = 0
 
     def test(term: s.Term) -> None:
@@ -132,8 +134,8 @@ def test_random_terms() -> None:
         compared += 1
         require_equal(term, ("denote", "funsor"), collected(denote(p).items()), found)
 
-    run_on(terms(static=True), test, 130)
-    assert compared >= 100
+    run_on(terms(static=True), test, count)
+    assert compared >= least
 
 
 def alarm() -> Any:
