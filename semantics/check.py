@@ -9,6 +9,7 @@ else when it is run again, fails.
 from .agreement import agreement
 from .calibration import sbc
 from .density import density
+from .ergodicity import ergodic
 from .involution import check_involution as involution
 from .orbit import check_orbit as orbit
 from .stationarity import invariant, reversible
@@ -18,6 +19,7 @@ from .validity import valid
 __all__ = [
     "agreement",
     "density",
+    "ergodic",
     "invariant",
     "involution",
     "orbit",
