@@ -33,15 +33,17 @@ from ..ppl.errors import (
 from ..ppl.interpretations.log_density import LogDensity
 from ..ppl.types.supports import support_of
 from .candidate import held, repeated, verdict
+from .comparing import ROUNDINGS
 from .counts import Counts, counts_of, ends_of
 from .decay import endless
 from .denote import BUDGET, denote
 from .draws import Compared, by_count, by_value, by_waves
 from .frequencies import CELLS
-from .measure import Measure, readable
+from .measure import EPSILON, Measure, readable
 from .report import Report, decide
 
 SOURCE = "for the normaliser's rounding"
+IN_SINGLE = "for the rounding of its dtype: use float64 parameters for 1e-8"
 TOLERANCE = 1e-8  # of the mass: normalisers of some libraries are rational approximations
 NODES = {1: 256, 2: 64}  # of quadrature, by numbers of an event; fewer for more of them
 FEWEST_NODES = 32
@@ -88,9 +90,11 @@ def density(
     except (ConvergenceError, InfiniteMassError) as error:
         seconds = time.perf_counter() - start
         return Report(subject, "unknown", math.inf, TOLERANCE, SOURCE, "", seconds, (str(error),))
-    off, tolerance = law.mass - 1.0, TOLERANCE + law.error
+    rounding = _rounding(distribution, drawn)
+    off, tolerance = law.mass - 1.0, TOLERANCE + max(law.error, rounding)
     if not -tolerance - law.beyond <= off <= tolerance:
         source = law.source if law.error else SOURCE
+        source = IN_SINGLE if rounding > law.error else source
         told = f"the density has {law.told}"
         seconds = time.perf_counter() - start
         return decide(subject, abs(off), tolerance, source, told, seconds, law.notes)
@@ -129,6 +133,12 @@ class _Law(NamedTuple):
         """That of a measure which was enumerated or integrated."""
         mass = measure.mass()
         return _Law(mass, f"mass {mass:.10g}", compare, measure.error, notes=measure.notes)
+
+
+def _rounding(distribution: Any, drawn: Tensor) -> float:
+    """Of the mass, where the density is computed in less than double precision."""
+    unit = torch.finfo(distribution.log_prob(drawn[:1]).dtype).eps
+    return ROUNDINGS * unit if unit > EPSILON else 0.0
 
 
 def _drawn(subject: str, distribution: Any, draws: int, seed: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -41,6 +42,9 @@ def log_density(distribution: Any, value: Tensor, *, inside: bool = False) -> Te
     if isinstance(distribution, Repeated):
         return log_density(distribution.base, value, inside=inside)
     distribution = unvalidated(distribution)
+    if has_own_density(type(distribution)):
+        value = as_numbers(value, distribution)
+        return _inside(distribution, distribution.log_prob(value), value, inside)
     if isinstance(distribution, torch.distributions.Independent):
         inner = log_density(distribution.base_dist, value, inside=inside)
         dims = distribution.reinterpreted_batch_ndims
@@ -55,8 +59,19 @@ def log_density(distribution: Any, value: Tensor, *, inside: bool = False) -> Te
     value = as_numbers(value, distribution)
     exact = _exact(distribution)
     log_prob = distribution.log_prob(value) if exact is None else exact(distribution, value)
+    return _inside(distribution, log_prob, value, inside)
+
+
+def _inside(distribution: Any, log_prob: Tensor, value: Tensor, inside: bool) -> Tensor:
     lies = None if inside else possible(distribution, value)
     return log_prob if lies is None else log_prob.masked_fill(~lies, -math.inf)
+
+
+@cache
+def has_own_density(kind: type) -> bool:
+    """Whether a law says itself what its density is, whatever library's law it derives from."""
+    owner = next(each for each in kind.__mro__ if "log_prob" in vars(each))
+    return owner.__module__.partition(".")[0] not in ("torch", "pyro")
 
 
 def unvalidated(distribution: Any) -> Any:
@@ -245,5 +260,10 @@ _GIVEN_PROBS: dict[type, Callable[[Any, Tensor], Tensor]] = {
 def _exact(distribution: Any) -> Callable[[Any, Tensor], Tensor] | None:
     """The density that takes the place of torch's, if one must."""
     given = _by_probs(vars(distribution).get("_categorical", distribution))
-    table = {**_ALWAYS, **_GIVEN_PROBS} if given else _ALWAYS
-    return next((f for kind, f in table.items() if isinstance(distribution, kind)), None)
+    return _exact_of(type(distribution), given)
+
+
+@cache
+def _exact_of(kind: type, given_probs: bool) -> Callable[[Any, Tensor], Tensor] | None:
+    table = {**_ALWAYS, **_GIVEN_PROBS} if given_probs else _ALWAYS
+    return next((f for each, f in table.items() if issubclass(kind, each)), None)

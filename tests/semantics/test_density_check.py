@@ -129,3 +129,38 @@ def test_a_determinantal_process() -> None:
 def test_bad_input(call: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         call()
+
+
+# -------------------------------------------------------------------------------- single precision
+
+SINGLE: dict[str, Any] = {
+    "coin": lambda a, b: dist.Bernoulli(torch.sigmoid(a)),
+    "categorical": lambda a, b: dist.Categorical(logits=torch.stack([a, b, a * b, -a])),
+    "uniform": lambda a, b: dist.Uniform(a, a + b.exp()),
+    "normal": lambda a, b: dist.Normal(a, b.exp()),
+    "Laplace": lambda a, b: dist.Laplace(a, b.exp()),
+    "beta": lambda a, b: dist.Beta(1 + a.exp(), 1 + b.exp()),
+    "Poisson": lambda a, b: dist.Poisson(a.exp()),
+    "geometric": lambda a, b: dist.Geometric(torch.sigmoid(a)),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_right_ones_in_single_precision_do_not_fail(name: str) -> None:
+    """Whose masses are one but for the rounding of their own numbers."""
+    torch.manual_seed(0)
+    for _ in range(6):
+        a, b = torch.randn(2, dtype=torch.float32)
+        assert check.density(SINGLE[name](a, b), draws=2000).verdict != "fail"
+
+
+class HeavySingleCoin(dist.Bernoulli):
+    def log_prob(self, value: Tensor) -> Tensor:
+        score: Tensor = super().log_prob(value) + 1e-4
+        return score
+
+
+def test_a_wrong_mass_in_single_precision_fails() -> None:
+    report = check.density(HeavySingleCoin(torch.tensor(0.3, dtype=torch.float32)))
+    assert report.verdict == "fail"
+    assert "mass 1.00009" in report.counterexample
