@@ -37,7 +37,7 @@ struct Source {
         s[3] = turned(s[3], 45);
         return result;
     }
-    double uniform() { return ((next() >> 11) + 0.5) * 0x1p-53; }
+    double uniform() { return std::min(((next() >> 11) + 0.5) * 0x1p-53, 1 - 0x1p-53); }  // not 1
     double choice() { return left > 0 ? left--, *given++ : 1.0; }
     double share() { return given ? choice() : uniform(); }
 

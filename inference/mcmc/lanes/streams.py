@@ -85,7 +85,7 @@ def _shifted(z: Tensor, by: int) -> Tensor:
 
 
 def _uniform(key: Tensor, at: Tensor) -> Tensor:
-    """Numbers within (0, 1), of the place ``at`` in the stream of a key."""
+    """Numbers within (0, 1), of the place ``at`` in the stream of a key; none is 1."""
     bits = _shifted(_mixed(key + at * (0x9E3779B97F4A7C15 - 2**64)), 11)
-    found: Tensor = (bits.double() + 0.5) * 2.0**-53
+    found: Tensor = ((bits.double() + 0.5) * 2.0**-53).clamp(max=1 - 2.0**-53)
     return found

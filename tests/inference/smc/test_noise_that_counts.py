@@ -74,9 +74,9 @@ def test_numbers_are_those_of_their_place_in_double_precision(n: int) -> None:
     found = noise(torch.float64, n)
     for step, first in ((0, 0), (1, 3)):  # place 2 is that of resampling
         for i in range(0, n, max(1, n // 40)):
-            u = mpmath.mpf((bits(i, first) >> 11) + 0.5) / 2**53
+            u = mpmath.mpf((bits(i, first) >> 12) + 0.5) / 2**52
             assert float(found[step, 0, i]) == float(u)
-            v = mpmath.mpf((bits(i, first + 1) >> 11) + 0.5) / 2**53
+            v = mpmath.mpf((bits(i, first + 1) >> 12) + 0.5) / 2**52
             exact = mpmath.sqrt(2) * mpmath.erfinv(2 * v - 1)
             assert abs(float(found[step, 1, i]) / float(exact) - 1) < 1e-15
 
@@ -88,12 +88,13 @@ def test_numbers_of_single_precision_are_exact_and_within_their_bounds() -> None
         assert float(found[0, 0, i]) == u
         assert 0 < u < 1
     assert float(torch.tensor((2**23 - 0.5) / 2**23, dtype=torch.float32)) < 1
+    assert (2**52 - 0.5) / 2**52 < 1
 
 
 def test_normals_far_out() -> None:
     """One in 800 numbers is beyond the fit; all are torch's quantiles, which are good to 5e-14."""
     found = noise(torch.float64, 100_000)[0, 1]
-    u = [((bits(i, 1) >> 11) + 0.5) / 2**53 for i in range(0, 100_000, 7)]
+    u = [((bits(i, 1) >> 12) + 0.5) / 2**52 for i in range(0, 100_000, 7)]
     expected, z = torch.special.ndtri(torch.tensor(u, dtype=torch.float64)), found[::7]
     assert int((z.abs() > 3.24).sum()) > 5
     torch.testing.assert_close(z, expected, rtol=5e-14, atol=1e-15)
