@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward import (
@@ -40,13 +41,13 @@ from pushforward.semantics import denote
 pytestmark = pytest.mark.usefixtures("double")
 
 
-def chains(kernel: Any, draws: int = 1000, warmup: int = 50) -> MCMC:
+def chains(kernel: Any, draws: int, warmup: int = 50) -> MCMC:
     return MCMC(kernel, chains=2, draws=draws, warmup=warmup, progress=False)
 
 
 def near(draws: Tensor, wanted: float) -> bool:
-    """Whether the mean of draws [chains, draws] is near, by batches of 50 for their correlation."""
-    batches = draws.double().reshape(-1, 50).mean(1)
+    """Whether the mean of draws [chains, draws] is near, by 40 batches for their correlation."""
+    batches = draws.double().reshape(40, -1).mean(1)
     error = float(batches.std()) / math.sqrt(len(batches))
     return abs(float(draws.double().mean()) - wanted) < 5 * error + 1e-12
 
@@ -57,10 +58,11 @@ def coin() -> None:
 
 
 @pytest.mark.parametrize(
-    "kernel", [single_site(), gibbs(["x", "y"]), cycle(gibbs("x"), gibbs("y")), conditional_smc(3)]
+    "kernel",
+    quick(1, [single_site(), gibbs(["x", "y"]), cycle(gibbs("x"), gibbs("y")), conditional_smc(3)]),
 )
 def test_the_frequencies_are_those_of_the_posterior(kernel: Any) -> None:
-    fit = chains(kernel).run(coin, seed=1)
+    fit = chains(kernel, 1000).run(coin, seed=1)
     assert near(fit["x"], 7 / 13) and near(fit["y"], 19 / 26)
     assert not fit.warnings()
     assert "lp" in fit.stats and fit.stats["acceptance_rate"].shape == (2, 1000)
@@ -73,7 +75,8 @@ def test_the_same_seed_gives_the_same_chains() -> None:
     assert not torch.equal(first["x"], chains(single_site(), 50).run(coin, seed=4)["x"])
 
 
-def test_continuous_latents_by_a_random_walk() -> None:
+@pytest.mark.parametrize("draws", quick(1, [1000, 4000]))
+def test_continuous_latents_by_a_random_walk(draws: int) -> None:
     """A normal mean with a conjugate prior: posterior mean 4/5 of y = 1, variance 1/5."""
 
     def model() -> Tensor:
@@ -84,11 +87,12 @@ def test_continuous_latents_by_a_random_walk() -> None:
     def walk(choices: dict[str, Tensor]) -> None:
         sample("x", dist.Normal(choices["x"], 1.0))
 
-    fit = chains(block(walk), 4000).run(model, seed=1)
+    fit = chains(block(walk), draws).run(model, seed=1)
     assert near(fit["x"], 0.8) and near((fit["x"] - 0.8) ** 2, 0.2)
 
 
-def test_a_program_whose_structure_changes() -> None:
+@pytest.mark.parametrize("draws", quick(1, [600, 2000]))
+def test_a_program_whose_structure_changes(draws: int) -> None:
     """A geometric number of choices: those that not every run makes are left out, and told of."""
 
     def count(self: Any) -> Any:
@@ -100,7 +104,7 @@ def test_a_program_whose_structure_changes() -> None:
         deterministic("n", n)
         return n
 
-    fit = chains(single_site(), 2000).run(model, seed=1)
+    fit = chains(single_site(), draws).run(model, seed=1)
     exact = denote(model, depth=40, bound=1.0).map(lambda n: float(n > 0)).normalize()
     assert near(fit["go"], float(exact.expect(float)))
     assert set(fit.draws) == {"go", "n"} and fit.latents == ("go",)
@@ -109,7 +113,8 @@ def test_a_program_whose_structure_changes() -> None:
     assert "not every run has go[0]" in fit.notes[0]
 
 
-def test_pmmh_on_parameters() -> None:
+@pytest.mark.parametrize("draws", quick(1, [200, 500]))
+def test_pmmh_on_parameters(draws: int) -> None:
     def theta() -> Tensor:
         return (1 + sample("theta", dist.Bernoulli(3 / 4))) / 3
 
@@ -119,11 +124,12 @@ def test_pmmh_on_parameters() -> None:
         y = sample("y", dist.Bernoulli(torch.where(x == 1, 2 / 3, 1 / 3)))
         factor("second", torch.where(y == 1, 1 / 2, 1 / 8).log())
 
-    fit = chains(single_site(), 500).run(pseudo_marginal(theta, smc(chain, 2)), seed=1)
+    fit = chains(single_site(), draws).run(pseudo_marginal(theta, smc(chain, 2)), seed=1)
     assert near(fit["theta"], 60 / 73)
 
 
-def test_a_plate_and_a_prediction() -> None:
+@pytest.mark.parametrize("draws", quick(1, [200, 500]))
+def test_a_plate_and_a_prediction(draws: int) -> None:
     @program
     def model(n: int) -> None:
         k = sample("k", dist.Categorical(torch.ones(3)))
@@ -131,16 +137,17 @@ def test_a_plate_and_a_prediction() -> None:
             sample("y", dist.Poisson(1.0 + 3.0 * k))
 
     data = {"y": torch.tensor([4.0, 3.0, 5.0])}
-    fit = chains(gibbs("k"), 500).run(condition(model, data), 3, seed=1)
+    fit = chains(gibbs("k"), draws).run(condition(model, data), 3, seed=1)
     log_weights = dist.Poisson(torch.tensor([1.0, 4.0, 7.0])).log_prob(data["y"][:, None]).sum(0)
     assert near(fit["k"] == 1, float(log_weights.softmax(0)[1]))
-    assert predict(fit, model, 1)["y"].shape[:2] == (2, 500)
+    assert predict(fit, model, 1)["y"].shape[:2] == (2, draws)
 
 
 # -------------------------------------------------------------------------------------- what fails
 
 
-def test_monty_hall_is_reducible_site_by_site() -> None:
+@pytest.mark.parametrize("draws", quick(1, [160, 400]))
+def test_monty_hall_is_reducible_site_by_site(draws: int) -> None:
     """The car is behind door 0, 1 or 2; door 0 is chosen, and a door with a goat is opened.
 
     Where the host has opened door 2, the car may be behind 0 or 1, and the host's coin is used in
@@ -155,7 +162,7 @@ def test_monty_hall_is_reducible_site_by_site() -> None:
 
     fit = MCMC(single_site(), chains=8, draws=50, warmup=0, progress=False).run(game, seed=1)
     assert any("the chain may be reducible" in warning for warning in fit.warnings())
-    together = chains(gibbs(["car", "door"]), 400).run(game, seed=1)
+    together = chains(gibbs(["car", "door"]), draws).run(game, seed=1)
     assert not together.warnings() and near(together["car"] == 1, 0.5)
 
 

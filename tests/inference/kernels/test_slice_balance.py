@@ -17,6 +17,7 @@ import pytest
 import torch
 from pyro.poutine.messenger import Messenger
 from support.faulty import faulty
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward import dist, factor, observe, sample
@@ -26,7 +27,7 @@ from pushforward.ppl import seeded
 from pushforward.ppl.language.effects import is_draw
 
 pytestmark = pytest.mark.usefixtures("double")
-POINTS, STEPS, WIDTH = 500, 4, 0.9
+POINTS, STEPS, WIDTH = 150, 4, 0.9
 
 
 class Giving(Messenger):  # type: ignore[misc]
@@ -104,11 +105,11 @@ def shrunk(
     return rejected, (low, high)
 
 
-def slice_gap(kernel: TraceKernel) -> float:
+def slice_gap(kernel: TraceKernel, points: int = POINTS) -> float:
     """How far a step and its way back are from detailed balance, over many random steps."""
     worst = 0.0
     with seeded(1):
-        for _ in range(POINTS):
+        for _ in range(points):
             x = 1.5 * torch.randn(())
             after, u = stepped(kernel, bimodal, x, [])
             back, balance = slice_back(bimodal, x, after, u)
@@ -117,12 +118,12 @@ def slice_gap(kernel: TraceKernel) -> float:
     return worst
 
 
-def ellipse_gap(kernel: TraceKernel) -> float:
+def ellipse_gap(kernel: TraceKernel, points: int = POINTS) -> float:
     """The same for ellipses: x and the other point are turned together, which keeps their law."""
     mean, scale = torch.tensor([0.5, -1.0]), torch.tensor([1.0, 2.0])
     law, worst = dist.Normal(mean, scale).to_event(1), 0.0
     with seeded(2):
-        for _ in range(POINTS):
+        for _ in range(points):
             x = law.sample()
             after, (other, u, start, *rest) = stepped(kernel, regression, x, [])
             angle, low, high = turned(float(start), [float(each) for each in rest])
@@ -159,12 +160,14 @@ def turned(start: float, rest: list[float]) -> tuple[float, float, float]:
     return angle, *before
 
 
-def test_a_slice_is_reversible_at_every_point() -> None:
-    assert slice_gap(slices.slice_site("x", WIDTH, STEPS)) < 1e-10
+@pytest.mark.parametrize("points", quick(1, [POINTS, 500]))
+def test_a_slice_is_reversible_at_every_point(points: int) -> None:
+    assert slice_gap(slices.slice_site("x", WIDTH, STEPS), points) < 1e-10
 
 
-def test_an_elliptical_slice_is_reversible_at_every_point() -> None:
-    assert ellipse_gap(slices.elliptical_slice("x")) < 1e-10
+@pytest.mark.parametrize("points", quick(1, [POINTS, 500]))
+def test_an_elliptical_slice_is_reversible_at_every_point(points: int) -> None:
+    assert ellipse_gap(slices.elliptical_slice("x"), points) < 1e-10
 
 
 SLICE_FAULTS = [
