@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.poutine.messenger import Messenger
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward.errors import ImpureProgramError
@@ -154,11 +155,16 @@ def test_depth_two(outer: str) -> None:
         assert_merging_is_exact((outer, inner))
 
 
+@pytest.mark.parametrize("part", quick(1, range(3)))
 @pytest.mark.parametrize("outer", WRAPPERS)
 @pytest.mark.parametrize("middle", WRAPPERS)
-def test_depth_three(outer: str, middle: str) -> None:
-    for inner in WRAPPERS:
-        assert_merging_is_exact((outer, middle, inner))
+def test_depth_three(outer: str, middle: str, part: int) -> None:
+    """Each part has every wrapper directly inside and around every other."""
+    kinds = list(WRAPPERS)
+    at = kinds.index(outer) + kinds.index(middle)
+    for i, inner in enumerate(kinds):
+        if (at + i) % 3 == part:
+            assert_merging_is_exact((outer, middle, inner))
 
 
 class AllLanesAtOnce(Handler):
