@@ -14,6 +14,7 @@ import pytest
 import scipy.stats
 import torch
 from support.equations import run_on
+from support.sizes import quick
 from support.terms import terms
 from torch import Tensor
 
@@ -165,7 +166,8 @@ def test_the_alarm_by_hand() -> None:
     assert float(Exact(1).run(alarm).marginals["burglary"][1]) == pytest.approx(0.284, abs=5e-4)
 
 
-def test_random_terms() -> None:
+@pytest.mark.parametrize(("count", "least"), quick(1, [(40, 20), (130, 80)]))
+def test_random_terms(count: int, least: int) -> None:
     compared = 0
 
     def test(term: s.Term) -> None:
@@ -178,8 +180,8 @@ def test_random_terms() -> None:
         compared += 1
         assert found == pytest.approx(denote(p).mass(), rel=1e-10, abs=1e-12)
 
-    run_on(terms(static=True), test, 130)
-    assert compared >= 80
+    run_on(terms(static=True), test, count)
+    assert compared >= least
 
 
 ROWS = [[0.8, 0.15, 0.05], [0.1, 0.7, 0.2], [0.25, 0.25, 0.5]]
@@ -371,10 +373,11 @@ def test_an_improper_prior_is_kept() -> None:
     assert float(density(torch.tensor([0.5]))) == pytest.approx(math.log(by_value.sum()))
 
 
-def test_nuts_on_a_mixture() -> None:
+@pytest.mark.parametrize("compiled", quick(1, [True, False]))
+def test_nuts_on_a_mixture(compiled: bool) -> None:
     """Level 1e-5: a mean within 4.5 standard errors of that on a grid."""
     p = marginal(condition(mixture, {"y": DATA}), exact=True)
-    options: dict[str, Any] = {"compiled": False, "progress": False}
+    options: dict[str, Any] = {"compiled": compiled, "progress": False}
     fit = MCMC(nuts(), chains=4, draws=250, warmup=250, **options).run(p, DATA, seed=1)
     grid = torch.linspace(0.005, 0.995, 67)
     axis = torch.linspace(-4.0, 4.0, 81)

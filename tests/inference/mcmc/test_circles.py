@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from scipy.special import i0e, i1e
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward import dist, observe, plate, sample
@@ -17,8 +18,8 @@ from pushforward.ppl.interpretations.log_density import LogDensity
 pytestmark = pytest.mark.usefixtures("double")
 
 
-def run(p: object, draws: int) -> Tensor:
-    fit = MCMC(nuts(6), 4, draws, 300, compiled=False, progress=False).run(p)  # type: ignore[arg-type]
+def run(p: object, compiled: bool) -> Tensor:
+    fit = MCMC(nuts(6), 4, 500, 300, compiled=compiled, progress=False).run(p)  # type: ignore[arg-type]
     assert fit["a"].abs().max() <= math.pi
     return fit["a"]
 
@@ -41,8 +42,9 @@ def cut() -> None:
     observe("y", dist.Normal(a, 2.0), torch.tensor(3.0))
 
 
-def test_each_chain_finds_both_sides_of_the_cut() -> None:
-    a = run(straddling, 500)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_each_chain_finds_both_sides_of_the_cut(compiled: bool) -> None:
+    a = run(straddling, compiled)
     share = (a > 0).double().mean(1)
     assert ((share - 0.5).abs() < 5 * 0.5 / math.sqrt(150)).all()  # 150: an ESS that a chain has
     kappa = 4 + 6 * math.cos(math.pi - 3)  # the posterior is VonMises(pi, kappa), by hand
@@ -52,15 +54,17 @@ def test_each_chain_finds_both_sides_of_the_cut() -> None:
     assert abs(float(found) - mean) < 5 * math.sqrt(variance / 600)
 
 
-def test_a_mixture_of_angles_is_an_angle() -> None:
-    share = (run(bimodal, 500) > 0).double().mean(1)
+@pytest.mark.parametrize("compiled", quick(1, [True, False]))
+def test_a_mixture_of_angles_is_an_angle(compiled: bool) -> None:
+    share = (run(bimodal, compiled) > 0).double().mean(1)
     assert ((share - 0.5).abs() < 5 * 0.5 / math.sqrt(100)).all()
 
 
-def test_a_density_that_jumps_at_the_cut_is_sampled() -> None:
+@pytest.mark.parametrize("compiled", quick(1, [True, False]))
+def test_a_density_that_jumps_at_the_cut_is_sampled(compiled: bool) -> None:
     grid = torch.linspace(-math.pi, math.pi, 20_001)
     weight = torch.softmax((grid - math.pi).cos() - (grid - 3.0).square() / 8, 0)
-    a = run(cut, 500)
+    a = run(cut, compiled)
     for f in (torch.sin, torch.cos, lambda x: (x > 0).double()):
         exact = float((weight * f(grid)).sum())
         spread = float((weight * f(grid).square()).sum() - exact**2) ** 0.5

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward.inference.mcmc import Parameters, State, hamiltonian, nuts
@@ -85,13 +86,16 @@ def require_sound(name: str, size: float, depth: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [
-        ("correlated", 0.15),
-        ("correlated", 0.4),
-        ("correlated", 0.8),
-        ("banana", 0.4),
-        ("edge", 0.4),
-    ],
+    quick(
+        2,
+        [
+            ("correlated", 0.4),
+            ("edge", 0.4),
+            ("correlated", 0.15),
+            ("correlated", 0.8),
+            ("banana", 0.4),
+        ],
+    ),
 )
 def test_depth_3_preserves_the_weights_of_an_orbit(name: str, size: float) -> None:
     require_sound(name, size, 3)

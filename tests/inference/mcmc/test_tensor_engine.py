@@ -136,12 +136,12 @@ def unknown_to_lanes() -> None:
 
 def test_densities_that_are_no_lane_code_have_the_same_warm_up() -> None:
     fit = MCMC(progress=False, draws=200, warmup=150).run(unknown_to_lanes, seed=1)
-    again = MCMC(progress=False, draws=200, warmup=150).run(unknown_to_lanes, seed=1)
+    again = MCMC(progress=False, draws=10, warmup=150).run(unknown_to_lanes, seed=1)
     itself = MCMC(progress=False, draws=200, warmup=150, compiled=False).run(
         unknown_to_lanes, seed=2
     )
     assert fit.report and not itself.report
-    assert torch.equal(fit["w"], again["w"])
+    assert torch.equal(fit["w"][:, :10], again["w"])
     assert abs(float(fit.stats["acceptance_rate"].mean()) - 0.85) < 0.08
     for k in range(3):  # 5.5 standard errors, of at least 150 effective draws each
         a, b = fit["w"].sort().values[..., k], itself["w"].sort().values[..., k]
