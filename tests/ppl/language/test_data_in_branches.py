@@ -10,13 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import pytest
 import torch
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward import (
@@ -34,6 +35,7 @@ from pushforward import (
     weighted,
 )
 from pushforward.inference import MCMC, Exact, importance, nuts
+from pushforward.ppl.interpretations.log_density import LogDensity
 from pushforward.ppl.language import effects
 from pushforward.semantics import check, denote
 
@@ -155,7 +157,7 @@ def require_lanes(member: Member) -> None:
         assert weight == pytest.approx(expected, rel=1e-9), f"a lane of {member} at {bits}"
 
 
-@pytest.mark.parametrize("block", range(4))
+@pytest.mark.parametrize("block", quick(2, range(4)))
 def test_data_count_where_the_branch_is_taken(block: int) -> None:
     for number in range(15 * block, 15 * block + 15):
         require_paths(Member(number))
@@ -201,16 +203,30 @@ def test_data_of_steps_after_the_end_of_a_loop() -> None:
     torch.testing.assert_close(weights, expected.to(weights.dtype))
 
 
-def test_the_density_of_reals_counts_data_of_its_branch() -> None:
-    """P(x > 0 | u) by hand; at the level 1e-6, for 400 nearly independent draws of 8 000."""
+def branching() -> tuple[Callable[[], None], float]:
+    """A real number, and data that are met where it is positive; P(x > 0 | u) by hand."""
 
     def p() -> None:
         x = sample("x", dist.Normal(0.0, 1.0))
         cond(x > 0, lambda: sample("u", dist.Normal(0.0, 1.0)), lambda: torch.zeros(()))()
 
-    c = condition(p, {"u": 1.0})
     q = math.exp(-0.5) / math.sqrt(2 * math.pi)
-    expected = q / (1 + q)
-    method = MCMC(nuts(), chains=4, draws=2000, warmup=500, compiled=False, progress=False)
-    share = float((method.run(c, seed=0)["x"] > 0).double().mean())
+    return condition(p, {"u": 1.0}), q / (1 + q)
+
+
+def test_the_density_of_reals_counts_data_of_its_branch() -> None:
+    """By the midpoint rule."""
+    p, expected = branching()
+    x = torch.linspace(-8.0, 8.0, 16_001, dtype=torch.float64)[1::2]
+    weights = torch.func.vmap(LogDensity(p))(x[:, None]).softmax(0)
+    assert float(weights[x > 0].sum()) == pytest.approx(expected, abs=1e-6)
+    assert abs(expected - 0.5) > 0.1, "data that count in both branches would give a half"
+
+
+@pytest.mark.parametrize("compiled", quick(1, [True, False]))
+def test_draws_of_reals_count_data_of_their_branch(compiled: bool) -> None:
+    """At the level 1e-6, for 400 nearly independent draws of 8 000."""
+    p, expected = branching()
+    method = MCMC(nuts(), chains=4, draws=2000, warmup=500, compiled=compiled, progress=False)
+    share = float((method.run(p, seed=0)["x"] > 0).double().mean())
     assert share == pytest.approx(expected, abs=4.9 * math.sqrt(expected * (1 - expected) / 400))
