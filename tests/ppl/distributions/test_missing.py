@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pyro
 import pytest
 import torch
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward import condition, dist, plate, sample
@@ -76,8 +77,9 @@ def test_density_and_gradient_are_those_of_the_entries_that_are_there(
         assert math.isclose(float(gradient[i]), -m / 4 + sum(y - m for y in THERE), rel_tol=1e-12)
 
 
-def test_the_posterior_with_missing_data_and_their_log_likelihood() -> None:
-    fit = MCMC(nuts(), 4, 500, 200, compiled=False, progress=False).run(by_handler)
+@pytest.mark.parametrize("compiled", quick(1, [True, False]))
+def test_the_posterior_with_missing_data_and_their_log_likelihood(compiled: bool) -> None:
+    fit = MCMC(nuts(), 4, 500, 200, compiled=compiled, progress=False).run(by_handler)
     sd = 1 / math.sqrt(3.25)
     assert abs(float(fit["mu"].mean()) - 3.7 / 3.25) < 5 * sd / math.sqrt(500)
     assert bool((fit.log_likelihood["y"][..., [1, 3]] == 0).all())

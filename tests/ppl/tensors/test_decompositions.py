@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support.sizes import quick
 
 from pushforward import dist, factor, observe, program, sample
 from pushforward.errors import ProgramError
@@ -104,8 +105,11 @@ def test_a_chain_goes_on_past_matrices_that_are_not_definite(compiled):
     assert fit.size == 50
 
 
-def test_chains_find_the_posterior_where_the_density_is_zero_and_say_how_often_they_met_it():
-    fit = MCMC(nuts(5), 4, 400, 200, compiled=False, progress=False).run(correlated)
+@pytest.mark.parametrize("compiled", quick(1, [True, False]))
+def test_chains_find_the_posterior_where_the_density_is_zero_and_say_how_often_they_met_it(
+    compiled,
+):
+    fit = MCMC(nuts(5), 4, 400, 200, compiled=compiled, progress=False).run(correlated)
     grid = torch.linspace(-1, 1, 200_003)[1:-1]
     d = 1 - grid**2
     weight = torch.softmax(-(grid**2) / 2 - 1.5**2 / (2 * d) - d.log() / 2, 0)
