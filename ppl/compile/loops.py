@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from ..distributions.validate import no_validation, spoilt
 from ..errors import PushforwardError
 from ..language.combinators import Lanes, Loop
-from ..language.effects import Message, is_draw, stack
+from ..language.effects import Message, is_draw, is_subsample, stack
 from ..language.handlers import Conditioning, Handler, Scoping, Step
 from ..language.program import Callback, Program, derived, program_name
 from ..tensors.capture import DataStayReal, Unread, refusing
@@ -80,11 +81,13 @@ class Machine(Handler, Unkeyed):
         self.known: dict[Hashable, Code | None] = {}
         self.whole: dict[Hashable, Callback | None] = {}
         self.tracing = False
+        self.contents = Contents()  # which keeps alive what its keys know by identity
 
     def _process_message(self, msg: Message) -> None:
         if self.tracing:
-            if msg["type"] == "sample" and not is_draw(msg) and _heard():
-                raise _Heard
+            named = msg["type"] == "sample" and not (is_draw(msg) or is_subsample(msg))
+            if named and _heard():
+                raise _Heard("a choice or a score that other handlers hear of")
             return
         quick = (
             getattr(msg["infer"].get("program"), "quick", None) if msg["type"] == "call" else None
@@ -111,11 +114,12 @@ class Machine(Handler, Unkeyed):
 
         What it draws is made of a key, two whole numbers from torch's generator.
         """
-        key = (Contents()((fn, _surroundings())), _kind(args))
+        followed = torch.is_grad_enabled()
+        key = (self.contents((fn, _surroundings())), _kind(args), followed)
         with torch.no_grad(), self._tracing():
             if key not in self.whole:
                 with torch.random.fork_rng(devices=[]):
-                    self.whole[key] = quick(args, self.notify)
+                    self.whole[key] = quick(args, self.notify, followed)
             code = self.whole[key]
             return None if code is None else (code(torch.randint(2**62, (2,)), *args),)
 
@@ -181,7 +185,7 @@ class Machine(Handler, Unkeyed):
 
         ``what`` is all that ``run`` depends on besides its arguments.
         """
-        key = (Contents()((what, _surroundings())), _kind(args))
+        key = (self.contents((what, _surroundings())), _kind(args))
         if key not in self.known:
             self.known[key] = self._made(run, args, complaint, often)
         return self.known[key]
@@ -235,7 +239,8 @@ def _surroundings() -> Any:
     given = [h.data for h in stack() if isinstance(h, Conditioning)]
     names = [h.prefix for h in stack() if isinstance(h, Scoping)]
     made = torch.get_default_dtype(), torch.get_default_device()
-    return given, names, made, _heard()
+    parameters = sorted(pyro.get_param_store()._params.items())
+    return given, names, made, _heard(), parameters
 
 
 def _heard() -> bool:

@@ -11,8 +11,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import sys
 import types
 from array import array
+from collections import deque
 from collections.abc import Hashable, Iterator
 from typing import Any
 
@@ -80,8 +82,10 @@ class Keys:
         if isinstance(value, Cell):
             self.cells.add(value.address)
             return (Cell, value.address)
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple | deque):
             return (type(value), *map(self, value))
+        if isinstance(value, np.generic):
+            return (type(value), value.tobytes())
         if isinstance(value, set | frozenset):
             return (type(value), frozenset(map(self, value)))
         if isinstance(value, dict):
@@ -126,13 +130,53 @@ class Contents(Keys):
             return (key, *self._globals(value))
         if isinstance(value, torch.nn.Module):
             tensors = (*value.parameters(), *value.buffers())
-            return (key, value.training, *((x.data_ptr(), x._version) for x in tensors))
-        return key
+            plain = [self(_plain(each)) for each in value.modules()]
+            return (key, *plain, *((x.data_ptr(), x._version) for x in tensors))
+        slots = {name: getattr(value, name) for name in _slots(type(value)) if hasattr(value, name)}
+        shared = {} if _of_library(type(value)) else _data(type(value))
+        return (key, self(slots), self(shared)) if slots or shared else key
 
     def _globals(self, fn: types.FunctionType) -> Iterator[Hashable]:
-        for name in sorted(names_in(fn.__code__) & fn.__globals__.keys()):
+        """What a function reads from its module, and from modules and classes that it names."""
+        names = sorted(names_in(fn.__code__))
+        for name in names:
+            if name not in fn.__globals__:
+                continue
             found = fn.__globals__[name]
             yield (name, self._identity(found) if _is_fixed(found) else self(found))
+            if isinstance(found, types.ModuleType | type) and not _of_library(found):
+                here = vars(found)
+                for inner in names:
+                    if inner in here and not _is_fixed(here[inner]):
+                        yield (name, inner, self(here[inner]))
+
+
+def _plain(module: torch.nn.Module) -> dict[str, Any]:
+    """What a module holds besides tensors and other modules."""
+    kept = (Tensor, torch.nn.Module, dict)
+    return {k: v for k, v in vars(module).items() if k[0] != "_" and not isinstance(v, kept)}
+
+
+def _slots(kind: type) -> list[str]:
+    found = (each.__dict__.get("__slots__", ()) for each in kind.__mro__)
+    names = ((slots,) if isinstance(slots, str) else tuple(slots) for slots in found)
+    return [name for group in names for name in group if not name.startswith("__")]
+
+
+def _data(kind: type) -> dict[str, Any]:
+    """What a class holds besides what it does."""
+    return {
+        name: value
+        for name, value in vars(kind).items()
+        if not name.startswith("__") and not callable(value) and not hasattr(value, "__get__")
+    }
+
+
+def _of_library(value: Any) -> bool:
+    """Whether a module or a class belongs to a library, whose contents do not change."""
+    name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
+    root = name.partition(".")[0]
+    return root in LIBRARIES or root in sys.stdlib_module_names
 
 
 def _is_fixed(value: Any) -> bool:

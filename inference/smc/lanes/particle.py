@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from ....ppl.compile.lanes.translation import Unsupported
+from ....ppl.errors import DataError, located
 from ....ppl.tensors.forms import Form, as_tensors, taken_apart
+from ....ppl.tensors.noise import UnknownDraw
 from ..filtering import Filtering
 from ..population import Population
-from .code import Code, captured, looked_at, passed_on, traced
+from .code import Code, Given, captured, looked_at, passed_on, traced
 from .layout import Layout
 
 
@@ -33,7 +36,11 @@ class Particle:
         self.filtering = filtering
         tensors, self.form = taken_apart(args)
         self._types = [x.dtype for x in tensors]
+        _require_exact(tensors)
         (before, carry), self.steps, _ = filtering._start(*args)
+        if not self.steps:
+            raise Unsupported("a scan of no steps")
+        _require_exact(taken_apart((before, carry))[0])
         self.before, self.carry = Layout.of(before), Layout.of(carry)
         self.dtype = self._real()
         self.output: Layout | None = None  # until the step has told
@@ -44,10 +51,11 @@ class Particle:
         time = torch.tensor(0)
         self.step = Code(self._step, u, time, *rest, places=self.steps)
         self.first = traced(self._first, u, time, *rest)[0]
-        self.end = captured(self._end, u, *rest, *self._outputs())
-        self._passed = passed_on(self.end, self.size)
-        looked = [looked_at(graph, self.before.size) for graph in (self.step.graph, self.end)]
-        self.moved = [any(each) for each in zip(*looked, strict=True)]
+        self.end = self._ending(u, rest)
+        self._passed = None if self.end is None else passed_on(self.end, self.size)
+        graphs = [self.step.graph, *([] if self.end is None else [self.end])]
+        looked = [looked_at(graph, self.before.size) for graph in graphs]
+        self.moved = [self.end is None or any(each) for each in zip(*looked, strict=True)]
 
     @property
     def size(self) -> int:
@@ -55,8 +63,17 @@ class Particle:
         return self.before.size + self.carry.size
 
     def rest(self, args: tuple[Any, ...]) -> list[Tensor]:
-        """The tensors of arguments, as numbers of the particle's type."""
-        return [x.detach().to(self.dtype).contiguous() for x in taken_apart(args)[0]]
+        """The tensors of arguments, as numbers of the particle's type.
+
+        Errors:
+            DataError: a whole number is too large to be one of them.
+        """
+        tensors = taken_apart(args)[0]
+        try:
+            _require_exact(tensors)
+        except Unsupported as error:
+            raise DataError(located(str(error), hint="run the filter without compiled")) from error
+        return [x.detach().to(self.dtype).contiguous() for x in tensors]
 
     def tree(self, numbers: Tensor) -> Any:
         """The particle that has these numbers [size]; or many, [size, n]."""
@@ -64,13 +81,17 @@ class Particle:
         return self.before.tree(numbers[:k]), self.carry.tree(numbers[k:])
 
     def ended(
-        self, state: Tensor, log_weights: Tensor, rest: list[Tensor], outputs: Any
+        self, state: Tensor, log_weights: Tensor, args: tuple[Any, ...], outputs: Any
     ) -> Population:
         """The results of particles [size, n], weighted as of ``Filtering.begin``.
 
         Args:
             outputs: along the line of each particle [n, steps, ...], or None.
         """
+        if self.end is None:
+            population = Population(self.tree(state), log_weights)
+            return self.filtering.end(population, outputs, *args)
+        rest = self.rest(args)
         weights = log_weights - math.log(len(log_weights))
         if self._passed is not None:
             values = [state[at].movedim(-1, 0) for at in self._passed]
@@ -102,7 +123,8 @@ class Particle:
     def _step(self, u: Tensor, t: int | Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         args = self._args(rest)
         (_, carry), output, log_weight = self.filtering._advance(self.tree(u), t, *args)
-        results = self.carry.vector(carry, u.dtype), log_weight.to(u.dtype)
+        after = self.carry.vector(carry, u.dtype)
+        results = after, _spoilt(log_weight.to(u.dtype), after, self.carry)
         if output is None:
             return results
         self.output = Layout.of(output)
@@ -111,6 +133,14 @@ class Particle:
     def _first(self, u: Tensor, t: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """Step 0, as the program runs it, which knows that it is the first."""
         return self._step(u, 0, *rest)
+
+    def _ending(self, u: Tensor, rest: list[Tensor]) -> GraphModule | None:
+        """What becomes of a particle at the end, unless chance has a part in it."""
+        try:
+            with Given(u[:0]):
+                return captured(self._end, u, *rest, *self._outputs())
+        except (Unsupported, UnknownDraw):
+            return None
 
     def _outputs(self) -> list[Tensor]:
         """Tensors like the outputs of all steps."""
@@ -124,3 +154,23 @@ class Particle:
         value, log_weight = self.filtering._finish(self.tree(u), outputs, *self._args(rest))
         tensors, self.value = taken_apart(as_tensors(value))
         return (*tensors, log_weight.to(u.dtype))
+
+
+EXACT = 2**53  # whole numbers up to here are numbers in double precision
+
+
+def _require_exact(tensors: Sequence[Tensor]) -> None:
+    for x in tensors:
+        if x.dtype == torch.int64 and x.numel() and int(x.abs().max()) > EXACT:
+            raise Unsupported("a whole number beyond 2^53")
+
+
+def _spoilt(log_weight: Tensor, numbers: Tensor, layout: Layout) -> Tensor:
+    """The weight; NaN, which is an error later, where a whole number is no longer exact."""
+    first = 0
+    for size, (dtype, _) in zip(layout.sizes, layout.kinds, strict=True):
+        if dtype == torch.int64 and size:
+            exact = (numbers[first : first + size].abs() <= EXACT).all()
+            log_weight = torch.where(exact, log_weight, torch.nan)
+        first += size
+    return log_weight

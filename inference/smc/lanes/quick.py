@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ....ppl.compile.agreement import agrees
 from ....ppl.compile.cache import compiler
@@ -26,18 +26,24 @@ from .particle import Particle
 Quick = Callable[..., Population]
 
 
-def quick(filtering: Filtering, args: tuple[Any, ...], notify: Notify | None) -> Quick | None:
+def quick(
+    filtering: Filtering, args: tuple[Any, ...], notify: Notify | None, followed: bool = False
+) -> Quick | None:
     """The filter as machine code, for arguments like these; None where it is no lane code.
 
     It is called with a key for its noise, two whole numbers, and the arguments.
 
     Args:
         notify: is told why there is none.
+        followed: whether gradients of what the program closes over would be; lane code has none.
     """
     say = notify or (lambda message: None)
-    if filtering.scheme not in SCHEMES or compiler() is None:
+    if not any(filtering.scheme is each for each in SCHEMES) or compiler() is None:
         return None
     try:
+        if followed and _has_gradients(filtering, args):
+            say("filtering without lane code, which has no gradients")
+            return None
         particle = Particle(filtering, args)
         if wrong := _disagreeing(particle, args):
             say(f"filtering without lane code, whose {wrong} is not the program's")
@@ -56,6 +62,15 @@ def quick(filtering: Filtering, args: tuple[Any, ...], notify: Notify | None) ->
     return partial(population, engine)
 
 
+def _has_gradients(filtering: Filtering, args: tuple[Any, ...]) -> bool:
+    """Whether a particle depends on parameters of which gradients are wanted."""
+    with torch.enable_grad():
+        particle, steps, log_weight = filtering._start(*args)
+        after = filtering._advance(particle, 0, *args) if steps else ()
+    leaves = tree_leaves((particle, log_weight, after))
+    return any(isinstance(x, Tensor) and x.requires_grad for x in leaves)
+
+
 def population(engine: Engine, key: Tensor, *args: Any, given: Tensor | None = None) -> Population:
     """Run the filter by the noise of a key, or by choices that are given: see ``Engine``."""
     particle = engine.particle
@@ -68,7 +83,7 @@ def population(engine: Engine, key: Tensor, *args: Any, given: Tensor | None = N
         by_step = tree_map(lambda x: None if x is None else x.reshape(steps, n, *x.shape[1:]), rows)
         outputs = ancestry(by_step, found.ancestors)
     weights = found.log_weights.to(particle.dtype)
-    return particle.ended(found.state, weights, rest, outputs).require_weights()
+    return particle.ended(found.state, weights, args, outputs).require_weights()
 
 
 def _disagreeing(particle: Particle, args: tuple[Any, ...]) -> str:
@@ -77,7 +92,7 @@ def _disagreeing(particle: Particle, args: tuple[Any, ...]) -> str:
     if not agrees(start.function, start.graph, _noise(start, particle.dtype), *rest):
         return "start"
     begun = start.graph(_noise(start, particle.dtype)[0], *rest)[0]
-    both = torch.cat([begun, _noise(step, particle.dtype)[0]])[None]
+    both = torch.cat([begun, _noise(step, particle.dtype)[0, : len(step.normal)]])[None]
     for t, graph in ((0, particle.first), (particle.steps - 1, step.graph)):
         if not agrees(step.function, graph, both, torch.tensor(t), *rest):
             return f"step {t}"
