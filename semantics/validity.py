@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..ppl.errors import ProgramError, located
 from ..ppl.language.program import program_name
@@ -73,7 +74,8 @@ def valid(
 
     def expectation(outputs: Measure) -> Measure:
         with held(subject, "in what it returns"):
-            return outputs.bind(meaning)
+            units = [_unit(output) for output, _ in outputs.atoms]
+            return replace(outputs.bind(meaning), resolution=max(outputs.resolution, *units, 0.0))
 
     truth, outputs = measures(quadrature)
     expected = expectation(outputs)
@@ -94,7 +96,7 @@ def valid(
     return decide(
         subject,
         deviation,
-        *allowance(tolerance, truth, outputs),
+        *allowance(tolerance, truth, expected),
         counterexample,
         time.perf_counter() - start,
         (*outputs.notes, *unseen(truth, tolerance)),
@@ -102,6 +104,14 @@ def valid(
             max(truth.log_rest, outputs.log_rest), max(truth.log_mass(), expected.log_mass())
         ),
     )
+
+
+def _unit(output: Any) -> float:
+    """The rounding unit of an output's weights, where they are numbers of a dtype."""
+    weights = getattr(output, "log_weights", output[-1] if isinstance(output, tuple) else None)
+    if not isinstance(weights, Tensor) or not weights.is_floating_point():
+        return 0.0
+    return torch.finfo(weights.dtype).eps
 
 
 def _by_waves(

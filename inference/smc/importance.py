@@ -60,7 +60,8 @@ def importance(model: Callback, particles: int, guide: Callback | None = None) -
                     hint="rename the sites of the guide",
                 )
             )
-        return value, torch.as_tensor(target.log_weight) - torch.as_tensor(proposal.log_density)
+        weight, density = map(_score, (target.log_weight, proposal.log_density))
+        return value, weight - density
 
     def run(*args: Any) -> Population:
         if (key := signature(args)) not in checked:
@@ -74,6 +75,11 @@ def importance(model: Callback, particles: int, guide: Callback | None = None) -
 
     run.__name__ = run.__qualname__ = f"importance({particles})"
     return Program(run)
+
+
+def _score(x: Tensor | float) -> Tensor:
+    """A log density; in double precision where nothing was scored, so that no rounding enters."""
+    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64)
 
 
 def _auxiliary(guide: Callback, model: Callback, args: tuple[Any, ...]) -> set[str]:

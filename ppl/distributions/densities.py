@@ -42,7 +42,8 @@ def log_density(distribution: Any, value: Tensor, *, inside: bool = False) -> Te
     if isinstance(distribution, Repeated):
         return log_density(distribution.base, value, inside=inside)
     distribution = unvalidated(distribution)
-    if has_own_density(type(distribution)):
+    kind: Any = type(distribution)
+    if has_own_density(kind):
         value = as_numbers(value, distribution)
         return _inside(distribution, distribution.log_prob(value), value, inside)
     if isinstance(distribution, torch.distributions.Independent):
@@ -68,9 +69,9 @@ def _inside(distribution: Any, log_prob: Tensor, value: Tensor, inside: bool) ->
 
 
 @cache
-def has_own_density(kind: type) -> bool:
+def has_own_density(kind: Any) -> bool:
     """Whether a law says itself what its density is, whatever library's law it derives from."""
-    owner = next(each for each in kind.__mro__ if "log_prob" in vars(each))
+    owner: type = next(each for each in kind.__mro__ if "log_prob" in vars(each))
     return owner.__module__.partition(".")[0] not in ("torch", "pyro")
 
 
@@ -260,10 +261,11 @@ _GIVEN_PROBS: dict[type, Callable[[Any, Tensor], Tensor]] = {
 def _exact(distribution: Any) -> Callable[[Any, Tensor], Tensor] | None:
     """The density that takes the place of torch's, if one must."""
     given = _by_probs(vars(distribution).get("_categorical", distribution))
-    return _exact_of(type(distribution), given)
+    kind: Any = type(distribution)
+    return _exact_of(kind, given)
 
 
 @cache
-def _exact_of(kind: type, given_probs: bool) -> Callable[[Any, Tensor], Tensor] | None:
+def _exact_of(kind: Any, given_probs: bool) -> Callable[[Any, Tensor], Tensor] | None:
     table = {**_ALWAYS, **_GIVEN_PROBS} if given_probs else _ALWAYS
     return next((f for each, f in table.items() if issubclass(kind, each)), None)
