@@ -13,9 +13,11 @@ import sys
 from pathlib import Path
 from zipfile import ZipFile
 
+PLUGIN = "pushforward_pytest"  # a package of its own, which pytest imports and nothing else
+
 
 def examine(wheel: Path, checkout: Path) -> None:
-    """Each source file is in the wheel once, under ``pushforward/``, and nothing is a link."""
+    """Each source file is in the wheel once, under its package, and nothing is a link."""
     with ZipFile(wheel) as archive:
         entries = archive.infolist()
     names = [entry.filename for entry in entries]
@@ -23,7 +25,7 @@ def examine(wheel: Path, checkout: Path) -> None:
     assert len(names) == len(set(names)), "an entry stands twice"
     info = wheel.name.split("-py3")[0] + ".dist-info"
     tops = {name.split("/")[0] for name in names}
-    assert tops == {"pushforward", info}, f"top level holds {sorted(tops)}"
+    assert tops == {"pushforward", PLUGIN, info}, f"top level holds {sorted(tops)}"
 
     front = checkout / "pushforward"
     links = {f"pushforward/{path.name}": path for path in front.iterdir() if path.is_symlink()}
@@ -32,7 +34,7 @@ def examine(wheel: Path, checkout: Path) -> None:
         for prefix, link in {"pushforward": front, **links}.items()
         for folder in [link.resolve()]
         for path in folder.rglob("*.py")
-    }
+    } | {f"{PLUGIN}/{path.name}" for path in (checkout / PLUGIN).glob("*.py")}
     shipped = {name for name in names if name.endswith(".py")}
     assert shipped == sources, f"wheel and checkout differ in {sorted(shipped ^ sources)}"
     assert "pushforward/py.typed" in names, "py.typed is missing"
