@@ -235,6 +235,12 @@ def values_are_computed() -> None:
     assert by_enumeration(parse(source)) == {(("list", True, False), False, 0.0): 1.0}
 
 
+def each_lane_has_its_value() -> None:
+    found = by_capture(parse("do { x <- flip(1/4); return (if x then 7 else 9) }"), limit=2)
+    close(found[7.0], F(1, 4))
+    close(found[9.0], F(3, 4))
+
+
 def types_are_kept() -> None:
     for term in pool(static=False, count=POOL):
         type_ = check(term).type
@@ -244,7 +250,7 @@ def types_are_kept() -> None:
 
 # ------------------------------------------------------------------------------------------ judges
 
-POOL, STATIC = 250, 120
+POOL, STATIC = 120, 60
 
 
 def square() -> None:
@@ -282,6 +288,7 @@ JUDGES = (
     a_query_depends_on_its_arguments,
     a_random_function_is_one_function,
     values_are_computed,
+    each_lane_has_its_value,
     types_are_kept,
     square,
     lanes,

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward import dist, draw, factor, fix, program, sample
@@ -65,9 +66,10 @@ def metropolis(target: Tensor, off: float) -> Callable[[Tensor], Tensor]:
     return kernel
 
 
+@pytest.mark.parametrize("count", quick(1, [6, 20]))
 @pytest.mark.parametrize("s", SCALES)
-def test_verdicts_are_those_of_a_mass_about_one(s: float) -> None:
-    for number in range(20):
+def test_verdicts_are_those_of_a_mass_about_one(s: float, count: int) -> None:
+    for number in range(count):
         draws = Draws(number)
         n = draws.choice([2, 3, 4])
         prior, likelihood, proposal = (weights(draws, n) for _ in range(3))
