@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward import dist, sample
@@ -185,17 +186,19 @@ def test_one_process_and_one_point_are_volume_rescaled() -> None:
         assert mixed == pytest.approx(expected, abs=1e-14)
 
 
-def test_frequencies() -> None:
-    """20000 draws; 4 standard errors of 15 frequencies: level below 1e-3."""
+@pytest.mark.parametrize("n", quick(1, [5_000, 20_000]))
+def test_frequencies(n: int) -> None:
+    """4 standard errors of 15 frequencies of n draws: level below 1e-3."""
     generator = torch.Generator().manual_seed(0)
     space, expected = six(2), subsets(2)
-    draws = [tuple(sorted(draw_projection(space, generator).tolist())) for _ in range(20000)]
+    draws = [tuple(sorted(draw_projection(space, generator).tolist())) for _ in range(n)]
     for each, p in expected.items():
-        error = math.sqrt(p * (1 - p) / 20000)
-        assert abs(draws.count(each) / 20000 - p) <= 4 * error
+        error = math.sqrt(p * (1 - p) / n)
+        assert abs(draws.count(each) / n - p) <= 4 * error
 
 
-def test_points_of_continuous_spaces() -> None:
+@pytest.mark.parametrize("n", quick(1, [400, 1_500]))
+def test_points_of_continuous_spaces(n: int) -> None:
     """Means of functions under nu and the process, within 4 standard errors: level below 1e-3."""
     generator = torch.Generator().manual_seed(0)
     for space in (Legendre(4), Fourier(4)):
@@ -203,10 +206,8 @@ def test_points_of_continuous_spaces() -> None:
         first = space.phi(x).square() * weights_of(space, x)[:, None]
         error = first.std(0) / math.sqrt(20000)
         assert bool(((first.mean(0) - 1).abs() <= 4 * error + 1e-12).all())
-        grams = torch.stack(
-            [gram_of(space, draw_projection(space, generator)) for _ in range(1500)]
-        )
-        error = grams.std(0) / math.sqrt(1500)
+        grams = torch.stack([gram_of(space, draw_projection(space, generator)) for _ in range(n)])
+        error = grams.std(0) / math.sqrt(n)
         off = (grams.mean(0) - torch.eye(4, dtype=torch.float64)).abs()
         assert bool((off <= 4 * error + 1e-12).all())
 

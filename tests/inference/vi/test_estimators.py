@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import special, stats
+from support.sizes import quick
 from support.variational import (
     BACK_ENDS,
     LOGITS,
@@ -270,6 +271,7 @@ def test_a_poisson(back_end: Any) -> None:
     close(law.expect(lambda e: torch.stack(e)), [1.69, 2.6])
 
 
+@pytest.mark.parametrize("back_end", quick(1, [captured, replayed]))
 def test_a_normal_by_differences(back_end: Any) -> None:
     """E[x^4], by loc and by scale."""
     loc, scale = f(0.3), f(0.7)
@@ -288,18 +290,20 @@ def test_a_normal_by_differences(back_end: Any) -> None:
     ).require()
 
 
-def test_a_kink_by_differences(back_end: Any) -> None:
+@pytest.mark.parametrize("n", quick(1, [1_000, 3_000]))
+def test_a_kink_by_differences(n: int, back_end: Any) -> None:
     """E|x| for x ~ Normal(.3, .7): by draws, since a kink spoils a quadrature."""
     build = mean_of(lambda t: mvd(dist.Normal(t[0], t[1])), torch.abs)
     torch.manual_seed(0)
     estimate = back_end(build, f([0.3, 0.7]))
-    draws = torch.stack([estimate(f([0.3, 0.7]))[1] for _ in range(3000)])
+    draws = torch.stack([estimate(f([0.3, 0.7]))[1] for _ in range(n)])
     error = draws.std(0) / math.sqrt(len(draws))
     z = (draws.mean(0) - f([0.3317648582, 0.7278734434])) / error
     assert float(z.abs().max()) < 4.5  # level 1e-5
 
 
-def test_a_step_by_score_and_differences(back_end: Any) -> None:
+@pytest.mark.parametrize("n", quick(1, [1_000, 4_000]))
+def test_a_step_by_score_and_differences(n: int, back_end: Any) -> None:
     """P(x > 0) for x ~ Normal(m, 1): its derivative is the density at -m."""
     exact = math.exp(-0.045) / math.sqrt(2 * math.pi)
     assert exact == pytest.approx(0.3813878155, abs=1e-9)
@@ -310,7 +314,7 @@ def test_a_step_by_score_and_differences(back_end: Any) -> None:
             lambda x: torch.where(x > 0, 1.0, 0.0),
         )
         estimate = back_end(build, f(0.3))
-        draws = torch.stack([estimate(f(0.3))[1] for _ in range(4000)])
+        draws = torch.stack([estimate(f(0.3))[1] for _ in range(n)])
         error = float(draws.std()) / math.sqrt(len(draws))
         assert abs(float(draws.mean()) - exact) < 4.5 * error  # level 7e-6
         assert abs(float(draws.mean())) > 10 * error  # the derivative along the path is zero
