@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import scipy.stats
 import torch
+from support.sizes import quick
 from torch import Tensor
 from torch.distributions import transforms as T
 
@@ -201,7 +202,7 @@ def require_density(member: Member) -> None:
     assert not bool(gradients[values.isfinite()].isnan().any())
 
 
-@pytest.mark.parametrize("block", range(4))
+@pytest.mark.parametrize("block", quick(2, range(4)))
 def test_impossible_data_weigh_nothing_and_possible_ones_what_they_do(block: int) -> None:
     for number in range(20 * block, 20 * block + 20):
         require_weights(Member(number))
@@ -244,9 +245,10 @@ def shifted() -> Tensor:
     return x
 
 
-def test_nuts_stays_where_the_data_are_possible() -> None:
+@pytest.mark.parametrize("compiled", quick(1, [True, False]))
+def test_nuts_stays_where_the_data_are_possible(compiled: bool) -> None:
     """The posterior is Normal(2, 2) below 1; at the level 1e-6 by 400 nearly independent draws."""
-    fit = MCMC(nuts(), chains=4, draws=1000, warmup=500, compiled=False, progress=False).run(
+    fit = MCMC(nuts(), chains=4, draws=1000, warmup=500, compiled=compiled, progress=False).run(
         shifted, seed=1
     )
     assert float(fit["x"].max()) < 1.0

@@ -545,7 +545,7 @@ def enumerates(case: Case) -> None:
 
 
 def integrates(case: Case) -> None:
-    measure = denote(case.smooth, quadrature=96)
+    measure = denote(case.smooth, quadrature=32)
     assert measure.mass() == pytest.approx(case.mass, abs=1e-8)
     assert float(measure.expect()) / measure.mass() == pytest.approx(case.mean, abs=1e-8)
 
@@ -832,7 +832,7 @@ def test_a_random_function_of_its_history_is_a_gaussian_process() -> None:
         return drawn[0.0] * drawn[1.0]
 
     for order in ((0.0, 1.0), (1.0, 0.0), (1.0, 0.0, 1.0)):
-        covariance = denote(product, order, quadrature=48).expect()
+        covariance = denote(product, order, quadrature=24).expect()
         assert float(covariance) == pytest.approx(math.exp(-0.5), abs=1e-8)
 
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro.distributions as dist
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward.inference import importance
@@ -148,7 +150,7 @@ terms = st.recursive(
     max_leaves=3,
 )
 starts = st.sampled_from([f(0.0), f(1.0), f(2.0)])
-exhaustive = settings(max_examples=400, deadline=None, derandomize=True, database=None)
+exhaustive = settings(deadline=None, derandomize=True, database=None)
 
 
 def small(term: Term) -> bool:
@@ -157,12 +159,16 @@ def small(term: Term) -> bool:
     return text.count("scan") + text.count("iterate") + text.count("vmap") <= 2
 
 
-@exhaustive
-@given(terms.filter(small), starts)
-def test_merging_agrees_with_enumeration_of_paths(term: Term, start: Tensor) -> None:
-    merged, naive = denote(term.run, start), denote(term.run, start, merge=False)
-    gap, where = merged.deviation(naive)
-    assert gap <= TOLERANCE, f"{term} at {where}"
+@pytest.mark.parametrize("count", quick(1, [120, 400]))
+def test_merging_agrees_with_enumeration_of_paths(count: int) -> None:
+    @settings(exhaustive, max_examples=count)
+    @given(terms.filter(small), starts)
+    def run(term: Term, start: Tensor) -> None:
+        merged, naive = denote(term.run, start), denote(term.run, start, merge=False)
+        gap, where = merged.deviation(naive)
+        assert gap <= TOLERANCE, f"{term} at {where}"
+
+    run()
 
 
 def structural(term: Term) -> bool:
@@ -170,26 +176,34 @@ def structural(term: Term) -> bool:
     return small(term) and "vmap" not in term.text and "weighted" not in term.text
 
 
-@exhaustive
-@given(terms.filter(structural), starts)
-def test_densities_of_all_traces_sum_to_the_measure(term: Term, start: Tensor) -> None:
-    atoms = []
-    for choices, _ in denote(term.run, start, of="trace").items():
-        log_density, value = assess(term.run, choices, start)
-        atoms.append((value, float(log_density)))
-    gap, where = Measure.of(atoms).deviation(denote(term.run, start))
-    assert gap <= TOLERANCE, f"{term} at {where}"
+@pytest.mark.parametrize("count", quick(1, [120, 400]))
+def test_densities_of_all_traces_sum_to_the_measure(count: int) -> None:
+    @settings(exhaustive, max_examples=count)
+    @given(terms.filter(structural), starts)
+    def run(term: Term, start: Tensor) -> None:
+        atoms = []
+        for choices, _ in denote(term.run, start, of="trace").items():
+            log_density, value = assess(term.run, choices, start)
+            atoms.append((value, float(log_density)))
+        gap, where = Measure.of(atoms).deviation(denote(term.run, start))
+        assert gap <= TOLERANCE, f"{term} at {where}"
+
+    run()
 
 
-@exhaustive
-@given(terms.filter(structural), starts, st.integers(0, 100))
-def test_a_simulated_trace_has_its_assessed_density(term: Term, start: Tensor, seed: int) -> None:
-    trace = simulate(term.run, start, seed=seed)
-    log_density, value = assess(term.run, trace.choices, start)
-    assert torch.equal(value, trace.value)
-    assert torch.equal(log_density, trace.log_density) or math.isclose(
-        float(log_density), float(trace.log_density), abs_tol=1e-12
-    )
+@pytest.mark.parametrize("count", quick(1, [120, 400]))
+def test_a_simulated_trace_has_its_assessed_density(count: int) -> None:
+    @settings(exhaustive, max_examples=count)
+    @given(terms.filter(structural), starts, st.integers(0, 100))
+    def run(term: Term, start: Tensor, seed: int) -> None:
+        trace = simulate(term.run, start, seed=seed)
+        log_density, value = assess(term.run, trace.choices, start)
+        assert torch.equal(value, trace.value)
+        assert torch.equal(log_density, trace.log_density) or math.isclose(
+            float(log_density), float(trace.log_density), abs_tol=1e-12
+        )
+
+    run()
 
 
 @settings(exhaustive, max_examples=60)
