@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...ppl.compile.potential import Potential, by_columns
 from ...ppl.distributions.data import as_arguments
-from ...ppl.errors import DataError, located
+from ...ppl.errors import DataError, ProgramError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.interpretations.mixed_density import MixedDensity
 from ...ppl.language.program import Callback
@@ -186,6 +186,9 @@ class MCMC:
             if kernel.gibbs:
                 density = MixedDensity(p, *args, turning=True)
                 sizes = tuple(density.sizes)
+                if not sizes:
+                    what = f"{kernel.name} meets a program without finite latents"
+                    raise ProgramError(located(what, hint="give its kernel without with_gibbs"))
                 kernel = of_sizes(kernel, sizes)
             else:
                 density = LogDensity(rewriting.program, *args, turning=True)

@@ -25,7 +25,11 @@ from pushforward.inference.runs.start import mixed_starting_points
 from pushforward.ppl import marginal, seeded
 from pushforward.ppl.compile.folding import fold
 from pushforward.ppl.compile.lanes.function import LaneFunction
-from pushforward.ppl.errors import InitializationError, UnsupportedDistributionError
+from pushforward.ppl.errors import (
+    InitializationError,
+    ProgramError,
+    UnsupportedDistributionError,
+)
 from pushforward.ppl.interpretations.log_density import LogDensity
 from pushforward.ppl.interpretations.mixed_density import MixedDensity
 from pushforward.ppl.tensors.capture import capture_vector
@@ -452,3 +456,12 @@ def test_a_long_search_for_a_start_warns(monkeypatch: pytest.MonkeyPatch) -> Non
     with seeded(0), pytest.warns(RuntimeWarning, match=said) as told:
         prior_run(seldom)
     assert len(told) == 1
+
+
+def test_a_program_without_finite_latents_is_told() -> None:
+    @program
+    def model() -> None:
+        sample("x", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ProgramError, match="without finite latents"):
+        MCMC(with_gibbs(nuts()), progress=False).run(model)
