@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import functools
 import math
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,21 +24,38 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ...ppl import cond, vmap
-from ...ppl.errors import ProgramError, located
+from ...ppl.errors import (
+    BranchError,
+    ImpureProgramError,
+    ProgramError,
+    UnsupportedDistributionError,
+    located,
+)
+from ...ppl.interpretations.abstract_run import check_program
+from ...ppl.interpretations.guides import check_guide
 from ...ppl.language.combinators import Loop
 from ...ppl.language.effects import (
     Message,
     is_draw,
     is_latent,
     is_subsample,
+    outside,
     stack,
     whole_indices,
 )
-from ...ppl.language.handlers import Handler, Intervening, Proposing, Untracing, Weighing
+from ...ppl.language.handlers import (
+    Handler,
+    Intervening,
+    Proposing,
+    Untracing,
+    Weighing,
+    at_step,
+)
 from ...ppl.language.program import Callback, Program, program_name
 from ...ppl.tensors.hidden import is_hidden
 from .population import Population
 from .resampling import Scheme, resample, systematic
+from .step_choices import Proposed, StepChoices
 
 
 class _Suspended(BaseException):
@@ -56,6 +74,7 @@ class _AtScan(Handler):
     def __init__(self, replayed: Before | None = None) -> None:
         super().__init__()
         self.replayed, self.met = replayed, False
+        self.lane_wise = False  # what is replayed is that of all lanes
         self.draws: tuple[Tensor, ...] = ()
         self.passed: list[str] = []  # effects that may hide a scan
         self.open: list[str] = []  # those of them that are running
@@ -65,7 +84,7 @@ class _AtScan(Handler):
             return
         kind = msg["type"]
         if kind == "loop" and msg["infer"]["loop"].has_outputs:
-            self.met = True
+            self.met = self.lane_wise = True
             self._require_held()
             self.on_loop(msg, msg["infer"].get("suspended", msg["infer"]["loop"]))
         elif kind in ("call", "loop"):
@@ -136,19 +155,40 @@ class _Stop(_AtScan):
     """Suspends at the scan with its initial carry."""
 
     def on_loop(self, msg: Message, loop: Loop) -> None:
-        self.carry, self.length = msg["args"][0], loop.length
+        self.loop, (self.carry, self.xs) = loop, msg["args"]
         raise _Suspended
 
 
 class _Advance(_AtScan):
-    """Runs step t of the scan from a carry, and suspends again."""
+    """Runs step t of the scan from a carry, and suspends again.
 
-    def __init__(self, replayed: Before, carry: Any, t: int | Tensor) -> None:
+    ``choices``: those of the step, if something is to be done with them.
+    """
+
+    def __init__(
+        self, replayed: Before, carry: Any, t: int | Tensor, choices: StepChoices | None
+    ) -> None:
         super().__init__(replayed)
-        self.carry, self.t = carry, t
+        self.carry, self.t, self.choices = carry, t, choices
 
     def on_loop(self, msg: Message, loop: Loop) -> None:
+        if self.choices is not None:
+            loop = replace(loop, step=self.choices.around(loop.step))
         self.carry, self.output = loop.advance(self.t, self.carry, msg["args"][1])
+        raise _Suspended
+
+
+class _Look(_AtScan):
+    """Asks what a particle at the scan is worth in view of row t, and suspends again."""
+
+    def __init__(self, replayed: Before, t: int | Tensor, worth: Callback) -> None:
+        super().__init__(replayed)
+        self.t, self.worth = t, worth
+
+    def on_loop(self, msg: Message, loop: Loop) -> None:
+        row = tree_map(lambda x: at_step(x, self.t), msg["args"][1])
+        with outside(self):
+            self.factor = self.worth(row)
         raise _Suspended
 
 
@@ -170,12 +210,41 @@ class _Finish(_AtScan):
 
 @dataclass(frozen=True)
 class Filtering:
-    """The parts of a particle filter, for algorithms that are made of them."""
+    """The parts of a particle filter, for algorithms that are made of them.
+
+    ``proposal`` and ``ahead``: see ``particle_filter``.
+    """
 
     model: Callback
     particles: int
     scheme: Scheme = systematic
     ess: float = 1.0
+    proposal: Callback | None = None
+    ahead: Callback | None = None
+
+    def check(self, *args: Any) -> None:
+        """Raise what is wrong with the model, or with the proposal at its first step."""
+        check_program(self.model, *args)
+        if self.proposal is None:
+            return
+
+        def at_first(then: Callback, name: str) -> Callback:
+            def run(*args: Any) -> None:
+                with suppress(_Suspended), Untracing(), Weighing(), _Stop() as at:
+                    self.model(*args)
+                if at.met and at.loop.length:
+                    then(at, tree_map(lambda x: x[0], at.xs))
+
+            run.__name__ = run.__qualname__ = name
+            return run
+
+        name = program_name(self.proposal)
+        proposal = at_first(lambda at, row: self._propose(args, at.carry, row), name)
+        step = at_first(
+            lambda at, row: at.loop.step(at.carry, row), f"a step of {program_name(self.model)}"
+        )
+        with suppress(BranchError, ImpureProgramError, UnsupportedDistributionError):
+            check_guide(proposal, step, *args, direction="inclusive", partial=True)
 
     def begin(self, *args: Any) -> tuple[Population, int]:
         """Particles that stand at the scan, and how many steps it has.
@@ -194,22 +263,25 @@ class Filtering:
         Returns the particles with the outputs of the step, and with their ancestors if these were
         asked for (``recording``) or there are outputs.
         """
-        first = not is_hidden(t) and int(t) == 0  # a traced step is never the first
+        time = t if is_hidden(t) else int(t)
+        first = not is_hidden(t) and time == 0  # a traced step is never the first
+        ahead = None if first else self._looked(population, time, args)
         if first:
             again: Callback = self._kept
         elif self.ess >= 1.0:
             again = Program(self._resampled)
         else:
-            uneven = population.is_uneven(self.ess)
-            again = cond(uneven, Program(self._resampled), self._kept)
-        population, ancestors = again(population, recording)
+            preferred = 0.0 if ahead is None else ahead
+            seen = population._replace(log_weights=population.log_weights + preferred)
+            again = cond(seen.is_uneven(self.ess), Program(self._resampled), self._kept)
+        population, ancestors = again(population, recording, ahead)
         axes = (0, None, *(None for _ in args))
         particle, output, log_weights = vmap(self._advance, axes, self.particles)(
-            population.values, t if is_hidden(t) else int(t), *args
+            population.values, time, *args
         )
         population = Population(particle, population.log_weights + log_weights)
         if first and output is not None:
-            ancestors = self._kept(population, True)[1]
+            ancestors = self._kept(population, True, None)[1]
         return population, output, ancestors
 
     def end(self, population: Population, outputs: Any, *args: Any) -> Population:
@@ -232,7 +304,7 @@ class Filtering:
             except _Suspended:
                 particle = (before.choices, at.draws), at.carry
                 log_weight = torch.as_tensor(weight.log_weight, dtype=_precision(particle))
-                return particle, at.length, log_weight
+                return particle, at.loop.length, log_weight
         what = f"{program_name(self.model)} has no scan(...) to resample between"
         if hiding := [kind for kind in dict.fromkeys(at.passed) if kind != "memo"]:
             what += f", or has it inside {' or '.join(hiding)}"
@@ -240,11 +312,50 @@ class Filtering:
         raise ProgramError(located(what, hint=hint))
 
     def _advance(self, particle: Any, t: int | Tensor, *args: Any) -> tuple[Any, Any, Tensor]:
+        if self.proposal is None:
+            return self.through(particle, t, None, args)
+        choices = self.proposed(args)
+        particle, output, log_weight = self.through(particle, t, choices, args)
+        return particle, output, log_weight - choices.log_density
+
+    def proposed(self, args: tuple[Any, ...]) -> Proposed:
+        """The choices of a step, with those that the proposal draws."""
+        return Proposed(partial(self._propose, args), program_name(self.proposal))  # type: ignore[arg-type]
+
+    def through(
+        self, particle: Any, t: int | Tensor, choices: StepChoices | None, args: tuple[Any, ...]
+    ) -> tuple[Any, Any, Tensor]:
+        """One particle after step t, the output of the step, and the log weight of its scores."""
         before, carry = particle
-        advancing = _Advance(before, carry, t)
-        with suppress(_Suspended), Untracing(), Weighing() as weight, advancing as at:
+        advancing, noting = _Advance(before, carry, t, choices), choices or nullcontext()
+        with suppress(_Suspended), Untracing(), Weighing() as weight, noting, advancing as at:
             self.model(*args)
         return (before, at.carry), at.output, torch.as_tensor(weight.log_weight)
+
+    def _propose(self, args: tuple[Any, ...], carry: Any, row: Any) -> None:
+        assert self.proposal is not None
+        self.proposal(carry, row, *args)
+
+    def _looked(
+        self, population: Population, t: int | Tensor, args: tuple[Any, ...]
+    ) -> Tensor | None:
+        """The log factors by which particles are preferred before step t; what is dead has none."""
+        if self.ahead is None:
+            return None
+        axes = (0, None, *(None for _ in args))
+        found = vmap(self._worth, axes, self.particles)(population.values, t, *args)
+        return torch.where(torch.isneginf(population.log_weights), 0.0, found)
+
+    def _worth(self, particle: Any, t: int | Tensor, *args: Any) -> Tensor:
+        before, carry = particle
+        looking = _Look(before, t, lambda row: self.ahead(carry, row, *args))  # type: ignore[misc]
+        with suppress(_Suspended), Untracing(), Weighing(), looking as at:
+            self.model(*args)
+        if not isinstance(at.factor, Tensor | float | int) or torch.as_tensor(at.factor).ndim:
+            what = f"{program_name(self.ahead)} gives no number"  # type: ignore[arg-type]
+            hint = "ahead(carry, next_row, *args) returns one log factor for one particle"
+            raise ProgramError(located(what, hint=hint))
+        return torch.as_tensor(at.factor)
 
     def _finish(self, particle: Any, outputs: Any, *args: Any) -> tuple[Any, Tensor]:
         before, carry = particle
@@ -252,11 +363,15 @@ class Filtering:
             value = self.model(*args)
         return value, torch.as_tensor(weight.log_weight)
 
-    def _resampled(self, population: Population, recording: bool) -> tuple[Population, Any]:
-        population, ancestors = resample(population, self.scheme)
+    def _resampled(
+        self, population: Population, recording: bool, ahead: Tensor | None
+    ) -> tuple[Population, Any]:
+        population, ancestors = resample(population, self.scheme, ahead)
         return population, ancestors if recording else None  # without outputs nobody asks for them
 
-    def _kept(self, population: Population, recording: bool) -> tuple[Population, Any]:
+    def _kept(
+        self, population: Population, recording: bool, ahead: Tensor | None
+    ) -> tuple[Population, Any]:
         everyone = torch.arange(self.particles, device=population.log_weights.device)
         return population, everyone if recording else None
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ...ppl import scan
-from ...ppl.interpretations.abstract_run import check_program
 from ...ppl.language.program import Callback, Program, signature
 from ...ppl.tensors.hidden import is_hidden
 from ...ppl.tensors.keys import Bookkeeping
@@ -21,7 +20,12 @@ from .resampling import Scheme, systematic
 
 
 def particle_filter(
-    model: Callback, particles: int, scheme: Scheme = systematic, ess: float = 1.0
+    model: Callback,
+    particles: int,
+    scheme: Scheme = systematic,
+    ess: float = 1.0,
+    proposal: Callback | None = None,
+    ahead: Callback | None = None,
 ) -> Program:
     """Sequential Monte Carlo for a program with a ``scan``; it returns a ``Population``.
 
@@ -31,12 +35,26 @@ def particle_filter(
         model: a program; its first scan is run with resampling before each step but the first.
         particles: how many.
         scheme: ``multinomial``, ``systematic``, ``stratified``, or a user's own.
-        ess: resample when the effective sample size falls below this fraction (1: always).
+        ess: resample when the effective sample size falls below this fraction (1: always); where
+            one looks ahead, that of the weights with its factors.
+        proposal: ``proposal(carry, row, *args)`` draws some choices of a step, by the names that
+            the step uses (``"x"``, not ``"x[3]"``), in place of the model's law (a guided filter).
+            Its support must cover the model's: this is checked at the first step before the first
+            run, unless it or the step branches in Python on a random value.
+        ahead: ``ahead(carry, next_row, *args)``, a finite log factor by which a particle is
+            preferred when resampling before the step of that row, and by which its weight is then
+            divided (an auxiliary particle filter; Pitt and Shephard 1999).  Any is valid; a good
+            one guesses the score to come.
+
+    Errors:
+        GuideError: the proposal does not fit the step.
+        ProgramError: the program has no scan; a factor is not finite, or no number.
     """
 
     if particles < 1:
         raise ValueError("particle_filter needs at least one particle")
-    filtering, checked = Filtering(model, particles, scheme, ess), Bookkeeping()
+    filtering = Filtering(model, particles, scheme, ess, proposal, ahead)
+    checked = Bookkeeping()
 
     def step(state: tuple[Population, bool, Any], t: Tensor) -> tuple[Any, Any]:
         population, recording, args = state
@@ -46,7 +64,7 @@ def particle_filter(
 
     def run(*args: Any) -> Population:
         if not any(map(is_hidden, tree_leaves(args))) and (key := signature(args)) not in checked:
-            check_program(model, *args)
+            filtering.check(*args)
             checked.add(key)
         population, length = filtering.begin(*args)
         carry = population, False, args
@@ -55,5 +73,6 @@ def particle_filter(
         return filtering.end(population, outputs, *args).require_weights()
 
     run.__name__ = run.__qualname__ = f"particle_filter({particles})"
-    run.quick = partial(quick, filtering)  # type: ignore[attr-defined]
+    if ahead is None:  # lane code resamples by weights alone
+        run.quick = partial(quick, filtering)  # type: ignore[attr-defined]
     return Program(run)

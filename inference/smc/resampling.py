@@ -78,7 +78,10 @@ def resample(
     n = len(population.log_weights)
     log_weights = population.log_weights
     if ahead is not None:
-        if not bool(torch.isfinite(ahead).all()):
+        finite = torch.isfinite(ahead)
+        if is_hidden(ahead):  # then no weight is a number, which is seen at the end
+            ahead = torch.where(finite, ahead, torch.nan)
+        elif not bool(finite.all()):
             what = "a factor to look ahead by is zero, infinite or NaN"
             raise ProgramError(located(what, hint="what might matter must keep a positive factor"))
         log_weights = log_weights + ahead
