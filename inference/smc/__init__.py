@@ -10,6 +10,7 @@ from .rejection import rejection
 from .resampling import multinomial, resample, residual, stratified, systematic
 from .smc import smc
 from .smc_squared import smc_squared
+from .smoothing import backward_simulation
 from .tempering import tempered
 from .waste_free import waste_free
 
@@ -17,6 +18,7 @@ __all__ = [
     "Apart",
     "Population",
     "annealed",
+    "backward_simulation",
     "collapse",
     "conditional_smc",
     "importance",
