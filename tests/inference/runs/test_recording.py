@@ -15,6 +15,7 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward import (
@@ -173,7 +174,7 @@ def require_recorded(number: int) -> None:
         assert log_likelihood(fit, p).keys() == trace.observed.keys(), what
 
 
-@pytest.mark.parametrize("block", range(4))
+@pytest.mark.parametrize("block", quick(2, range(4)))
 def test_fits_have_the_sites_of_a_trace(block: int) -> None:
     """Level 1e-5 for each mean, within the bias of as many particles."""
     for number in range(3 * block, 3 * block + 3):

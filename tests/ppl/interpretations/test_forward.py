@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from support.scoped import with_data
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward import iterate, marginal, observe, plate, program, sample, scan
@@ -103,7 +104,7 @@ def test_it_is_what_elimination_gives(seed: int) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("seed", range(0, 20, 4))
+@pytest.mark.parametrize("seed", quick(2, range(0, 20, 4)))
 def test_it_is_one_loop_of_a_trace_with_the_same_gradient(seed: int) -> None:
     p = drawn(seed)
     density = LogDensity(marginal(p, exact=True))
