@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("tests", deadline=None)  # others may be at work on the machine
+settings.load_profile("tests")
 
 
 @pytest.fixture
