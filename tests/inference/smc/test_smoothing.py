@@ -21,6 +21,7 @@ from pushforward.inference import (
     stratified,
     systematic,
 )
+from pushforward.inference.smc.smoothing import _Smoothing
 from pushforward.semantics import check
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -232,6 +233,44 @@ def test_early_states_do_not_coalesce() -> None:
     assert paths.values.shape == (60, 25)
     assert len(lines[:, 0].unique()) < 15 < 25 < len(paths.values[:, 0].unique())
     assert float(paths.log_weights.std()) < 1e-12
+
+
+LAWS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "normal": (lambda x, s: dist.Normal(x, 1.0), ()),
+    "student": (lambda x, s: dist.StudentT(4.0, x, 1.0), ()),
+    "categorical": (lambda x, s: dist.Categorical(logits=torch.stack([x, 0 * x])), ()),
+    "uniform": (lambda x, s: dist.Uniform(x - 1, x + 1), ()),
+    "a scale before": (lambda x, s: dist.Normal(x, s.exp()), (1,)),
+    "a matrix before": (
+        lambda x, s: dist.MultivariateNormal(x.expand(2), torch.eye(2) * s.exp()),
+        (1,),
+    ),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_what_steps_look_at(law: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a start that is carried and a scale, whatever law the step draws from."""
+    seen: list[Any] = []
+    looked = _Smoothing.looked
+    monkeypatch.setattr(
+        _Smoothing, "looked", lambda *about: (seen.append(looked(*about)), seen[0])[1]
+    )
+
+    def model(ys: Tensor) -> Tensor:
+        start = sample("start", dist.Normal(0.0, 1.0))
+        scale = sample("scale", dist.Normal(0.0, 1.0))
+
+        def step(x: Tensor, y: Tensor) -> Any:
+            x = sample("x", LAWS[law][0](x, scale)).double().sum().tanh()
+            observe("y", dist.Normal(x, 1.0), y)
+            return x, x
+
+        return scan(step)(start, ys)[1]
+
+    with torch.no_grad():
+        backward_simulation(model, 5, 2)(YS)
+    assert seen == [LAWS[law][1]]
 
 
 def test_in_lanes_of_data() -> None:
