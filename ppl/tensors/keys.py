@@ -188,6 +188,7 @@ def _is_fixed(value: Any) -> bool:
 
 
 LIBRARIES = {"builtins", "math", "numpy", "pushforward", "pyro", "scipy", "torch", "typing"}
+LIBRARIES |= {"_pytest", "pluggy", "pytest"}  # which functions name whose asserts pytest rewrote
 
 
 class Lasting(Contents):
