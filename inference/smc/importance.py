@@ -35,7 +35,8 @@ def importance(model: Callback, particles: int, guide: Callback | None = None) -
         guide: a program of the same arguments that proposes some or all latents of the model.
             The others, or all of them without a guide, are proposed from the model itself.
             Its support must cover the model's: this is checked before the first run, unless one of
-            the two has no type because it branches in Python on a random value.
+            the two has no type because it branches in Python on a random value.  The density of
+            its auxiliary choices counts where latents are points, made of them.
 
     Errors:
         GuideError: the guide does not fit the model.
@@ -60,8 +61,10 @@ def importance(model: Callback, particles: int, guide: Callback | None = None) -
                     hint="rename the sites of the guide",
                 )
             )
-        weight, density = map(_score, (target.log_weight, proposal.log_density))
-        return value, weight - density
+        density = _score(proposal.log_density)
+        if isinstance(proposal.log_auxiliary, Tensor) and not proposal.has_points:
+            density = density - proposal.log_auxiliary
+        return value, _score(target.log_weight) - density
 
     def run(*args: Any) -> Population:
         if (key := signature(args)) not in checked:

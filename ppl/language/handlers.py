@@ -210,7 +210,11 @@ class Weighing(Handler):
 
 
 class Proposing(Handler):
-    """Records the latents inside it with their log density; they pass outward as they are."""
+    """Records the latents inside it with their log density; they pass outward as they are.
+
+    ``log_auxiliary`` is the part of those that are marked auxiliary.  They are the noise of choices
+    that are made of them (``has_points``), whose density theirs is then, or else only in between.
+    """
 
     ignores_draws = True
     lane_wise = False
@@ -218,13 +222,16 @@ class Proposing(Handler):
     def __enter__(self) -> Any:
         self.choices: dict[str, Tensor] = {}
         self.log_density: Tensor | float = 0.0
+        self.log_auxiliary: Tensor | float = 0.0
+        self.has_points = False
         return super().__enter__()
 
     def state(self) -> Any:
-        return dict(self.choices), self.log_density
+        return dict(self.choices), self.log_density, self.log_auxiliary, self.has_points
 
     def restore(self, state: Any) -> None:
         self.choices, self.log_density = dict(state[0]), state[1]
+        self.log_auxiliary, self.has_points = state[2], state[3]
 
     def _process_message(self, msg: Message) -> None:
         if msg["type"] == "sample" and is_latent(msg):
@@ -233,7 +240,11 @@ class Proposing(Handler):
     def _postprocess_message(self, msg: Message) -> None:
         if msg["type"] == "sample" and msg["infer"].get("proposer") is self:
             self.choices[msg["name"]] = msg["value"]
-            self.log_density = self.log_density + scaled_log_prob(msg)
+            log_prob = scaled_log_prob(msg)
+            self.log_density = self.log_density + log_prob
+            if msg["infer"].get("is_auxiliary"):
+                self.log_auxiliary = self.log_auxiliary + log_prob
+            self.has_points |= isinstance(core(msg["fn"]), Delta)
 
 
 def require_meaning(interpretation: Messenger) -> None:
