@@ -51,11 +51,14 @@ def as_numbers(value: Tensor, distribution: Any) -> Tensor:
     """Data as the numbers that they stand for: integers of few bits overflow, and truth values.
 
     Points are compared as they are.  What may be an index stays whole, as all data do of laws that
-    users write; else data get the precision of the law.
+    users write; else data get the precision of the law, if theirs is lower.
     """
-    if value.is_floating_point() or value.is_complex() or isinstance(distribution, dist.Delta):
+    if value.is_complex() or value.dtype == torch.float64 or isinstance(distribution, dist.Delta):
         return value
     numeric = type(distribution).__module__.startswith(("torch.", "pyro."))
+    if value.is_floating_point():
+        own = _own(distribution) if numeric else value.dtype
+        return value.to(torch.promote_types(value.dtype, own))
     if not numeric or isinstance(distribution, _OF_INDICES):
         return value.long()
     return value.to(_own(distribution))

@@ -117,13 +117,6 @@ def _bernoulli(distribution: Any, value: Tensor) -> Tensor:
     return log_of(torch.where(value == 1, p, 1 - p))
 
 
-def _continuous_bernoulli(distribution: Any, value: Tensor) -> Tensor:
-    """In the precision of its parameters: torch's has that of the value, if it is lower."""
-    wide = torch.promote_types(value.dtype, distribution._param.dtype)
-    log_prob: Tensor = distribution.log_prob(value.to(wide))
-    return log_prob
-
-
 def _categorical(distribution: Any, value: Tensor) -> Tensor:
     index, p = torch.broadcast_tensors(value.long()[..., None], distribution.probs)
     return log_of(p.gather(-1, index[..., :1])[..., 0])
@@ -245,7 +238,6 @@ def _zero_inflated(distribution: Any, value: Tensor) -> Tensor:
 # What torch clamps, always and only where probabilities are given; and what it cannot do in lanes.
 _ALWAYS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     torch.distributions.Bernoulli: _bernoulli,
-    torch.distributions.ContinuousBernoulli: _continuous_bernoulli,
     torch.distributions.MixtureSameFamily: _mixture,
     torch.distributions.Multinomial: _multinomial,
     torch.distributions.Poisson: _poisson,
