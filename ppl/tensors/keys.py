@@ -175,8 +175,16 @@ def _data(kind: type) -> dict[str, Any]:
 def _of_library(value: Any) -> bool:
     """Whether a module or a class belongs to a library, whose contents do not change."""
     name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
-    root = name.partition(".")[0]
-    return root in LIBRARIES or root in sys.stdlib_module_names
+    return _is_library(str(name).partition(".")[0])
+
+
+@functools.cache
+def _is_library(root: str) -> bool:
+    """Whether a package comes with Python, or is installed where packages are."""
+    if root in LIBRARIES or root in sys.stdlib_module_names:
+        return True
+    place = str(getattr(sys.modules.get(root), "__file__", "") or "")
+    return "site-packages" in place or "dist-packages" in place
 
 
 def _is_fixed(value: Any) -> bool:
