@@ -61,10 +61,10 @@ def importance(model: Callback, particles: int, guide: Callback | None = None) -
                     hint="rename the sites of the guide",
                 )
             )
-        density = _score(proposal.log_density)
-        if isinstance(proposal.log_auxiliary, Tensor) and not proposal.has_points:
+        density = proposal.log_density
+        if not proposal.has_points:
             density = density - proposal.log_auxiliary
-        return value, _score(target.log_weight) - density
+        return value, _tensor(target.log_weight - density)
 
     def run(*args: Any) -> Population:
         if (key := signature(args)) not in checked:
@@ -80,8 +80,8 @@ def importance(model: Callback, particles: int, guide: Callback | None = None) -
     return Program(run)
 
 
-def _score(x: Tensor | float) -> Tensor:
-    """A log density; in double precision where nothing was scored, so that no rounding enters."""
+def _tensor(x: Tensor | float) -> Tensor:
+    """A log weight; in double precision where nothing was scored, so that no rounding enters."""
     return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64)
 
 
