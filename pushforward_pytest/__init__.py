@@ -70,7 +70,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not found:
         return
     exact, statistical = sum(n for n, _ in found), sum(len(levels) for _, levels in found)
-    said = f"pushforward: {exact} exact checks, {statistical} statistical ones"
+    said = f"pushforward: exact checks {exact}, statistical ones {statistical}"
     if statistical:
         level, budget = _level(config), _budget(config)
         said += f"; of right code one fails with probability {level:.1g} at most"

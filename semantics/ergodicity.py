@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
@@ -100,17 +101,21 @@ def _walk(
 
 
 def _unreached(steps: csr_array, masses: list[float], states: list[Any]) -> tuple[float, str]:
-    """The largest share of mass that is never reached from a state to which the kernel comes."""
-    _, component = connected_components(steps, connection="strong")
-    worst, told = 0.0, ""
-    for first in {int(component[i]): i for i in reversed(range(len(states)))}.values():
-        reached = set(breadth_first_order(steps, first, return_predecessors=False).tolist())
-        never = [i for i in range(len(masses)) if i not in reached]
-        missed = sum(masses[i] for i in never)
-        if missed > worst:
-            worst = missed
-            told = f"from {readable(states[first])} there is no way to {readable(states[never[0]])}"
-    return worst, told
+    """The largest share of mass that is never reached from a state to which the kernel comes.
+
+    That is from a class which it does not leave: all others reach one, and more.
+    """
+    count, component = connected_components(steps, connection="strong")
+    if count < 2:
+        return 0.0, ""
+    rows, columns = steps.nonzero()
+    left = set(component[rows][component[rows] != component[columns]].tolist())
+    held = np.bincount(component[: len(masses)], masses, count).tolist()
+    least = min((c for c in range(count) if c not in left), key=lambda c: held[c])
+    first = component.tolist().index(least)
+    never = next(i for i in range(len(masses)) if component[i] != least)
+    told = f"from {readable(states[first])} there is no way to {readable(states[never])}"
+    return sum(held) - held[least], told
 
 
 def _period(steps: csr_array) -> int:

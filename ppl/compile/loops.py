@@ -240,7 +240,15 @@ def _surroundings() -> Any:
     names = [h.prefix for h in stack() if isinstance(h, Scoping)]
     made = torch.get_default_dtype(), torch.get_default_device()
     parameters = sorted(pyro.get_param_store()._params.items())
-    return given, names, made, _heard(), parameters
+    state = [(name, x if x.numel() <= _FEW else _version(x)) for name, x in parameters]
+    return given, names, made, _heard(), state
+
+
+_FEW = 4096  # numbers of a parameter that are compared one by one
+
+
+def _version(x: Tensor) -> tuple[int, int]:
+    return x.data_ptr(), x._version
 
 
 def _heard() -> bool:

@@ -66,7 +66,7 @@ PLUGIN = ("-p", "no:pushforward", "-p", "pushforward_pytest")
 def test_right_code_passes_and_the_run_says_what_it_asked(tmp_path: Path) -> None:
     status, said = ran(tmp_path, KERNELS, RIGHT)
     assert status == 0, said
-    assert "2 exact checks, 1 statistical ones" in said
+    assert "exact checks 2, statistical ones 1" in said
     assert "with probability 1e-06 at most (budget 0.001)" in said
 
 
@@ -92,7 +92,7 @@ def test_workers_are_counted_together(tmp_path: Path) -> None:
     pytest.importorskip("xdist")
     status, said = ran(tmp_path, KERNELS, RIGHT, options=("-n", "2"))
     assert status == 0, said
-    assert "2 exact checks, 1 statistical ones" in said
+    assert "exact checks 2, statistical ones 1" in said
 
 
 QUIET = """

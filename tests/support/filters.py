@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -59,6 +60,17 @@ def linear(ys: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
         return x, x
 
     return scan(step)(sample("x0", dist.Normal(f(0.0), f(1.0))), ys)
+
+
+def kalman(ys: Tensor, phi: float) -> float:
+    """The log evidence of ``linear``."""
+    mean, variance, total = 0.0, 1.0, 0.0
+    for y in ys.tolist():
+        mean, variance = phi * mean, phi**2 * variance + 1.0
+        s = variance + 0.25
+        total -= 0.5 * (math.log(2 * math.pi * s) + (y - mean) ** 2 / s)
+        mean, variance = mean + variance / s * (y - mean), variance * 0.25 / s
+    return total
 
 
 def volatility(ys: Tensor) -> Tensor:

@@ -81,7 +81,12 @@ class Particle:
         return self.before.tree(numbers[:k]), self.carry.tree(numbers[k:])
 
     def ended(
-        self, state: Tensor, log_weights: Tensor, args: tuple[Any, ...], outputs: Any
+        self,
+        state: Tensor,
+        log_weights: Tensor,
+        outputs: Any,
+        rest: list[Tensor],
+        args: tuple[Any, ...],
     ) -> Population:
         """The results of particles [size, n], weighted as of ``Filtering.begin``.
 
@@ -91,7 +96,6 @@ class Particle:
         if self.end is None:
             population = Population(self.tree(state), log_weights)
             return self.filtering.end(population, outputs, *args)
-        rest = self.rest(args)
         weights = log_weights - math.log(len(log_weights))
         if self._passed is not None:
             values = [state[at].movedim(-1, 0) for at in self._passed]

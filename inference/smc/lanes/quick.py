@@ -83,7 +83,7 @@ def population(engine: Engine, key: Tensor, *args: Any, given: Tensor | None = N
         by_step = tree_map(lambda x: None if x is None else x.reshape(steps, n, *x.shape[1:]), rows)
         outputs = ancestry(by_step, found.ancestors)
     weights = found.log_weights.to(particle.dtype)
-    return particle.ended(found.state, weights, args, outputs).require_weights()
+    return particle.ended(found.state, weights, outputs, rest, args).require_weights()
 
 
 def _disagreeing(particle: Particle, args: tuple[Any, ...]) -> str:

@@ -11,7 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from support.filters import MODELS, Written, f, random_model
+from support.filters import MODELS, Written, f, kalman, random_model
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -158,17 +158,6 @@ def test_each_fault_is_rejected(fault: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 # ------------------------------------------------------------------------------ as a user runs it
-
-
-def kalman(ys: Tensor, phi: float) -> float:
-    """The log evidence of ``linear``."""
-    mean, variance, total = 0.0, 1.0, 0.0
-    for y in ys.tolist():
-        mean, variance = phi * mean, phi**2 * variance + 1.0
-        s = variance + 0.25
-        total -= 0.5 * (math.log(2 * math.pi * s) + (y - mean) ** 2 / s)
-        mean, variance = mean + variance / s * (y - mean), variance * 0.25 / s
-    return total
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -13,6 +13,7 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
+from support.filters import kalman
 from torch import Tensor
 
 from pushforward.errors import ProgramError
@@ -86,17 +87,6 @@ def walk(ys: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
         return x, x
 
     return scan(step)(sample("x0", dist.Normal(0.0 * UNIT, UNIT)), ys)
-
-
-def kalman(ys: Tensor, phi: float) -> float:
-    """The log evidence of ``walk``."""
-    mean, variance, total = 0.0, 1.0, 0.0
-    for y in ys.tolist():
-        mean, variance = phi * mean, phi**2 * variance + 1.0
-        s = variance + 0.25
-        total -= 0.5 * (math.log(2 * math.pi * s) + (y - mean) ** 2 / s)
-        mean, variance = mean + variance / s * (y - mean), variance * 0.25 / s
-    return total
 
 
 def same(p: Callable[..., Any], *args: Any) -> Any:
