@@ -138,6 +138,8 @@ class Contents(Keys):
 
     def _globals(self, fn: types.FunctionType) -> Iterator[Hashable]:
         """What a function reads from its module, and from modules and classes that it names."""
+        if _of_library(fn):
+            return
         names = sorted(names_in(fn.__code__))
         for name in names:
             if name not in fn.__globals__:
@@ -173,7 +175,7 @@ def _data(kind: type) -> dict[str, Any]:
 
 
 def _of_library(value: Any) -> bool:
-    """Whether a module or a class belongs to a library, whose contents do not change."""
+    """Whether a module, class or function is of a library, whose contents do not change."""
     name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
     return _is_library(str(name).partition(".")[0])
 
@@ -205,7 +207,7 @@ class Lasting(Contents):
     def _structure(self, value: Any) -> Hashable:
         if isinstance(value, types.FunctionType):
             inner = self((closed_over(value), value.__defaults__, value.__kwdefaults__))
-            return (_lasting_code(value.__code__), inner, *self._globals(value))
+            return (_lasting_function(value), inner, *self._globals(value))
         if isinstance(value, torch.nn.Module):
             return (type(value).__qualname__, value.training, self(dict(value.state_dict())))
         if isinstance(value, set | frozenset) and not isinstance(value, Unkeyed):
@@ -214,6 +216,13 @@ class Lasting(Contents):
 
     def _identity(self, value: Any) -> Hashable:
         return type(value).__qualname__
+
+
+def _lasting_function(fn: types.FunctionType) -> Hashable:
+    """Its code; of a library its place, since pytest rewrites asserts of libraries with plugins."""
+    if _of_library(fn):
+        return (fn.__module__, fn.__qualname__, fn.__code__.co_firstlineno)
+    return _lasting_code(fn.__code__)
 
 
 def _lasting_code(code: types.CodeType) -> Hashable:

@@ -11,11 +11,11 @@ import pytest
 def quick(count: int, members: Iterable[Any]) -> list[Any]:
     """The members as parameters of a test, of which those after the first ``count`` are slow.
 
-    A tuple stands for several parameters.
+    A plain tuple stands for several parameters.
     """
 
     def slow(member: Any) -> Any:
-        row = member if isinstance(member, tuple) else (member,)
+        row = member if type(member) is tuple else (member,)
         return pytest.param(*row, marks=pytest.mark.slow)
 
     return [member if i < count else slow(member) for i, member in enumerate(members)]
