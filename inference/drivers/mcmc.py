@@ -62,9 +62,10 @@ class MCMC:
         thin: each so many-th transition is a draw.  None: each, but where NUTS is compiled each
             2nd, 4th or 8th, if with fewer R-hat or an effective size says that 1 600 or more draws
             of all chains are not enough.
-        rewrite: "auto": sum finite latents out, and write sites with a random location or scale by
-            standard ones where a short run says that it helps (see ``rewriting``).  The fit is one
-            of the program itself all the same, and its method says what was done.
+        rewrite: "auto": sum finite latents out, integrate those out in which the density is
+            quadratic, and write sites with a random location or scale by standard ones where a
+            short run says that it helps (see ``rewriting``).  The fit is one of the program itself
+            all the same, and its method says what was done.
         init: where chains start.  "random": uniformly within 2 of the origin, in unconstrained
             coordinates.  "pathfinder": each at a draw of a path of its own (see ``Pathfinder``),
             which takes some tens to hundreds of gradients a chain, one after the other.  Values

@@ -2,6 +2,7 @@
 
 from .centring import decentred
 from .finite import summed
+from .quadratic import integrated
 from .rewriting import Restored, Rewriting, rewritten
 
-__all__ = ["Restored", "Rewriting", "decentred", "rewritten", "summed"]
+__all__ = ["Restored", "Rewriting", "decentred", "integrated", "rewritten", "summed"]

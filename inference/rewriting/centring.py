@@ -70,7 +70,7 @@ def _decentred(p: Callback, names: Sequence[str]) -> Callback:
 
 def chosen_centring(p: Callback, args: tuple[Any, ...]) -> list[str]:
     """The sites that had better be ``loc + scale z``; none where NUTS is not compiled."""
-    candidates = _with_random_parameters(p, args)
+    candidates = with_random_parameters(p, args)
     if not candidates:
         return []
     density = LogDensity(p, *args, turning=True)
@@ -83,7 +83,7 @@ def chosen_centring(p: Callback, args: tuple[Any, ...]) -> list[str]:
     as_it_is = _difficulty(density, u)
     standard = _standard_values(p, args, density, candidates)
     chosen = []
-    for names in _families(candidates):
+    for names in families(candidates):
         other = LogDensity(_decentred(p, names), *args, turning=True)
 
         def moved(row: Tensor, names: list[str] = names, other: LogDensity = other) -> Tensor:
@@ -124,7 +124,7 @@ class _Laws(Messenger):  # type: ignore[misc]
             self.met[msg["name"]] = law
 
 
-def _with_random_parameters(p: Callback, args: tuple[Any, ...]) -> list[str]:
+def with_random_parameters(p: Callback, args: tuple[Any, ...]) -> list[str]:
     """The latents of location and scale whose parameters depend on other latents."""
     run, _ = abstract_run(p, *args)
     latents = [name for name, site in run.sites.items() if not site.observed]
@@ -142,7 +142,7 @@ def _laws(p: Callback, args: tuple[Any, ...], values: Values) -> dict[str, Any]:
     return met
 
 
-def _families(names: list[str]) -> list[list[str]]:
+def families(names: list[str]) -> list[list[str]]:
     """Sites that are decided on together: the steps of a loop."""
     families: dict[str, list[str]] = {}
     for name in names:

@@ -15,6 +15,7 @@ from ...ppl.language.handlers import Sealed
 from ...ppl.language.program import Callback
 from .centring import chosen_centring, decentred
 from .finite import finite_latents, summed
+from .quadratic import integrated, quadratic_latents
 
 Values = dict[str, Tensor]
 
@@ -50,30 +51,32 @@ ROUNDS = 3  # of runs that tell what to rewrite next
 def rewritten(
     p: Callback, args: tuple[Any, ...], notify: Callable[[str], None] | None = None
 ) -> Rewriting:
-    """Sum finite latents out, and take locations and scales out of sites where this helps.
+    """Sum finite latents out, integrate quadratic ones out, write others by location and scale.
 
-    Whether it helps is told by a short run of NUTS on the program as it is (see ``centring``).
+    Whether the last helps is told by a short run of NUTS on the program as it is (``centring``).
 
     Errors:
         BudgetError: too many finite latents depend on each other.
         ProgramError: another latent depends on a finite one.
     """
     found = Rewriting(p)
+
+    def follow(names: list[str], how: str, rewrite: Callable[..., Any]) -> None:
+        nonlocal found
+        program, restored = rewrite(found.program, args, names)
+        what = f"{_listed(names)} {how}"
+        found = found.then(Rewriting(program, restored, (what,)))
+        if notify is not None:
+            notify(what)
+
     if names := finite_latents(p, args):
-        program, restored = summed(p, args)
-        what = f"{_listed(names)} summed out"
-        found = found.then(Rewriting(program, restored, (what,)))
-        if notify is not None:
-            notify(what)
+        follow(names, "summed out", lambda p, args, _: summed(p, args))
+    if names := quadratic_latents(found.program, args):
+        follow(names, "integrated out", integrated)
     for _ in range(ROUNDS):
-        names = chosen_centring(found.program, args)
-        if not names:
+        if not (names := chosen_centring(found.program, args)):
             break
-        what = f"{_listed(names)} non-centred"
-        program, restored = decentred(found.program, args, names)
-        found = found.then(Rewriting(program, restored, (what,)))
-        if notify is not None:
-            notify(what)
+        follow(names, "non-centred", decentred)
     return found
 
 

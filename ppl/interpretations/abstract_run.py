@@ -78,7 +78,8 @@ class AbstractRun(Messenger):  # type: ignore[misc]
 
     ``subsampled``: plates that draw their indices: how many, and where; the run takes the first.
     ``parameters``: the state of Pyro's parameter store after the run; the store is as it was.
-    ``writes``: whether a random value is written in place into a tensor.
+    ``writes``: whether a random value is written in place into a tensor; ``branches``: whether one
+    picks a branch of ``cond`` or ``switch``.
     """
 
     def __init__(self) -> None:
@@ -99,7 +100,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         self.points: set[str] = set()  # latents whose law is carried by single values
         self.scores: dict[str, str] = {}  # observations and factors, and their lines
         self.coverage = Coverage()
-        self.draws, self.writes = 0, False
+        self.draws, self.writes, self.branches = 0, False, False
         self.draw_line: str | None = None
 
     def _process_message(self, msg: Message) -> None:
@@ -107,6 +108,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
             self._sample(msg)
         elif msg["type"] == "cond" and dependence(msg["args"][0]):
             msg["fn"] = msg["infer"]["branches"].run_all
+            self.branches = True
         elif msg["type"] == "vmap":
             msg["fn"] = through_lanes(msg["infer"]["lanes"], self.look)
         elif msg["type"] == "call" and "program" in msg["infer"]:

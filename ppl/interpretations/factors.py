@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,29 +21,26 @@ import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_map
 
-from ..distributions.data import as_arguments
 from ..distributions.validate import no_validation
 from ..errors import BudgetError, NoDensityError, ProgramError, PushforwardError, located
 from ..language.effects import (
     Message,
     draw,
-    factor,
     is_deterministic,
-    is_draw,
     is_latent,
     masked_log_prob,
 )
-from ..language.handlers import EVERY, Handler, Sealed, is_one, plated
-from ..language.program import Callback, Program, answers, derived, program_name, signature
-from ..tensors.abstract_tensor import Abstract, abstract, concrete, marks_of
+from ..language.handlers import Sealed, is_one, plated
+from ..language.program import Callback, program_name, signature
+from ..tensors.abstract_tensor import concrete
 from ..tensors.capture import Fillable, Unread, refusing
 from ..tensors.following import Reading, tensors
 from ..tensors.hidden import is_hidden, is_known
 from ..tensors.keys import Unkeyed
 from ..tensors.origins import SEVERAL, Origins, plain
-from .abstract_run import abstract_run
+from .abstract_run import AbstractRun, abstract_run
 from .elimination import Bucket, Factor, Variable, eliminated, order_of
 from .forward import Filtering, chain_of
 from .looping import Memoryless
@@ -71,15 +68,8 @@ class FiniteLatents:
         self.program, self.args = p, args
         with Sealed():
             run, _ = abstract_run(p, *args)
-        if run.draws:
-            what = f"{program_name(p)} draws anonymously, which cannot be summed out"
-            hint = "name the choices with sample(...)"
-            raise NoDensityError(located(what, line=run.draw_line, hint=hint))
-        for name, (part, line) in run.subsampled.items():
-            what = f"the plate draws {part}, so that the density is random"
-            hint = "give the indices as subsample=..., or use all the data"
-            raise NoDensityError(located(what, site=name, line=line, hint=hint))
-        self.writes = run.writes
+        require_named(p, run)
+        self.writes, self.branches = run.writes, run.branches
         latents = {name: site for name, site in run.sites.items() if not site.observed}
         finite = {n: s for n, s in latents.items() if s.space.finite and n not in (keep or ())}
         if missing := sorted((keep or frozenset()) - latents.keys()):
@@ -97,12 +87,7 @@ class FiniteLatents:
                 located(what, hint=f"its latents are {', '.join(latents) or 'none'}")
             )
         self.given = [name for name in latents if name not in finite]
-        for name in self.given:
-            if seen := run.parents[name] & finite.keys():
-                what = f"the latent depends on {sorted(seen)}, which are to be eliminated"
-                raise ProgramError(
-                    located(what, site=name, line=latents[name].line, hint="sample those too")
-                )
+        require_apart(run, self.given, finite)
         self.values = {
             n: s.space.enumerate().to(run.dtypes[n]) for n, s in finite.items()
         }  # [k, *event]
@@ -168,6 +153,16 @@ class FiniteLatents:
     def sizes(self) -> list[int]:
         """How many values an element of each latent has."""
         return [len(values) for values in self.values.values()]
+
+    @property
+    def stand_ins(self) -> dict[str, Tensor]:
+        """Of each latent, its first value everywhere."""
+        return {n: v[0].expand((*self.shapes[n], *v.shape[1:])) for n, v in self.values.items()}
+
+    @property
+    def passes_steps(self) -> bool:
+        """Whether the latents are those of the steps of one loop."""
+        return self.chain is not None
 
     def on(self, args: tuple[Any, ...], program: Callback | None = None) -> FiniteLatents:
         """The same latents for other arguments, of the same shapes; of another program if given."""
@@ -291,9 +286,14 @@ class FiniteLatents:
     def added(self, choices: dict[str, Tensor]) -> dict[str, Tensor]:
         """What each scored site adds to the log density at these choices, elementwise."""
         fill = Fillable(next(iter(choices.values()))) if self.writes else nullcontext()
-        with no_validation(), fill, Sealed(), _Scoring(choices, self.families) as scoring:
-            self.program(*self.args)
-        return scoring.added
+
+        def scored(choices: dict[str, Tensor]) -> dict[str, Tensor]:
+            with no_validation(), fill, Sealed(), _Scoring(choices, self.families) as scoring:
+                self.program(*self.args)
+            return scoring.added
+
+        given = {**self._stand_ins, **choices}  # where a branch is not taken, it made none
+        return in_one_lane(scored, given) if self.branches else scored(given)
 
 
 def by_element(
@@ -385,6 +385,42 @@ class Solved:
         }
 
 
+def require_named(p: Callback, run: AbstractRun) -> None:
+    """Raise if a run draws what has no name.
+
+    Errors:
+        NoDensityError: it draws anonymously, or a plate draws its subsample.
+    """
+    if run.draws:
+        what = f"{program_name(p)} draws anonymously, which cannot be summed out"
+        hint = "name the choices with sample(...)"
+        raise NoDensityError(located(what, line=run.draw_line, hint=hint))
+    for name, (part, line) in run.subsampled.items():
+        what = f"the plate draws {part}, so that the density is random"
+        hint = "give the indices as subsample=..., or use all the data"
+        raise NoDensityError(located(what, site=name, line=line, hint=hint))
+
+
+def require_apart(run: AbstractRun, kept: Iterable[str], others: Collection[str]) -> None:
+    """Raise if a latent that is kept depends on one of the others.
+
+    Errors:
+        ProgramError: it does.
+    """
+    for name in kept:
+        if seen := run.parents[name] & set(others):
+            what = f"the latent depends on {sorted(seen)}, which are to be eliminated"
+            line = run.sites[name].line
+            raise ProgramError(located(what, site=name, line=line, hint="sample those too"))
+
+
+def in_one_lane(f: Callable[[dict[str, Tensor]], T], choices: dict[str, Tensor]) -> T:
+    """f(choices) where Python cannot look at them, so that all branches of the program run."""
+    found = torch.func.vmap(f)({name: x.unsqueeze(0) for name, x in choices.items()})
+    result: T = tree_map(lambda x: x.squeeze(0), found)
+    return result
+
+
 def _forgotten(*args: Any) -> Any:
     raise AssertionError("the latents stand alone: on(args, program) gives them a program")
 
@@ -408,68 +444,6 @@ class _Scoring(Messenger):  # type: ignore[misc]
             what = "a site in a subsampled or scaled plate cannot be summed over"
             raise ProgramError(located(what, site=msg["name"], hint="use all the data"))
         self.added[msg["name"]] = masked_log_prob(plated(msg))
-
-
-class _Keeping(Handler):
-    """Lets the latents that are kept pass, and takes all else out: what follows is a stand-in."""
-
-    ignores_draws = True
-
-    def __init__(self, model: FiniteLatents) -> None:
-        super().__init__()
-        self.model = model
-        self.passes_steps = model.chain is not None  # in its loop nothing is kept
-
-    def __enter__(self) -> Any:
-        self.kept: dict[str, Tensor] = {}
-        return super().__enter__()
-
-    def state(self) -> Any:
-        return dict(self.kept)
-
-    def restore(self, state: Any) -> None:
-        self.kept = dict(state)
-
-    def _process_message(self, msg: Message) -> None:
-        if msg["type"] != "sample" or is_draw(msg):
-            return
-        if is_latent(msg):
-            name = msg["name"].replace(EVERY, "[0]")
-            if name in self.model.values:
-                values = self.model.values[name]
-                shape = *self.model.shapes[name], *values.shape[1:]
-                self.give(msg, values[0].expand(shape))
-            else:
-                self.mark(msg, "kept")
-        elif msg["is_observed"]:
-            msg["type"], msg["infer"]["absorber"] = "absorbed", self
-
-    def _postprocess_message(self, msg: Message) -> None:
-        if self.marked(msg) == "kept":
-            self.kept[msg["name"]] = msg["value"]
-
-
-@answers("summed out")
-def summed_out(p: Callback, keep: frozenset[str] | None, score: str) -> Program:
-    """The program of all latents of p that are not finite or are to be kept; it returns them.
-
-    The others are summed out exactly, and what is left is scored under the name ``score``.
-    """
-    known = Structures()
-
-    def run(*args: Any) -> dict[str, Tensor]:
-        args = as_arguments(args)
-        model = known.of(None, args, lambda: FiniteLatents(p, args, keep)).on(args)
-        with _Keeping(model) as keeping:
-            p(*args)
-        marks = marks_of([keeping.kept, args])
-        if marks or any(isinstance(x, Abstract) for x in tree_leaves(args)):
-            factor(score, abstract(torch.zeros(()), marks))
-        else:
-            factor(score, model.log_mass(keeping.kept))
-        return dict(keeping.kept)
-
-    return derived(run, f"marginal({program_name(p)}, exact)")
 
 
 class Structures(Unkeyed):

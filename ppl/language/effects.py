@@ -239,6 +239,8 @@ def masked_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
 def scaled_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
     """The log density of a site, masked, scaled by every enclosing plate and scale, and summed.
 
+    A latent of a branch that is not taken has its prior law, whatever the scale.
+
     Errors:
         DataError: the mask or scale is wider than the site, which would count data several times.
     """
@@ -249,6 +251,9 @@ def scaled_log_prob(message: Message, log_prob: Tensor | None = None) -> Tensor:
             located(what, site=message["name"], hint="give one factor for each event of the site")
         )
     if not (isinstance(scale, float) and scale == 1.0):
+        taken = (message["infer"] or {}).get("taken")
+        if taken is not None and not is_masked(message):
+            scale = torch.where(torch.as_tensor(taken), scale, 1.0)
         log_prob = log_prob * scale
     return log_prob.sum()
 

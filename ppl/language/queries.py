@@ -47,14 +47,17 @@ def marginal(
     The others become anonymous draws: the measure on results is the same, the density of a trace is
     an integral over them, which ``assess`` does not know.
 
-    With ``exact`` they must be finite, and are summed out: the program has a density, so that NUTS
-    or SVI run on what is kept, and it returns the latents that are kept, by name.  Without ``keep``
-    these are all that are not finite.  Chains and trees cost what their lengths are, not the number
-    of their joint values.
+    With ``exact`` they are summed or integrated out: the program has a density, so that NUTS or SVI
+    run on what is kept, and it returns the latents that are kept, by name.  They must all be
+    finite, or all be real with a log density that is quadratic in them (normal laws whose means are
+    affine in others).  Without ``keep`` they are all that are finite.  Finite chains and trees cost
+    what their lengths are, not the number of their joint values; real ones the cube of how many are
+    tied to each other given what is kept.
 
     Errors:
-        ProgramError: a latent of that name was not met; or (``exact``) none is finite, or one that
-            is kept depends on one that is not.
+        ProgramError: a latent of that name was not met; or (``exact``) they are neither all finite
+            nor all real, the density is not quadratic, or one that is kept depends on one that is
+            not.
         BudgetError: (``exact``) too many finite latents depend on each other.
     """
     if keep is None and not exact:

@@ -39,6 +39,41 @@ def require_quadratic(f: Callable[[Tensor], Tensor], at: Tensor) -> None:
         raise NotQuadratic("its second derivative is not constant")
 
 
+def pieces(f: Callable[[Tensor], Tensor], at: Tensor) -> list[str]:
+    """The operations by which f, run at ``at``, may not be one analytic function of it.
+
+    A parameter on the way counts: it may have other values later.
+    """
+    at = at.clone()
+    following = _Pieces(at)
+    with following:
+        f(at)
+    return following.met
+
+
+class _Pieces(Following):
+    """Notes operations with steps or kinks on the way, and parameters."""
+
+    def __init__(self, source: Tensor) -> None:
+        super().__init__([source])
+        self.met: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if any(x.requires_grad for x in tensors((args, kwargs)) if x.is_leaf):
+            self.met.append("a parameter")
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def see(self, func: Any, args: Any, kwargs: dict[str, Any], results: Any) -> bool:
+        if _is_constant(func, args):
+            return False
+        name = func.overloadpacket.__name__.removesuffix("_")
+        if _has_steps(func, results, kwargs) or name in _KINKS:
+            self.met.append(str(func))
+        return True
+
+
 class _Degree(Following):
     """Notes operations with steps on the way."""
 
@@ -78,3 +113,8 @@ def _has_steps(func: Any, results: Any, kwargs: dict[str, Any]) -> bool:
 
 
 _MORE_STEPS = {"nextafter", "copysign", "bernoulli"}
+
+_KINKS = {"abs", "clamp", "clamp_min", "clamp_max", "relu", "leaky_relu", "hardtanh", "threshold"}
+_KINKS |= {"maximum", "minimum", "fmax", "fmin", "max", "min", "amax", "amin", "aminmax", "sort"}
+_KINKS |= {"topk", "kthvalue", "median", "nanmedian", "mode", "cummax", "cummin", "elu", "hypot"}
+_KINKS |= {"hardsigmoid", "hardswish", "hardshrink", "softshrink", "prelu", "rrelu"}

@@ -78,9 +78,9 @@ HOUSE: dict[str, Room] = {
         "inference.runs ppl ppl.errors ppl.tensors ppl.language ppl.compile",
     ),
     "inference.rewriting": Room(
-        "programs in other forms for NUTS: finite latents summed out, sites non-centred",
-        "inference.runs inference.mcmc ppl ppl.distributions ppl.language ppl.interpretations"
-        " ppl.compile",
+        "programs in other forms for NUTS: latents summed or integrated out, sites non-centred",
+        "inference.runs inference.mcmc ppl ppl.errors ppl.distributions ppl.language"
+        " ppl.interpretations ppl.compile",
     ),
     "inference.kernels": Room(
         "Markov kernels on traces, chains of them",

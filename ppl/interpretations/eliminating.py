@@ -1,0 +1,104 @@
+"""Programs without some of their latents: finite ones summed out, or real ones integrated out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from ..distributions.data import as_arguments
+from ..language.effects import Message, factor, is_draw, is_latent
+from ..language.handlers import EVERY, Handler, Sealed
+from ..language.program import Callback, Program, answers, derived, program_name
+from ..tensors.abstract_tensor import Abstract, abstract, marks_of
+from ..tensors.capture import apart
+from ..tensors.following import tensors
+from ..tensors.hidden import is_known
+from ..tensors.keys import Contents
+from .abstract_run import abstract_run
+from .factors import FiniteLatents, Structures
+from .quadratic import QuadraticLatents
+
+
+@answers("summed out")
+def taken_out(p: Callback, keep: frozenset[str] | None, score: str) -> Program:
+    """The program of all latents of p that are not finite, or are to be kept; it returns them.
+
+    The others are summed or integrated out exactly, and what is left is scored as ``score``.
+    """
+    structures, known = Structures(), dict[Hashable, FiniteLatents | QuadraticLatents]()
+
+    def found(args: tuple[Any, ...]) -> FiniteLatents | QuadraticLatents:
+        if keep is None or _some_finite(p, args, keep):
+            return structures.of(None, args, lambda: FiniteLatents(p, args, keep)).on(args)
+        if not all(map(is_known, tensors(args))):
+            return QuadraticLatents(p, args, keep)
+        with apart():
+            key = Contents()((p, args))  # by values: they tell which latents are tied
+            if key not in known:
+                known[key] = QuadraticLatents(p, args, keep)
+        return known[key]
+
+    def run(*args: Any) -> dict[str, Tensor]:
+        args = as_arguments(args)
+        model = found(args)
+        with _Keeping(model.stand_ins, model.passes_steps) as keeping:
+            p(*args)
+        marks = marks_of([keeping.kept, args])
+        if marks or any(isinstance(x, Abstract) for x in tree_leaves(args)):
+            factor(score, abstract(torch.zeros(()), marks))
+        else:
+            factor(score, model.log_mass(keeping.kept))
+        return dict(keeping.kept)
+
+    return derived(run, f"marginal({program_name(p)}, exact)")
+
+
+def _some_finite(p: Callback, args: tuple[Any, ...], keep: frozenset[str]) -> bool:
+    """Whether a latent that is not kept is finite, or there is none."""
+    with Sealed():
+        run, _ = abstract_run(p, *args)
+    left = [site for name, site in run.sites.items() if not site.observed and name not in keep]
+    return not left or any(site.space.finite for site in left)
+
+
+class _Keeping(Handler):
+    """Lets the latents that are kept pass, and takes all else out: what follows is a stand-in.
+
+    ``passes_steps``: whether nothing is kept in its loop.
+    """
+
+    ignores_draws = True
+
+    def __init__(self, stand_ins: Mapping[str, Tensor], passes_steps: bool) -> None:
+        super().__init__()
+        self.stand_ins, self.passes_steps = stand_ins, passes_steps
+
+    def __enter__(self) -> Any:
+        self.kept: dict[str, Tensor] = {}
+        return super().__enter__()
+
+    def state(self) -> Any:
+        return dict(self.kept)
+
+    def restore(self, state: Any) -> None:
+        self.kept = dict(state)
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] != "sample" or is_draw(msg):
+            return
+        if is_latent(msg):
+            name = msg["name"].replace(EVERY, "[0]")
+            if name in self.stand_ins:
+                self.give(msg, self.stand_ins[name])
+            else:
+                self.mark(msg, "kept")
+        elif msg["is_observed"]:
+            msg["type"], msg["infer"]["absorber"] = "absorbed", self
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if self.marked(msg) == "kept":
+            self.kept[msg["name"]] = msg["value"]

@@ -1,0 +1,222 @@
+"""Real latents in which a log density is quadratic, integrated out given all the others.
+
+With x the vector of these it is s(x) = c + g x - x P x / 2, and the integral of exp s is that of a
+normal law.  P ties coordinates into groups, which are found once; so many products with P as the
+largest has members are enough for all, and each group is eliminated by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import networkx as nx
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from ..distributions.validate import no_validation
+from ..errors import ProgramError, located
+from ..language.effects import Message, is_deterministic, is_latent, scaled_log_prob
+from ..language.handlers import Sealed, plated
+from ..language.program import Callback
+from ..tensors.abstract_tensor import concrete
+from ..tensors.capture import Fillable, refusing
+from ..tensors.following import tensors
+from ..tensors.hidden import is_known
+from ..tensors.polynomials import NotQuadratic, pieces, require_quadratic
+from ..tensors.seeds import seeded
+from .abstract_run import AbstractRun, abstract_run
+from .factors import in_one_lane, require_apart, require_named
+from .layout import Layout
+
+Values = dict[str, Tensor]
+Score = Callable[[Tensor], Tensor]
+
+POINTS = 3  # of the other latents, at which it is looked which coordinates are tied
+CHUNK = 64  # rows of a Hessian at a time
+
+
+class QuadraticLatents:
+    """The real latents of ``p(*args)`` that are not in ``keep``, to be integrated out.
+
+    ``layout`` maps vectors x [d] to them; ``given``: the other latents; ``groups`` [m, k]: the
+    coordinates that are tied to each other, filled up with d.
+
+    Errors:
+        NoDensityError: the program draws anonymously, or a plate draws its subsample.
+        ProgramError: one of them is not real, a latent that is kept depends on one, or the log
+            density is not quadratic in them.
+    """
+
+    passes_steps = False
+
+    def __init__(self, p: Callback, args: tuple[Any, ...], keep: Collection[str]) -> None:
+        self.program, self.args = p, args
+        with Sealed():
+            run, _ = abstract_run(p, *args)
+        require_named(p, run)
+        latents = {name: site for name, site in run.sites.items() if not site.observed}
+        own = [name for name in latents if name not in keep]
+        for name in own:
+            if (space := latents[name].space).kind != "Real":
+                what = f"the latent is neither finite nor real ({space}), and cannot be taken out"
+                raise ProgramError(
+                    located(what, site=name, line=latents[name].line, hint="keep it")
+                )
+        self.given = [name for name in latents if name not in own]
+        require_apart(run, self.given, own)
+        self.writes, self.branches = run.writes, run.branches
+        self._others = {name: concrete(run.values[name]) for name in self.given}
+        self.layout = _layout(run, own)
+        parameters: Any = {kind: dict(entries) for kind, entries in run.parameters.items()}
+        with pyro.get_param_store().scope(parameters):
+            self.groups = self._grouped(run, _layout(run, self.given))
+
+    @property
+    def stand_ins(self) -> Values:
+        """Zero for each latent."""
+        return dict(self.layout.values(self.zero)[0])
+
+    @property
+    def zero(self) -> Tensor:
+        """[d]"""
+        return torch.zeros(self.layout.size, dtype=self.layout.dtype)
+
+    def score(self, given: Values) -> Score:
+        """s: the log density of all but the other latents, which are given."""
+
+        def scored(choices: Values) -> Tensor:
+            fill = Fillable(next(iter(choices.values()))) if self.writes else nullcontext()
+            with refusing(), no_validation(), fill, Sealed(), _Rest(choices, self.given) as rest:
+                self.program(*self.args)
+            return rest.total
+
+        def s(x: Tensor) -> Tensor:
+            choices = {**self._others, **given, **self.layout.values(x)[0]}
+            return in_one_lane(scored, choices) if self.branches else scored(choices)
+
+        return s
+
+    def log_mass(self, given: Values) -> Tensor:
+        """The log of the integral of exp s."""
+        s = self.score(given)
+        law = self._law(s)
+        return s(law.mean) + law.log_volume + 0.5 * self.layout.size * math.log(2 * math.pi)
+
+    def draw(self, given: Values) -> Values:
+        """One draw of the latents, from their law given the others."""
+        law = self._law(self.score(given))
+        return dict(self.layout.values(law.mean + law.spread(torch.randn_like(law.mean)))[0])
+
+    def _law(self, s: Score) -> Law:
+        """The normal law with density proportional to exp s."""
+        slope, product = _products(s, self.zero)
+        own = self.groups < len(slope)  # the places that are not filled up
+        units = torch.zeros(self.groups.shape[1], len(slope) + 1, dtype=slope.dtype)
+        units.scatter_(1, self.groups.mT, 1.0)
+        columns = [self._by_group(-product(unit)) for unit in units[:, :-1]]
+        place = self.groups[own].argsort()  # of each coordinate, among those of all groups
+
+        def flat(x: Tensor) -> Tensor:
+            return x[own][place]
+
+        if len(columns) == 1:
+            precision = columns[0]
+            mean = self._by_group(slope) / precision
+            return Law(
+                flat(mean), -0.5 * precision.log().sum(), lambda z: z / flat(precision).sqrt()
+            )
+        filling = torch.diag_embed((~own).to(slope.dtype))
+        root = torch.linalg.cholesky(torch.stack(columns, -1) + filling)
+        mean = torch.cholesky_solve(self._by_group(slope)[..., None], root)[..., 0]
+
+        def spread(z: Tensor) -> Tensor:
+            right = self._by_group(z)[..., None]
+            return flat(torch.linalg.solve_triangular(root.mT, right, upper=True)[..., 0])
+
+        return Law(flat(mean), -root.diagonal(dim1=-2, dim2=-1).log().sum(), spread)
+
+    def _by_group(self, x: Tensor) -> Tensor:
+        """[d] as [m, k], with zeros where a group is filled up."""
+        return torch.cat([x, x.new_zeros(1)])[self.groups]
+
+    def _grouped(self, run: AbstractRun, others: Layout) -> Tensor:
+        """The groups, told at random points of the others.
+
+        Where no operation on the way has pieces, an entry of P is an analytic function of them: one
+        that is zero at a random point is zero.  All are one group if that is not known.
+        """
+        d = self.layout.size
+        whole = torch.arange(d)[None]
+        if not all(map(is_known, tensors(self.args))):
+            return whole
+        tied = torch.zeros(d, d, dtype=torch.bool)
+        with seeded(0):
+            points = torch.randn(POINTS, others.size, dtype=others.dtype)
+
+        def product(u: Tensor) -> Tensor:
+            s = self.score(dict(others.values(u)[0]))
+            found: Tensor = _products(s, self.zero)[1](torch.ones_like(self.zero))
+            return found
+
+        for u in points:
+            s = self.score(dict(others.values(u)[0]))
+            try:
+                require_quadratic(s, self.zero)
+            except NotQuadratic as error:
+                names = ", ".join(block.name for block in self.layout.blocks)
+                what = f"the log density is not quadratic in {names}: {error}"
+                hint = "keep those in which it is not"
+                raise ProgramError(located(what, hint=hint)) from error
+            tied |= torch.func.jacrev(torch.func.grad(s), chunk_size=CHUNK)(self.zero) != 0
+        if any(run.parameters.values()) or pieces(product, points[0]):
+            return whole
+        found = [
+            sorted(each) for each in nx.connected_components(nx.from_numpy_array(tied.numpy()))
+        ]
+        k = max(map(len, found))
+        return torch.tensor([group + [d] * (k - len(group)) for group in found])
+
+
+class Law(NamedTuple):
+    """A normal law of vectors [d].
+
+    ``log_volume``: minus the log of its density at the mean, but for (2 pi)^(-d / 2).
+    ``spread``: what makes its deviations [d] of those of a standard one.
+    """
+
+    mean: Tensor
+    log_volume: Tensor
+    spread: Callable[[Tensor], Tensor]
+
+
+class _Rest(Messenger):  # type: ignore[misc]
+    """Gives all choices, and sums what is scored but for some latents."""
+
+    def __init__(self, choices: Values, given: Collection[str]) -> None:
+        super().__init__()
+        self.choices, self.given = choices, given
+        self.total = torch.zeros(())
+
+    def _process_message(self, msg: Message) -> None:
+        if msg["type"] == "sample" and is_latent(msg):
+            msg["value"], msg["done"] = self.choices[msg["name"]], True
+
+    def _postprocess_message(self, msg: Message) -> None:
+        if msg["type"] == "sample" and msg["name"] not in self.given and not is_deterministic(msg):
+            self.total = self.total + scaled_log_prob(plated(msg))
+
+
+def _products(s: Score, at: Tensor) -> tuple[Tensor, Score]:
+    """The derivative [d] of s, and what multiplies vectors by its second derivative."""
+    slope, back = torch.func.vjp(torch.func.grad(s), at)[:2]
+    return slope, lambda v: back(v)[0]
+
+
+def _layout(run: AbstractRun, names: Collection[str]) -> Layout:
+    sites = {name: run.sites[name].space for name in names}
+    return Layout({n: (s.constraint, s.shape, run.dtypes[n]) for n, s in sites.items()})
