@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -73,22 +75,32 @@ def _told(where: str, masses: Tensor, found: Tensor, cell: int, draws: int) -> s
     return f"{where} has mass {mass}, and {share} of the draws"
 
 
-def by_waves(law: Measure, coarse: Measure, drawn: Tensor, level: float) -> Compared:
+def by_waves(law: Measure, coarse: Measure) -> Callable[[Tensor, float], Compared]:
     """By the means of waves, each with the error that a law on fewer nodes tells."""
-    nodes, halved = (rows_of(value for value, _ in each.items()) for each in (law, coarse))
-    assert nodes is not None and halved is not None
-    masses = shares(law, law.log_mass())
-    waves = Waves.about(nodes, masses)
-    at_nodes = waves(nodes)
-    expected = masses @ at_nodes
-    errors = (expected - shares(coarse, coarse.log_mass()) @ waves(halved)).abs()
-    variance = masses @ at_nodes.square() - expected.square()
-    points = drawn.reshape(len(drawn), -1).double()
-    found, bits = waves(points).mean(0), math.log(2 * len(expected) / level) / len(points)
-    allowed = (2 * variance.clamp(min=0) * bits).sqrt() + 4 / 3 * bits + law.error + ROUNDING
-    gaps = (found - expected).abs()
-    worst = int((gaps / (allowed + errors)).argmax())
-    mean, of_draws = numbers(float(expected[worst]), float(found[worst]))
-    told = f"the mean of {waves.name(worst)} is {mean} by the density, and {of_draws} of the draws"
-    allowance = float(allowed[worst] + errors[worst])
-    return Compared(float(gaps[worst]), allowance, told, float(errors.max()) <= CONVERGED)
+
+    @functools.cache
+    def expected() -> tuple[Waves, Tensor, Tensor, Tensor]:
+        """The waves, their means by the law, and the errors and the variances of these."""
+        nodes, halved = (rows_of(value for value, _ in each.items()) for each in (law, coarse))
+        assert nodes is not None and halved is not None
+        masses = shares(law, law.log_mass())
+        waves = Waves.about(nodes, masses)
+        at_nodes = waves(nodes)
+        means = masses @ at_nodes
+        errors = (means - shares(coarse, coarse.log_mass()) @ waves(halved)).abs()
+        return waves, means, errors, masses @ at_nodes.square() - means.square()
+
+    def compare(drawn: Tensor, level: float) -> Compared:
+        waves, means, errors, variance = expected()
+        points = drawn.reshape(len(drawn), -1).double()
+        found, bits = waves(points).mean(0), math.log(2 * len(means) / level) / len(points)
+        allowed = (2 * variance.clamp(min=0) * bits).sqrt() + 4 / 3 * bits + law.error + ROUNDING
+        gaps = (found - means).abs()
+        worst = int((gaps / (allowed + errors)).argmax())
+        mean, of_draws = numbers(float(means[worst]), float(found[worst]))
+        name = waves.name(worst)
+        told = f"the mean of {name} is {mean} by the density, and {of_draws} of the draws"
+        allowance = float(allowed[worst] + errors[worst])
+        return Compared(float(gaps[worst]), allowance, told, float(errors.max()) <= CONVERGED)
+
+    return compare
