@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 ROOM ?=
 
-.PHONY: demo test slow lint house wheel clean
+.PHONY: demo test slow museum lint house wheel clean
 
 demo: $(READY)
 	@$(BIN)/python -m pushforward demo
@@ -23,6 +23,10 @@ test: $(READY)
 
 slow: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow and not gpu" tests/$(ROOM)
+
+# Every fault of tests/museum, and its correct twin, before the checks.
+museum: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu" tests/museum
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Real faults of inference libraries, each as a wrong algorithm that the checks must reject."""
