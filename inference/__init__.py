@@ -1,12 +1,12 @@
 """Inference algorithms, each a program whose randomness goes through the effects."""
 
+from ..ppl.tasks.checkpoint import Checkpoint
 from .drivers.mcmc import MCMC
 from .drivers.smc import SMC
 from .exact import Exact
 from .mcmc import chees, hmc, jittered_hmc, mala, mams, nuts, with_gibbs
 from .results.fit import Fit
 from .results.predict import Prediction, log_likelihood, predict
-from .runs.checkpoint import Checkpoint
 from .runs.recording import Recorded, recorded
 from .smc import (
     Apart,

@@ -15,10 +15,12 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +35,9 @@ from ..ppl.interpretations.simulate import simulate
 from ..ppl.language.combinators import condition
 from ..ppl.language.handlers import Sealed
 from ..ppl.language.program import program_name
+from ..ppl.tasks.checkpoint import Checkpoint, Store
+from ..ppl.tasks.workers import Client, Workers
+from ..ppl.tensors.keys import fingerprint
 from ..ppl.tensors.seeds import seeded
 from .candidate import Broken, held
 from .report import Report, decide
@@ -86,6 +91,8 @@ def sbc(
     level: float = 1e-6,
     seed: int = 0,
     progress: bool = True,
+    checkpoint: Checkpoint | str | Path | None = None,
+    executor: Executor | Client | None = None,
 ) -> Calibration:
     """Whether a method's posteriors are calibrated on data simulated from the model.
 
@@ -100,6 +107,10 @@ def sbc(
             given.  The joint log density is always among them.
         level: the chance that a right method is said to be wrong.
         seed: of everything.
+        checkpoint: a file where the simulations that are done are kept, and from which a campaign
+            that was killed, or is to have more of them, goes on.
+        executor: whose workers run the simulations: a ``ProcessPoolExecutor``, a client of Dask, or
+            any other whose workers are processes.  The result is the same.
 
     The test is of the mean rank, which shows a bias, and of the mean distance of ranks from one
     half, which shows posteriors that are too narrow or too wide.  If it is interrupted, the verdict
@@ -108,27 +119,44 @@ def sbc(
     Errors:
         DataError: a site is not in the model, or a fit has fewer draws than are asked for.
         ValueError: there are too many numbers, or a setting is out of range.
+        ProgramError: the executor has lost too many workers, or its workers are threads.
     """
     if simulations < 1 or draws < 1 or not 0 < level < 1:
         what = f"{simulations}, {draws}, {level}"
         raise ValueError(f"simulations and draws are positive, the level is in (0, 1): {what}")
     start, notes = time.perf_counter(), tuple[str, ...]()
     subject = f"{program_name(model)} is fitted with calibrated posteriors"
-    ranks: dict[str, list[float]] = {}
-    numbers = track(range(simulations), "calibration", disable=not progress, transient=True)
+    one = _Simulation(subject, model, fit, tuple(observed), args, draws, quantities)
+    about = {"method": "sbc", "seed": seed, "draws": draws}
+    if checkpoint is not None:
+        about |= {"model, method or data": fingerprint((model, fit, observed, args, quantities))}
+    store = Store(checkpoint, about)
+    found: dict[int, dict[str, float]] = (store.content or {"ranks": {}})["ranks"]
+    seeds = {i: seed + i for i in range(simulations)}
+    left = {i: (i, own) for i, own in seeds.items() if i not in found}
+    results: Iterator[tuple[int, Any]] = ((i, one(*task)) for i, task in left.items())
+    if executor is not None:
+        results = Workers(executor, one).results(left)
+    shown = track(results, "calibration", len(left), disable=not progress, transient=True)
+    broken: dict[int, str] = {}
     try:
-        for i in numbers:
-            within = held(subject, f"in the fit of simulation {i}, seed {seed + i}")
-            with seeded(seed + i):
-                found = _ranks(model, fit, observed, args, draws, quantities, within)
-            for name, rank in found.items():
-                ranks.setdefault(name, []).append(rank)
-    except Broken as broken:
-        report = broken.report(time.perf_counter() - start)
-        return Calibration(**vars(report), ranks=_whole(ranks))
+        for i, ranks in shown:
+            if isinstance(ranks, str):
+                broken[i] = ranks
+            else:
+                found[i] = ranks
+                store.offer(lambda: {"ranks": found})
+            if broken and all(k in found for k in range(min(broken))):
+                break
     except KeyboardInterrupt:
-        notes = (f"interrupted after {min(map(len, ranks.values()), default=0)} simulations",)
-    done, whole = min(map(len, ranks.values()), default=0), _whole(ranks)
+        notes = ("interrupted",)
+    store.write({"ranks": found})
+    whole = _whole([found[i] for i in seeds if i in found])
+    if broken:
+        report = Broken(subject, broken[min(broken)]).report(time.perf_counter() - start)
+        return Calibration(**vars(report), ranks=whole)
+    done = min(map(len, whole.values()), default=0)
+    notes = tuple(f"{note} after {done} simulations" for note in notes)
     deviation, allowed, told = _worst(whole, level)
     report = decide(
         subject,
@@ -144,10 +172,37 @@ def sbc(
     return Calibration(**vars(report), ranks=whole)
 
 
-def _whole(ranks: dict[str, list[float]]) -> dict[str, Tensor]:
-    """Of the simulations that gave the ranks of all quantities."""
+def _whole(found: list[dict[str, float]]) -> dict[str, Tensor]:
+    """By quantity, the ranks of the simulations that gave those of all."""
+    ranks: dict[str, list[float]] = {}
+    for each in found:
+        for name, rank in each.items():
+            ranks.setdefault(name, []).append(rank)
     done = min(map(len, ranks.values()), default=0)
     return {name: torch.tensor(each[:done]) for name, each in ranks.items()}
+
+
+@dataclass(frozen=True)
+class _Simulation:
+    """What one simulation needs, and a worker is told."""
+
+    subject: str
+    model: Callable[..., Any]
+    fit: Callable[..., Any]
+    observed: tuple[str, ...]
+    args: tuple[Any, ...]
+    draws: int
+    quantities: Mapping[str, Callable[[Choices], Tensor]] | None
+
+    def __call__(self, i: int, seed: int) -> dict[str, float] | str:
+        """The ranks, or why the method broke."""
+        within = held(self.subject, f"in the fit of simulation {i}, seed {seed}")
+        about = self.model, self.fit, self.observed, self.args, self.draws, self.quantities
+        try:
+            with seeded(seed):
+                return _ranks(*about, within)
+        except Broken as broken:
+            return broken.reason
 
 
 def _ranks(

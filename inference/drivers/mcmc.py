@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,8 @@ from ...ppl.errors import DataError, ProgramError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.interpretations.mixed_density import MixedDensity
 from ...ppl.language.program import Callback
+from ...ppl.tasks.checkpoint import Checkpoint, Store
+from ...ppl.tasks.workers import Client
 from ...ppl.tensors.decompositions import NO_DECOMPOSITION, OF_BATCHES
 from ...ppl.tensors.keys import fingerprint
 from ...ppl.tensors.seeds import seeded
@@ -24,15 +28,14 @@ from ..kernels import TraceKernel
 from ..kernels.chains import run_chains
 from ..kernels.chains import start as prior_run
 from ..mcmc import Kernel, Parameters, Samples, nuts, sample
-from ..mcmc.adaptation import Watcher
 from ..mcmc.lanes.engine import Engine, cores_for
-from ..mcmc.lanes.sampling import sample_lanes
+from ..mcmc.lanes.sampling import AnyEngine, sample_lanes
+from ..mcmc.lanes.spread import Spread, spread
 from ..mcmc.lanes.tensors import TensorEngine
 from ..mcmc.lanes.warmup import Form
 from ..mcmc.within_gibbs import first_parameters, of_sizes
 from ..results.fit import Drawn, Fit, fit_from_vectors
 from ..rewriting import Restored, Rewriting, rewritten
-from ..runs.checkpoint import Checkpoint, Store
 from ..runs.placing import Device, moved, placed, with_data_there
 from ..runs.progress import Progress
 from ..runs.start import mixed_starting_points, starting_points
@@ -74,7 +77,8 @@ class MCMC:
             by chance.
         cores: threads over which the chains of the compiled NUTS are spread, with the same draws
             whatever they are; as many as this process may use, and can have as many chains each
-            as a vector of the machine holds numbers, unless given.
+            as a vector of the machine holds numbers, unless given.  With an executor:
+            tasks over which they are spread, each of a vector of chains unless given.
         compiled: compile the log density, and NUTS: an engine makes the transitions of the kernel,
             in machine code where the density is lane code (see ``Potential``), or else as tensors.
         device: where to compute, and where the data are moved; torch's default unless given.
@@ -117,6 +121,7 @@ class MCMC:
         seed: int = 0,
         resume: Fit | None = None,
         checkpoint: Checkpoint | str | Path | None = None,
+        executor: Executor | Client | None = None,
     ) -> Fit:
         """Draw from the posterior of ``p(*args)``.
 
@@ -126,8 +131,12 @@ class MCMC:
                 states, with its step size and metric and no warm-up; the result holds the draws of
                 both.  The randomness is new, whatever the seed.
             checkpoint: a file where the run is kept, and from which it goes on if it was killed.
+            executor: whose workers move the chains: a ``ProcessPoolExecutor``, a client of Dask, or
+                any other whose workers are processes.  For NUTS in lane code, which meets between
+                the windows of warm-up, and for kernels on traces.  The result is the same.
 
         Errors:
+            ProgramError: an executor is given, and the run is neither of these.
             DataError: the fit to resume is of another program, other data or arguments; or
                 ``init`` does not fit the program, or rewriting has made it another.
             SupportError: a value of ``init`` lies outside its support.
@@ -141,11 +150,11 @@ class MCMC:
         args = moved(as_arguments(args), self.device, self.dtype)
         with placed(self.device, self.dtype):
             if isinstance(self.kernel, TraceKernel):
-                return self._run_traces(self.kernel, p, args, seed, resume, checkpoint)
+                return self._run_traces(self.kernel, p, args, seed, resume, checkpoint, executor)
             if self.kernel.gibbs and (self.rewrite is not None or self.init != "random"):
                 what = f"{self.kernel.name} takes programs as they are, and starts at random"
                 raise ValueError(f"{what}: leave rewrite and init out")
-            return self._run(self.kernel, p, args, seed, resume, checkpoint)
+            return self._run(self.kernel, p, args, seed, resume, checkpoint, executor)
 
     def _run(
         self,
@@ -155,6 +164,7 @@ class MCMC:
         seed: int,
         resume: Fit | None,
         checkpoint: Checkpoint | str | Path | None,
+        executor: Executor | Client | None,
     ) -> Fit:
         start = time.perf_counter()
         warmup = 0 if resume else self.warmup
@@ -211,7 +221,11 @@ class MCMC:
                 progress.advance(done - shown, phase=phase, step=step_size)
                 shown = done
 
-            samples = self._sampled(kernel, potential, u0, warmup, parameters, report, store, sizes)
+            engine: AnyEngine | None = self._engine(kernel, potential, sizes)
+            if executor is not None:
+                engine = self._spread(engine, executor)
+            about = {"parameters": parameters, "progress": report, "store": store}
+            samples = self._sampled(kernel, engine, potential, u0, warmup, sizes, about)
             drawn: Drawn = density
             if rewriting.done and isinstance(density, LogDensity):
                 drawn = Restored(density, rewriting, p, args)
@@ -234,27 +248,25 @@ class MCMC:
     def _sampled(
         self,
         kernel: Kernel,
+        engine: AnyEngine | None,
         potential: Potential,
         u0: Tensor,
         warmup: int,
-        parameters: Parameters | None,
-        report: Watcher,
-        store: Store,
         sizes: tuple[int, ...],
+        about: dict[str, Any],
     ) -> Samples:
         """By the engine where kernel and density allow, or else by the kernel as a program.
 
         ``sizes`` are those of the finite values behind the coordinates, see ``MixedDensity``.
         """
-        about: dict[str, Any] = {"parameters": parameters, "progress": report, "store": store}
-        if (engine := self._engine(kernel, potential, sizes)) is not None:
+        if engine is not None:
             about |= {"target": self.target, "metric": self.metric, "thin": self.thin}
             about |= {"own_steps": kernel.own_steps}
             return sample_lanes(engine, potential, u0, warmup, self.draws, **about)
         if self.metric == "dense":
             what = "metric='dense' is learnt by compiled NUTS alone"
             raise ValueError(f"{what}, and this is {kernel.name}, or not compiled")
-        if sizes and parameters is None:
+        if sizes and about["parameters"] is None:
             about["parameters"] = first_parameters(u0, sizes)
         with OF_BATCHES.collected() as failed:
             besides = partial(_counted, failed)
@@ -275,6 +287,15 @@ class MCMC:
         about: dict[str, Any] = {"cores": cores, "sizes": sizes, "jitter": kernel.jitter}
         return Engine(potential.lanes, kernel.max_depth, **about)
 
+    def _spread(self, engine: AnyEngine | None, executor: Executor | Client) -> Spread:
+        """The engine with its chains at the workers of an executor."""
+        if not isinstance(engine, Engine):
+            what = "chains go to an executor if NUTS moves them in lane code, and here it does not"
+            hint = "compile them on a CPU, or let each worker run an MCMC(chains=1) of its own seed"
+            raise ProgramError(located(what, hint=hint))
+        parts = self.cores or math.ceil(self.chains / engine.density.lanes)
+        return spread(replace(engine, cores=1), executor, parts)
+
     def _run_traces(
         self,
         kernel: TraceKernel,
@@ -283,6 +304,7 @@ class MCMC:
         seed: int,
         resume: Fit | None,
         checkpoint: Checkpoint | str | Path | None,
+        executor: Executor | Client | None,
     ) -> Fit:
         if resume is not None:
             what = "chains of kernels on traces cannot be resumed"
@@ -303,6 +325,7 @@ class MCMC:
             seed=seed,
             progress=self.progress,
             checkpoint=checkpoint,
+            executor=executor,
         )
 
     def _start(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from ...ppl.distributions.data import as_arguments
-from ...ppl.errors import ProgramError, ZeroMassError, located
+from ...ppl.errors import ZeroMassError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.program import Callback, program_name
+from ...ppl.tasks.checkpoint import Checkpoint, Content, Store, stream
+from ...ppl.tasks.workers import Client, Workers
 from ...ppl.tensors.decompositions import NO_DECOMPOSITION, OF_BATCHES
 from ...ppl.tensors.keys import fingerprint
 from ...ppl.tensors.seeds import seeded
 from ..results.fit import Fit, fit_from_vectors
-from ..runs.checkpoint import Checkpoint, Store, stream
 from ..runs.placing import Device, moved, placed, with_data_there
 from ..runs.progress import Progress
 from ..smc import doubts
@@ -130,7 +131,7 @@ class SMC:
         *args: Any,
         seed: int = 0,
         checkpoint: Checkpoint | str | Path | None = None,
-        executor: Executor | None = None,
+        executor: Executor | Client | None = None,
     ) -> Fit:
         """Draw from the posterior of ``p(*args)`` and estimate its evidence.
 
@@ -138,10 +139,12 @@ class SMC:
             seed: of all randomness; equal seeds give equal fits on one machine.
             checkpoint: a file where finished islands are kept, and from which a run that was killed
                 goes on.
-            executor: runs the islands, in processes of its own (``ProcessPoolExecutor``, or that of
-                a cluster); the program and its arguments are sent there.  The result is the same.
+            executor: whose workers run the islands: a ``ProcessPoolExecutor``, a client of Dask, or
+                any other whose workers are processes.  The program and its arguments are sent
+                there.  The result is the same.
 
         Errors:
+            ProgramError: the executor has lost too many workers, or its workers are threads.
             ZeroMassError: no particle of an island has positive weight.
             UnsupportedDistributionError: tempering meets a discrete latent, or a prior that cannot
                 be sampled.
@@ -149,13 +152,11 @@ class SMC:
         start = time.perf_counter()
         p = with_data_there(p, self.device, self.dtype)
         args = moved(as_arguments(args), self.device, self.dtype)
-        if isinstance(executor, ThreadPoolExecutor):
-            what = "islands cannot run in threads, which share torch's generator and the handlers"
-            raise ProgramError(located(what, hint="use a ProcessPoolExecutor"))
         store = Store(checkpoint, self._about(p, args, seed))
-        kept = store.content or {"plan": None, "islands": []}
+        kept = store.content or {"plan": None, "islands": {}}
         plan = None if kept["plan"] is None else Plan.of(kept["plan"])
-        islands = [Island(*each) for each in kept["islands"][: self.islands]]
+        seeds = {i: stream(seed, i) for i in range(self.islands)}
+        islands = {i: Island(*kept["islands"][i]) for i in seeds if i in kept["islands"]}
         interrupted = False
         title = f"{self.method}, {self.islands} islands"
         with torch.no_grad(), Progress(self._steps(plan), title, self.progress) as progress:
@@ -168,9 +169,9 @@ class SMC:
                         plan = work().plan()
                     progress.lengthen(self._steps(plan))
                     store.write(_content(plan, islands))
-                seeds = [stream(seed, i) for i in range(len(islands), self.islands)]
-                for island in self._islands(p, args, plan, seeds, work, executor):
-                    islands.append(island)
+                left = {i: own for i, own in seeds.items() if i not in islands}
+                for i, island in self._islands(p, args, plan, left, work, executor):
+                    islands[i] = island
                     store.write(_content(plan, islands))
                     figures = {"log_evidence": float(island.log_evidence)}
                     whole = self.algorithm is not None or executor is not None
@@ -180,7 +181,7 @@ class SMC:
                     raise
                 interrupted = True
             with placed(self.device, self.dtype), seeded(stream(seed, OF_THE_WHOLE)):
-                fit = self._fit(p, args, plan, islands)
+                fit = self._fit(p, args, plan, [islands[i] for i in sorted(islands)])
         seconds = time.perf_counter() - start
         return replace(fit, seed=seed, seconds=seconds, interrupted=interrupted)
 
@@ -252,28 +253,22 @@ class SMC:
         p: Callback,
         args: tuple[Any, ...],
         plan: Plan | None,
-        seeds: list[int],
+        seeds: dict[int, int],
         work: Callable[[], Any],
-        executor: Executor | None,
-    ) -> Iterator[Island]:
-        if executor is None:
-            for seed in seeds:
-                with (
-                    placed(self.device, self.dtype),
-                    OF_BATCHES.collected() as failed,
-                    seeded(seed),
-                ):
-                    island = work().island(plan)
-                yield island._replace(failures=sum(int(each.sum()) for each in failed))
-        else:
-            quiet = replace(self, progress=False)
-            futures = [executor.submit(_island, quiet, p, args, plan, seed) for seed in seeds]
-            try:
-                for future in futures:
-                    yield future.result()
-            finally:
-                for future in futures:
-                    future.cancel()
+        executor: Executor | Client | None,
+    ) -> Iterator[tuple[int, Island]]:
+        """By number, the islands of these seeds, as they get done."""
+        if executor is not None:
+            there = _Islands(replace(self, progress=False), p, args)
+            yield from Workers(executor, there).results({i: (plan, s) for i, s in seeds.items()})
+            return
+        for i, seed in seeds.items():
+            yield i, self._island(plan, seed, work)
+
+    def _island(self, plan: Plan | None, seed: int, work: Callable[[], Any]) -> Island:
+        with placed(self.device, self.dtype), OF_BATCHES.collected() as failed, seeded(seed):
+            island: Island = work().island(plan)
+        return island._replace(failures=sum(int(each.sum()) for each in failed))
 
     def _fit(
         self, p: Callback, args: tuple[Any, ...], plan: Plan | None, islands: list[Island]
@@ -311,19 +306,27 @@ class SMC:
         )
 
 
-def _content(plan: Plan | None, islands: list[Island]) -> dict[str, Any]:
+def _content(plan: Plan | None, islands: dict[int, Island]) -> Content:
     """What a checkpoint keeps."""
     plain = None if plan is None else plan.plain()
-    return {"plan": plain, "islands": [tuple(each) for each in islands]}
+    return {"plan": plain, "islands": {i: tuple(island) for i, island in islands.items()}}
 
 
-def _island(
-    driver: SMC, p: Callback, args: tuple[Any, ...], plan: Plan | None, seed: int
-) -> Island:
-    """One island, in a process of its own."""
-    with torch.no_grad(), Progress(1, "", enabled=False) as progress:
-        work = cache(partial(driver._work, p, args, progress))
-        return next(driver._islands(p, args, plan, [seed], work, None))
+@dataclass(frozen=True)
+class _Islands:
+    """The islands of a driver at a worker, where what makes them is made once."""
+
+    driver: SMC
+    p: Callback
+    args: tuple[Any, ...]
+
+    @cached_property
+    def _work(self) -> Any:
+        return self.driver._work(self.p, self.args, Progress(1, "", enabled=False))
+
+    def __call__(self, plan: Plan | None, seed: int) -> Island:
+        with torch.no_grad():
+            return self.driver._island(plan, seed, lambda: self._work)
 
 
 def _notes(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,18 @@ from torch import Tensor
 from ...ppl.errors import InitializationError, checked, located
 from ...ppl.interpretations.abstract_run import check_program
 from ...ppl.language.program import Callback, program_name
+from ...ppl.tasks.checkpoint import (
+    Checkpoint,
+    Content,
+    Store,
+    random_state,
+    restore_random_state,
+    stream,
+)
+from ...ppl.tasks.workers import Client, Workers
 from ...ppl.tensors.keys import fingerprint
 from ...ppl.tensors.seeds import seeded
 from ..results.fit import Fit
-from ..runs.checkpoint import Checkpoint, Store, random_state, restore_random_state, stream
 from ..runs.progress import Progress
 from .kernel import TraceKernel
 from .traces import Traced, traced
@@ -79,14 +90,14 @@ class Chain:
             rate = sum(moves) / len(moves) if moves else 1.0
             self.draws.append(({**run.choices, **run.derived}, run.log_density, rate))
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Content:
         """All of it as plain values, with the state of the generator."""
         run = {name: getattr(self.run, name) for name in _OF_RUN}
         kept = {name: getattr(self, name) for name in _KEPT}
         return {"run": run, "random": random_state(), **kept}
 
     @staticmethod
-    def restored(content: dict[str, Any], p: Callback, *args: Any) -> Chain:
+    def restored(content: Content, p: Callback, *args: Any) -> Chain:
         """The chain that a content was taken of; the generator goes on from where it was.
 
         The program is run again for the laws of its choices; all numbers are those of then.
@@ -102,6 +113,50 @@ _KEPT = ("steps", "draws", "tried")
 _OF_RUN = ("choices", "log_probs", "log_score", "derived")
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What brings chains of a kernel on a program to their end, after so many steps."""
+
+    kernel: TraceKernel
+    p: Callback
+    args: tuple[Any, ...]
+    warmup: int
+    length: int
+
+    def __call__(
+        self, seed: int, content: Content | None, watch: Callable[[Chain, int], None]
+    ) -> Chain:
+        """The chain of a seed, from its content on; ``watch`` is told of it and its new steps."""
+        with checked(), torch.no_grad(), seeded(seed):
+            if content is None:
+                chain = Chain(start(self.p, *self.args))
+            else:
+                chain = Chain.restored(content, self.p, *self.args)
+            watch(chain, chain.steps)
+            while chain.steps < self.length:
+                chain.advance(self.kernel, self.warmup, self.p, *self.args)
+                watch(chain, 1)
+        return chain
+
+    def content(self, seed: int, content: Content | None) -> Content:
+        """That of the chain at its end, which travels."""
+        return self(seed, content, lambda chain, steps: None).content()
+
+    def elsewhere(
+        self, executor: Executor | Client, each: list[tuple[int, int, Content | None]]
+    ) -> Iterator[tuple[int, int, Content]]:
+        """By number and seed, chains that are at their end, and the others as they get there."""
+        seeds = {i: seed for i, seed, _ in each}
+        left = {}
+        for i, seed, content in each:
+            if content is not None and content["steps"] == self.length:
+                yield i, seed, content
+            else:
+                left[i] = (seed, content)
+        for i, content in Workers(executor, self.content).results(left):
+            yield i, seeds[i], content
+
+
 def run_chains(
     kernel: TraceKernel,
     p: Callback,
@@ -113,42 +168,41 @@ def run_chains(
     seed: int,
     progress: bool,
     checkpoint: Checkpoint | str | Path | None = None,
+    executor: Executor | Client | None = None,
 ) -> Fit:
     """Draws of the sites that every run has; of the others the notes tell.
 
     The kernel is not adapted: the first ``warmup`` steps are only left out.  Each chain draws from
-    a stream of its own.
+    a stream of its own: here, or as a task for a worker of the executor.
     """
     begun = time.perf_counter()
     check_program(p, *args)
     title, length = f"MCMC ({kernel.name})", warmup + draws
     about = {"method": title, "draws": draws, "warmup": warmup, "seed": seed}
     store = Store(checkpoint, {**about, "program, data or kernel": fingerprint((p, args, kernel))})
-    contents: list[dict[str, Any]] = (store.content or {"chains": []})["chains"]
-    done: list[Chain] = []
+    contents: dict[int, Content] = (store.content or {"chains": {}})["chains"]
+    whole, made = Whole(kernel, p, args, warmup, length), dict[int, Chain]()
     interrupted = False
-    with checked(), torch.no_grad(), Progress(chains * length, title, progress) as bar:
+    with Progress(chains * length, title, progress) as bar:
+
+        def watch(i: int, chain: Chain, steps: int) -> None:
+            made[i] = chain
+            bar.advance(steps, chain=str(i + 1), lp=float(chain.run.log_density))
+            store.offer(lambda: {"chains": {**contents, i: chain.content()}})
+
+        known = [(i, stream(seed, i), contents.get(i)) for i in range(chains)]
         try:
-            for i in range(chains):
-                with seeded(stream(seed, i)):
-                    if i < len(contents):
-                        chain = Chain.restored(contents[i], p, *args)
-                        bar.advance(chain.steps)
-                    else:
-                        chain = Chain(start(p, *args))
-                        contents.append(chain.content())
-                    done.append(chain)
-                    while chain.steps < length:
-                        chain.advance(kernel, warmup, p, *args)
-                        bar.advance(chain=str(i + 1), lp=float(chain.run.log_density))
-                        store.offer(lambda: {"chains": [*contents[:i], chain.content()]})  # noqa: B023
-                    contents[i] = chain.content()
-            store.write({"chains": contents})
+            left: Iterable[tuple[int, int, Content | None]] = known
+            if executor is not None:
+                left = whole.elsewhere(executor, known)
+            for i, own, content in left:
+                contents[i] = whole(own, content, partial(watch, i)).content()
+                store.write({"chains": contents})
         except KeyboardInterrupt:
             interrupted = True
-            done = _kept(done, draws)
-            if not done:
-                raise
+    done = [made[i] for i in sorted(made)]
+    if interrupted and not (done := _kept(done, draws)):
+        raise KeyboardInterrupt
     outcomes: dict[str, list[bool]] = {}
     for chain in done:
         for name, each in chain.tried.items():

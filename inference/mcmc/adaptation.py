@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ...ppl import iterate
 from ...ppl.errors import InitializationError, located
-from ..runs.checkpoint import Store, random_state, restore_random_state
+from ...ppl.tasks.checkpoint import Store, random_state, restore_random_state
 from .hamiltonian import Kernel, Parameters, Potential, State, leapfrog, refresh
 from .hmc import acceptance
 from .thinning import thinned

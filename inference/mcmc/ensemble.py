@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..runs.checkpoint import Store
+from ...ppl.tasks.checkpoint import Store
 from .adaptation import (
     TARGET,
     DualAveraging,

@@ -55,6 +55,10 @@ HOUSE: dict[str, Room] = {
         "the language on paper: syntax, types, elaboration to programs",
         "ppl.errors ppl.tensors ppl.language",
     ),
+    "ppl.tasks": Room(
+        "independent tasks for the workers of an executor; checkpoints of what was done",
+        "ppl.errors ppl.language",
+    ),
     "ppl": Room(
         "the names that the other rooms and users import",
         "ppl.tensors ppl.language ppl.interpretations ppl.compile",
@@ -63,11 +67,11 @@ HOUSE: dict[str, Room] = {
     "semantics": Room(
         "measures, exact and numerical denotation, the checks",
         "semantics.reference ppl ppl.errors ppl.tensors ppl.types ppl.distributions ppl.language"
-        " ppl.interpretations ppl.calculus",
+        " ppl.interpretations ppl.calculus ppl.tasks",
     ),
     "inference.runs": Room(
-        "what a run on real work needs: checkpoints, progress, devices, starts and paths to them",
-        "ppl ppl.errors ppl.language ppl.interpretations",
+        "what a run on real work needs: progress, devices, starts and paths to them",
+        "ppl ppl.errors ppl.language ppl.interpretations ppl.tasks",
     ),
     "inference.results": Room(
         "fits, summaries, predictions",
@@ -75,7 +79,7 @@ HOUSE: dict[str, Room] = {
     ),
     "inference.mcmc": Room(
         "HMC and NUTS on vectors, adaptation; the compiled engine of NUTS",
-        "inference.runs ppl ppl.errors ppl.tensors ppl.language ppl.compile",
+        "inference.runs ppl ppl.errors ppl.tensors ppl.language ppl.compile ppl.tasks",
     ),
     "inference.rewriting": Room(
         "programs in other forms for NUTS: latents summed or integrated out, sites non-centred",
@@ -85,7 +89,7 @@ HOUSE: dict[str, Room] = {
     "inference.kernels": Room(
         "Markov kernels on traces, chains of them",
         "inference.runs inference.results ppl ppl.errors ppl.tensors ppl.types"
-        " ppl.distributions ppl.language ppl.interpretations",
+        " ppl.distributions ppl.language ppl.interpretations ppl.tasks",
     ),
     "inference.smc": Room(
         "populations, resampling, filters, tempering, particle MCMC",
@@ -110,18 +114,19 @@ HOUSE: dict[str, Room] = {
         "objectives, guides, the drivers SVI, ADVI and Pathfinder",
         "inference.runs inference.results inference.vi.gradients inference.vi.language ppl"
         " ppl.errors ppl.tensors ppl.types ppl.distributions ppl.language ppl.interpretations"
-        " ppl.compile",
+        " ppl.compile ppl.tasks",
     ),
     "inference.drivers": Room(
         "the drivers MCMC and SMC, a file each",
         "inference.runs inference.results inference.mcmc inference.rewriting inference.kernels"
         " inference.smc ppl"
-        " ppl.errors ppl.tensors ppl.distributions ppl.language ppl.interpretations ppl.compile",
+        " ppl.errors ppl.tensors ppl.distributions ppl.language ppl.interpretations ppl.compile"
+        " ppl.tasks",
     ),
     "inference": Room(
         "the names of inference that users import",
         "inference.runs inference.results inference.mcmc inference.kernels inference.smc"
-        " inference.exact inference.vi inference.drivers",
+        " inference.exact inference.vi inference.drivers ppl.tasks",
     ),
     "models": Room(
         "ready models and estimators", "kernels nn ppl inference.runs inference.results inference"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -152,6 +152,7 @@ class Engine:
     cores: int = 1
     sizes: tuple[int, ...] = ()
     jitter: float = 0.0
+    piece: ClassVar[float] = 0.2  # seconds between two looks at a run
 
     @property
     def decomposes(self) -> bool:

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from ....ppl import draw
+from ....ppl.tasks.checkpoint import Store, random_state, restore_random_state
 from ....ppl.tensors.decompositions import NO_DECOMPOSITION
-from ...runs.checkpoint import Store, random_state, restore_random_state
 from ..adaptation import TARGET, Samples, Watcher, require_finite, require_target
 from ..convergence import diagnosed, slowest
 from ..hamiltonian import Parameters, Potential, State
 from ..nuts import NUTSInfo
 from ..thinning import thinned
 from .engine import Advance, Chains, Engine, Metric, StepSizes, step_sizes
+from .spread import Spread
 from .tensors import TensorEngine
 from .warmup import (
     CALM,
@@ -39,7 +40,7 @@ from .warmup import (
     windows,
 )
 
-PIECE = 0.2  # seconds between two looks at a run
+AnyEngine = Engine | TensorEngine | Spread
 
 
 class Progressed(NamedTuple):
@@ -59,7 +60,7 @@ class Progressed(NamedTuple):
 
 
 def sample_lanes(
-    engine: Engine | TensorEngine,
+    engine: AnyEngine,
     potential: Potential,
     u0: Tensor,
     warmup: int,
@@ -145,7 +146,7 @@ SHORT, SHORTEST = 1600, 16  # draws of all chains, and of each
 class _Run:
     """A run with the pieces of its window, or of its draws, each of which is one of ``thin``."""
 
-    engine: Engine | TensorEngine
+    engine: AnyEngine
     at: Progressed
     pieces: list[Advance]
     store: Store | None
@@ -167,7 +168,7 @@ class _Run:
             self.at = self.at._replace(done=self.at.done + count, chains=made.chains)
             if self.store is not None and not (warming and self.at.done == end):
                 self.store.offer(partial(_content, self.at, self.pieces))
-            self.rate = count * PIECE / max(time.perf_counter() - start, 1e-6)
+            self.rate = count * self.engine.piece / max(time.perf_counter() - start, 1e-6)
             if self.progress is not None:
                 last = NUTSInfo(*(x[:, -1] for x in made.info))
                 self.progress(self.at.done, total, last, _parameters(self.at))
@@ -306,7 +307,7 @@ def _parameters(at: Progressed) -> Parameters:
 
 
 def _gathered(
-    engine: Engine | TensorEngine, at: Progressed, pieces: list[Advance], interrupted: bool
+    engine: AnyEngine, at: Progressed, pieces: list[Advance], interrupted: bool
 ) -> Samples:
     """The draws so far."""
     chains = at.chains

@@ -218,6 +218,7 @@ class TensorEngine:
     jitter: float = 0.0
     sizes: ClassVar[tuple[int, ...]] = ()  # it draws no whole numbers
     decomposes: ClassVar[bool] = False  # points without decomposition are counted if there are any
+    piece: ClassVar[float] = 0.2
 
     def advance(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ class LaneFunction:
     """``u [lanes, d], *rest -> results [lanes, ...]``, by the graph of ``u [d], *rest``.
 
     Each coordinate is contiguous over lanes in its results, and quickest so in ``u``.  Those of
-    ``rest`` that are whole numbers are places, all below ``places``.
+    ``rest`` that are whole numbers are places, all below ``places``.  It travels to other processes
+    as its text and tables, and is built again there, or read from the cache.
 
     Errors:
         Unsupported: the graph has an operation that lane code does not know.
@@ -41,11 +43,21 @@ class LaneFunction:
         self.lanes = _lanes(len(u), real)
         wide = 2 * self.lanes <= widest(real)
         self.text, work = source(t, self.size, sizes, wide=wide)
-        self._call = built(self.text, real, self.lanes)
         self.results = len(sizes)
         self._tables = [x.contiguous() for x in t.tables.values()]
         self._work = (work + self.size + sum(sizes)) * self.lanes
+        self._load()
+
+    def _load(self) -> None:
+        self._call = built(self.text, REALS[self.dtype], self.lanes)
         self._addresses = [x.data_ptr() for x in self._tables]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: x for k, x in vars(self).items() if k not in ("_call", "_addresses")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._load()
 
     def __call__(self, u: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         if u.dtype != self.dtype or u.ndim != 2 or u.shape[1] != self.size:

@@ -30,7 +30,7 @@ from pushforward.inference.mcmc.lanes.warmup import (
     stranded,
     windows,
 )
-from pushforward.inference.runs.checkpoint import Store
+from pushforward.ppl.tasks.checkpoint import Store
 
 pytestmark = pytest.mark.usefixtures("double")
 

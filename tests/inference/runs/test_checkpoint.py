@@ -15,24 +15,17 @@ import pytest
 import torch
 from support import killed
 from support.evidences import normal_mean
-from support.killed import OBSERVED, QUIET, RUNS, X, line, walk
+from support.executors import InTurn
+from support.fits import equal
+from support.killed import KERNEL, OBSERVED, QUIET, RUNS, X, line, walk
 
 from pushforward.errors import DataError, ProgramError, ZeroMassError
-from pushforward.inference import MCMC, SMC, Checkpoint, Fit, importance, nuts, particle_filter, smc
+from pushforward.inference import MCMC, SMC, Checkpoint, hmc, importance, nuts, particle_filter, smc
 from pushforward.inference.kernels import single_site
-from pushforward.inference.runs.checkpoint import stream
 from pushforward.ppl import condition, factor, program, sample
+from pushforward.ppl.tasks.checkpoint import stream
 from pushforward.ppl.tensors.keys import fingerprint
-from pushforward.semantics import denote
-
-
-def equal(a: Fit, b: Fit) -> bool:
-    """Whether two fits hold the same numbers, bit for bit."""
-    pairs = [(a.draws, b.draws), (a.stats, b.stats), (a.history, b.history), (a.state, b.state)]
-    return all(
-        x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x) for x, y in pairs
-    )
-
+from pushforward.semantics import check, denote
 
 # ------------------------------------------------------------------------------------------- killed
 
@@ -137,6 +130,94 @@ def test_tempered_islands_in_other_processes_are_the_same(options: dict[str, boo
 def test_islands_in_threads_are_refused() -> None:
     with ThreadPoolExecutor(2) as executor, pytest.raises(ProgramError, match="threads"):
         SMC(20, 3, particle_filter, **QUIET).run(walk, X, executor=executor)
+
+
+# --------------------------------------------------------------------------------------- executors
+
+NUTS = MCMC(nuts(), chains=3, draws=40, warmup=30, cores=3, progress=False)
+AT_WORKERS: dict[str, Any] = {
+    "nuts": lambda **how: NUTS.run(OBSERVED, X, seed=5, **how),
+    "traces": lambda **how: MCMC(KERNEL, chains=3, draws=12, warmup=3, **QUIET).run(
+        walk, X, seed=5, **how
+    ),
+    "filter": lambda **how: SMC(20, 3, particle_filter, **QUIET).run(walk, X, seed=5, **how),
+    "tempered": lambda **how: SMC(20, 3, stages=4, **QUIET).run(OBSERVED, X, seed=5, **how),
+}
+
+
+@pytest.mark.parametrize("kind", AT_WORKERS)
+def test_what_is_done_when_a_worker_is_lost_is_gone_on_from(kind: str, tmp_path: Path) -> None:
+    run, path = AT_WORKERS[kind], Checkpoint(tmp_path / "run", 0.0)
+    before, after, whole = InTurn(frozenset({4 if kind == "nuts" else 1})), InTurn(), InTurn()
+    with pytest.raises(ProgramError, match="gave up a task"):
+        run(executor=before, checkpoint=path)
+    resumed = run(executor=after, checkpoint=path)
+    assert equal(resumed, run()) and equal(resumed, run(executor=whole))
+    assert before.done and len(after.sizes) < len(whole.sizes), "it began anew"
+    if kind != "nuts":
+        assert after.done == 1
+    assert equal(resumed, run(checkpoint=path)), "a finished run is read"
+
+
+def test_a_campaign_goes_on_and_is_made_longer(tmp_path: Path) -> None:
+    fits: list[int] = []
+
+    def fit(posterior: Any) -> dict[str, torch.Tensor]:
+        fits.append(1)
+        return {"mean": torch.randn(50)}
+
+    @program
+    def number() -> None:
+        sample("y", dist.Normal(sample("mean", dist.Normal(0.0, 1.0)), 1.0))
+
+    path = Checkpoint(tmp_path / "campaign", 0.0)
+    about: dict[str, Any] = {"draws": 50, "progress": False}
+    with pytest.raises(ProgramError, match="gave up a task"):
+        check.sbc(
+            number,
+            fit,
+            ["y"],
+            simulations=4,
+            executor=InTurn(frozenset({2})),
+            checkpoint=path,
+            **about,
+        )
+    fits.clear()
+    longer = check.sbc(number, fit, ["y"], simulations=6, checkpoint=path, **about)
+    assert len(fits) == 3, "the lost one, and two more"
+    anew = check.sbc(number, fit, ["y"], simulations=6, **about)
+    assert all(torch.equal(longer.ranks[name], anew.ranks[name]) for name in anew.ranks)
+    assert len(longer.ranks["mean"]) == 6
+
+
+def test_the_first_simulation_that_breaks_is_told_whoever_is_first() -> None:
+    def fit(posterior: Any) -> dict[str, torch.Tensor]:
+        if torch.rand(()) < 0.5:
+            raise ArithmeticError("broken")
+        return {"mean": torch.randn(50)}
+
+    @program
+    def number() -> None:
+        sample("y", dist.Normal(sample("mean", dist.Normal(0.0, 1.0)), 1.0))
+
+    about: dict[str, Any] = {"simulations": 9, "draws": 50, "seed": 3, "progress": False}
+    here, there = (check.sbc(number, fit, ["y"], executor=e, **about) for e in (None, InTurn()))
+    assert here.verdict == there.verdict == "fail"
+    assert here.counterexample == there.counterexample
+
+
+def test_a_chain_travels_without_the_others() -> None:
+    few, many = InTurn(), InTurn()
+    for executor, n in ((few, 2), (many, 64)):
+        driver = MCMC(nuts(), chains=n, draws=5, warmup=10, cores=n, progress=False)
+        driver.run(OBSERVED, X, executor=executor)
+    assert max(many.sizes) < min(few.sizes) + 500
+
+
+@pytest.mark.parametrize("driver", [MCMC(hmc(4), **QUIET), MCMC(nuts(), **QUIET)])
+def test_chains_that_move_as_one_batch_stay(driver: MCMC) -> None:
+    with pytest.raises(ProgramError, match="if NUTS moves them in lane code"):
+        driver.run(OBSERVED, X, executor=InTurn())
 
 
 @pytest.mark.parametrize("algorithm", [importance, particle_filter, smc])
