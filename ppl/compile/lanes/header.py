@@ -9,8 +9,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 
 # The names of the types and functions of wide vectors, in place of those of vectors.
-WIDE = {"V": "W", "M": "MW", "D": "DW", "I": "IW", "LANES": "WIDE", "splat": "wide_splat",
-        "truth": "wide_truth"}  # fmt: skip
+WIDE = {"V": "W", "M": "MW", "D": "DW", "I": "IW", "F": "FW", "J": "JW", "LANES": "WIDE",
+        "splat": "wide_splat", "truth": "wide_truth"}  # fmt: skip
 
 PAIRS = """
 #define WIDE (2 * LANES)

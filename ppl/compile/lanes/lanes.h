@@ -21,6 +21,11 @@ static constexpr double LOG[] = {0x1.5555555555555p-1, 0x1.9999999999a38p-2, 0x1
     0x1.c71c720160b47p-3, 0x1.745cf901605f7p-3, 0x1.3b1c360763b8ap-3, 0x1.0fbe83c2cbcf3p-3,
     0x1.0c04595972ab8p-3};
 static const double WHOLE = 0x1.8p52;  // adding it rounds to a whole number, kept in the low bits
+// The same for float: the series to 1.5e-9 and 1.2e-9
+static const float HIGH_F = 0x1.62ep-1f, LOW_F = 0x1.0bfbe8p-15f, WHOLE_F = 0x1.8p23f;
+static constexpr float EXP_F[] = {0x1p-1f, 0x1.555556p-3f, 0x1.5554e4p-5f, 0x1.1110e0p-7f,
+    0x1.6d4920p-10f, 0x1.a12a42p-13f};
+static constexpr float LOG_F[] = {0x1.555556p-1f, 0x1.9999ecp-2f, 0x1.245c44p-2f, 0x1.ddced8p-3f};
 
 // -------------------------------------------------------------------------------- gamma functions
 

@@ -134,7 +134,7 @@ template <long n> static void factors(const V *a, V *lu, V *pivots, V *failed) {
 
 static const long SWEEPS = 60;  // far more than it takes
 
-INLINE bool any(M where) {
+template <class K> INLINE bool any(K where) {
     for (long l = 0; l < LANES; l++)
         if (where[l]) return true;
     return false;

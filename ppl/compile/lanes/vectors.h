@@ -5,6 +5,8 @@ typedef REAL V __attribute__((vector_size(LANES * sizeof(REAL))));
 typedef decltype(V{} < V{}) M;  // all bits set where true
 typedef double D __attribute__((vector_size(LANES * sizeof(double))));
 typedef int64_t I __attribute__((vector_size(LANES * sizeof(int64_t))));
+typedef float F __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t J __attribute__((vector_size(LANES * sizeof(int32_t))));
 
 INLINE V splat(REAL x) { return x - V{}; }  // which keeps the sign of -0
 INLINE M truth(bool x) { return M{} - (x ? 1 : 0); }
@@ -34,7 +36,6 @@ INLINE V remainder_of(V x, V y) {
 }
 
 // ------------------------------------------------------------------ exponentials and logarithms
-// In double, whatever REAL is.
 
 INLINE I bits(D x) { I i; std::memcpy(&i, &x, sizeof i); return i; }
 INLINE D of_bits(I i) { D x; std::memcpy(&x, &i, sizeof x); return x; }
@@ -104,13 +105,49 @@ static D wide_tanh(D x) {
     return pick(x < 0, -y, pick(x == 0, x, y));
 }
 
-template <D f(D)> INLINE V widened(V x) {
-    return __builtin_convertvector(f(__builtin_convertvector(x, D)), V);
+// The same in float: exp, log and log1p by its own operations, the others by those of double
+
+INLINE J bits(F x) { J i; std::memcpy(&i, &x, sizeof i); return i; }
+INLINE F of_bits(J i) { F x; std::memcpy(&x, &i, sizeof x); return x; }
+INLINE F power_of_two(F k) { return of_bits(bits(k + (WHOLE_F + 127)) << 23); }
+
+static F wide_exp(F x) {
+    F inside = pick(x > 89, F{} + 89, pick(x < -104, F{} - 104, x));
+    F k = (inside * 0x1.715476p0f + WHOLE_F) - WHOLE_F, half = (k * 0.5f + WHOLE_F) - WHOLE_F;
+    F r = (inside - k * HIGH_F) - k * LOW_F, r2 = r * r;
+    F tail = (EXP_F[0] + EXP_F[1] * r) + ((EXP_F[2] + EXP_F[3] * r) + (EXP_F[4] + EXP_F[5] * r) * r2) * r2;
+    return ((1.0f + (r + tail * r2)) * power_of_two(half)) * power_of_two(k - half);
 }
-INLINE V exponential(V x) { return widened<wide_exp>(x); }
-INLINE V exponential_less_one(V x) { return widened<wide_expm1>(x); }
-INLINE V logarithm(V x) { return widened<wide_log>(x); }
-INLINE V logarithm_of_more(V x) { return widened<wide_log1p>(x); }
+
+template <bool lossy> static F logarithm_of(F x, F lost) {
+    auto small = x < 0x1p-126f;
+    J raw = bits(pick(small, x * 0x1p25f, x)) - 0x3f3504f3;
+    F k = __builtin_convertvector(raw >> 23, F), f = of_bits((raw & 0x7fffff) + 0x3f3504f3) - 1.0f;
+    if (lossy) f += lost * power_of_two(-k);
+    k = pick(small, k - 25, k);
+    F s = f / (2.0f + f), z = s * s, half = 0.5f * f * f;
+    F ratio = (LOG_F[0] + LOG_F[1] * z) + (LOG_F[2] + LOG_F[3] * z) * (z * z);
+    F value = k * HIGH_F - ((half - (s * (half + ratio * z) + k * LOW_F)) - f);
+    F infinite = F{} + INFINITY, none = F{} + NAN;
+    return pick(x > 0, pick(x == infinite, x, value), pick(x == 0, -infinite, none));
+}
+
+static F wide_log(F x) { return logarithm_of<false>(x, F{}); }
+
+static F wide_log1p(F x) {
+    F u = 1.0f + x, lost = x - (u - 1.0f);
+    return pick(x == 0, x, logarithm_of<true>(u, lost));
+}
+
+static F wide_expm1(F x) { return __builtin_convertvector(wide_expm1(__builtin_convertvector(x, D)), F); }
+static F wide_tanh(F x) { return __builtin_convertvector(wide_tanh(__builtin_convertvector(x, D)), F); }
+
+INLINE V exponential(V x) { return wide_exp(x); }
+INLINE V exponential_less_one(V x) { return wide_expm1(x); }
+INLINE V logarithm(V x) { return wide_log(x); }
+INLINE V logarithm_of_more(V x) { return wide_log1p(x); }
+INLINE V hyperbolic_tangent(V x) { return wide_tanh(x); }
+
 // x[0] 2^x[1] times a factor; a zero, infinite or undefined product stays what it is
 INLINE void multiply(D *x, D factor) {
     auto small = factor < 0x1p-900;
@@ -122,5 +159,3 @@ INLINE void multiply(D *x, D factor) {
     x[1] = x[1] + pick(usual, k, D{}) - pick(small, D{} + 150, D{});
 }
 INLINE D logarithm_of_product(D x, D exponent) { return wide_log(x) + exponent * 0x1.62e42fefa39efp-1; }
-
-INLINE V hyperbolic_tangent(V x) { return widened<wide_tanh>(x); }
