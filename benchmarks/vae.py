@@ -32,10 +32,10 @@ from pushforward.inference.vi import Captured, elbo, reparam
 class Autoencoder(nn.Module):
     """The networks, the model and the guide."""
 
-    def __init__(self) -> None:
+    def __init__(self, pixels: int = 784) -> None:
         super().__init__()
-        self.read, self.code = nn.Linear(784, 200), nn.Linear(200, 20)
-        self.spread, self.pixels = nn.Linear(10, 200), nn.Linear(200, 784)
+        self.read, self.code = nn.Linear(pixels, 200), nn.Linear(200, 20)
+        self.spread, self.pixels = nn.Linear(10, 200), nn.Linear(200, pixels)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         loc, raw = self.code(F.leaky_relu(self.read(x))).chunk(2, -1)

@@ -39,9 +39,11 @@ from .library import (
     wake_theta,
 )
 from .objective import Objective, objective
+from .optimised import Optimised
 from .posterior import posterior
 from .summed import summed_elbo
-from .svi import SVI, Optimised
+from .svi import SVI
+from .validation import Validation
 
 __all__ = [
     "SVI",
@@ -60,6 +62,7 @@ __all__ = [
     "Optimised",
     "Sampled",
     "Structured",
+    "Validation",
     "annealed",
     "cubo",
     "diwhvi",

@@ -19,6 +19,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from ...ppl.compile.beside import Beside
 from ...ppl.compile.folding import fold, is_pure
 from ...ppl.compile.inductor import Notify, compile_graph
 from ...ppl.compile.loops import trace
@@ -33,18 +34,27 @@ from .gradients.baselines import Baseline
 from .gradients.dependence import Recording, rao_blackwellised
 from .objective import Objective
 
+BEFOREHAND = "a tensor was computed from parameters before the objective runs, and does not move"
+COMPUTE_INSIDE = "compute it in the objective, model or guide; make lanes by pushforward's vmap"
+
 
 class Gradient(NamedTuple):
     """An estimate of an objective and of its derivative, each of ``samples`` averaged.
 
-    ``values`` [samples]; ``by``: of each parameter; ``costs``: what baselines are to learn;
-    ``sites``: by the parameters of the laws of each choice.
+    ``values`` [samples]; ``down``: of each parameter, the derivative of minus the objective, in
+    memory of its own; ``costs``: what baselines are to learn; ``sites``: that by the parameters of
+    the laws of each choice.
     """
 
     values: Tensor
-    by: list[Tensor]
+    down: list[Tensor]
     costs: list[tuple[str, Baseline, Tensor]]
     sites: list[tuple[str, Tensor]] = []
+
+    @property
+    def by(self) -> list[Tensor]:
+        """The derivative of the objective by each parameter."""
+        return [-x for x in self.down]
 
 
 class Probes:
@@ -100,8 +110,9 @@ class Replayed:
         zeros = list(self.probes.zeros.values()) if self.probes else []
         n = len(self.parameters)
         found = derivatives(values.mean(), [*self.parameters, *zeros])
-        sites = self.probes.sites(found[n:]) if self.probes else []
-        return Gradient(values.detach(), found[:n], costs, sites)
+        down = [-x for x in found]  # in memory of its own, which autograd does not promise
+        sites = self.probes.sites(down[n:]) if self.probes else []
+        return Gradient(values.detach(), down[:n], costs, sites)
 
 
 class Captured:
@@ -138,24 +149,54 @@ class Captured:
             self.graph = _gradient(
                 objective, self.parameters, self.states, data, form.tree, samples
             )
-            inputs = self._inputs(args)
-            self.call: Callable[..., Any] = self.graph
-            if compiled:
-                self.call = compile_graph(self.graph, *inputs, notify=notify, random=True)
+            self.example = [x.detach() for x in self._inputs(args)]
+            self.beside: Beside | None = None
+        if compiled:
+            self.finish(notify)
+        else:
+            self._use(self.graph)
+
+    def begin(self) -> None:
+        """Let another process compile the graph."""
+        self.beside = Beside(self.graph, *self.example, random=True)
+
+    def finish(self, notify: Notify | None = None) -> None:
+        """Run compiled code from now on: that which was begun, else it is made here."""
+        beside, self.beside = self.beside, None
+        if beside is None:
+            with seeded(0):
+                made = compile_graph(self.graph, *self.example, notify=notify, random=True)
+        else:
+            made = beside.call(notify)
+        self._use(made)
+
+    def stop(self) -> None:
+        """End what was begun and not finished."""
+        beside, self.beside = self.beside, None
+        if beside is not None:
+            beside.stop()
+
+    def _use(self, call: Callable[..., Any]) -> None:
+        with torch.no_grad(), seeded(0):
+            self.shared = _shared(call, self.example, 1, 1 + self.count)
+        self.call = call
 
     def _inputs(self, args: tuple[Any, ...]) -> list[Tensor]:
-        return [x.detach() for x in (*self.parameters, *self.states, *taken_apart(args)[0])]
+        return [*self.parameters, *self.states, *taken_apart(args)[0]]
 
     def __call__(self, *args: Any) -> Gradient:
         with torch.no_grad():
-            return self._read(*self.call(*self._inputs(args)))
+            found = list(self.call(*self._inputs(args)))
+            for i in self.shared:
+                found[i] = found[i].clone(memory_format=torch.contiguous_format)
+            return self._read(*found)
 
     def drawing(self, parameters: Sequence[Tensor], *args: Any) -> Gradient:
         """The same, run operation by operation, with its random numbers as effects of a program.
 
         So ``check.unbiased`` evaluates the very graph that is compiled.
         """
-        rest = self._inputs(args)[self.count :]
+        rest = [x.detach() for x in self._inputs(args)[self.count :]]
         return self._read(*Drawing(self.graph).run(*parameters, *rest))
 
     def _read(self, values: Tensor, *rest: Tensor) -> Gradient:
@@ -250,9 +291,7 @@ class Standing(TorchFunctionMode):
                 return x
             if inner is x and x.is_leaf:
                 raise Another(x)
-        what = "a tensor was computed from parameters before the objective runs, and does not move"
-        hint = "compute it in the objective, model or guide; make lanes by pushforward's vmap"
-        raise ObjectiveError(located(what, hint=hint))
+        raise ObjectiveError(located(BEFOREHAND, hint=COMPUTE_INSIDE))
 
 
 class Another(BaseException):
@@ -270,7 +309,8 @@ def _gradient(
     tree: Callable[[list[Tensor]], Any],
     samples: int,
 ) -> GraphModule:
-    """The graph of parameters, states, data -> surrogates [samples], gradients, costs.
+    """The graph of parameters, states, data -> surrogates [samples], their negative's gradients,
+    costs.
 
     ``states`` grow by what else has a derivative and is met.
     """
@@ -297,11 +337,40 @@ def _gradient(
 
     def whole(*inputs: Tensor) -> tuple[Tensor, ...]:
         values, *costs = inner(*inputs)
-        found = derivatives(values.mean(), inputs[: len(parameters)])
+        found = derivatives(-values.mean(), inputs[: len(parameters)])
         return (values, *found, *costs)
 
     graph = _undetached(trace(whole, *_leaves(parameters), *_fixed(states), *data))
     return fold(without_repeats(graph))
+
+
+def _shared(call: Callable[..., Any], inputs: list[Tensor], start: int, end: int) -> list[int]:
+    """Which of the results from start to end are not in memory of their own.
+
+    They share it with another result, an input or a constant, or their entries with each other.
+    """
+    found, again = list(call(*inputs)), list(call(*inputs))
+    place = [x.untyped_storage().data_ptr() for x in found]
+    taken = {x.untyped_storage().data_ptr() for x in (*inputs, *again)}
+    outer = [p for i, p in enumerate(place) if not start <= i < end]
+    shared = []
+    for i in range(start, end):
+        x = found[i]
+        alone = place[i] not in taken and place[i] not in outer and place[i] not in place[start:i]
+        if x.numel() and not (alone and _dense(x)):
+            shared.append(i)
+    return shared
+
+
+def _dense(x: Tensor) -> bool:
+    """Whether each entry has a place of its own, and all lie together."""
+    sizes = sorted((stride, n) for stride, n in zip(x.stride(), x.shape, strict=True) if n > 1)
+    below = 1
+    for stride, n in sizes:
+        if stride != below:
+            return False
+        below *= n
+    return True
 
 
 def _fixed(tensors: list[Tensor]) -> list[Tensor]:

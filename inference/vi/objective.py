@@ -94,6 +94,12 @@ class Objective:
         with torch.no_grad():
             return run.surrogate()
 
+    def values(self, n: int, *args: Any) -> Tensor:
+        """n unbiased estimates [n] of the objective."""
+        with torch.no_grad():
+            (found,) = _in_lanes(lambda: (self.value(*args),), n)
+            return found.reshape(n)
+
     def type(self, *args: Any) -> ObjectiveType:
         """The choices of the objective with their strategies, its order and its bias."""
         return checked_type(lambda: self._evaluated(args), self.settings._replace(biased=True))

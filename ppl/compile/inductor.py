@@ -20,7 +20,7 @@ Notify = Callable[[str], None]
 Call = Callable[..., Any]
 
 # What the code would assert at each call holds of the shapes and strides that it is made for.
-_OPTIONS = {
+OPTIONS = {
     "size_asserts": False,
     "alignment_asserts": False,
     "reorder_for_locality": False,  # draws stay in their order
@@ -58,13 +58,13 @@ def compile_graph(
     try:
         with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
-            options = {**_OPTIONS, "fallback_random": random, "cpp_wrapper": often}
+            options = {**OPTIONS, "fallback_random": random, "cpp_wrapper": often}
             compiled = inductor.compile(graph, list(example), options)  # type: ignore[no-untyped-call]
-            expected, found = _same_draws(graph, example), _same_draws(compiled, example)
+            agree = agreeing(graph, compiled, example, random)
     except Exception as error:  # Inductor's failures have no common class
         warnings.warn(f"running the uncompiled graph: {error}", RuntimeWarning, stacklevel=2)
         return graph
-    if not _agree(expected, found, 0.98 if random else 1.0):
+    if not agree:
         warnings.warn(
             "the compiled graph disagrees with the traced one; running the latter",
             RuntimeWarning,
@@ -95,17 +95,29 @@ def _unwrapped(compiled: Any, graph: GraphModule, example: tuple[Tensor, ...]) -
     code = getattr(compiled, "current_callable", None)
     if code is None:
         return None
+    call = with_constants(code, graph)
+    try:
+        same = _agree(_same_draws(compiled, example), _same_draws(call, example), 1.0)
+        return call if same else None
+    except Exception:  # wrong guesses about private code have no common class
+        return None
+
+
+def with_constants(code: Call, graph: GraphModule) -> Call:
+    """What Inductor makes of a graph takes the graph's constants first, all in one list."""
     targets = dict.fromkeys(n.target for n in graph.graph.nodes if n.op == "get_attr")
     constants = [getattr(graph, str(target)) for target in targets]
 
     def call(*inputs: Tensor) -> Any:
         return code([*constants, *inputs])
 
-    try:
-        same = _agree(_same_draws(compiled, example), _same_draws(call, example), 1.0)
-        return call if same else None
-    except Exception:  # wrong guesses about private code have no common class
-        return None
+    return call
+
+
+def agreeing(graph: Call, compiled: Call, example: tuple[Tensor, ...], random: bool) -> bool:
+    """Whether code does what its graph does, by the same draws; a few of these may round apart."""
+    expected, found = _same_draws(graph, example), _same_draws(compiled, example)
+    return _agree(expected, found, 0.98 if random else 1.0)
 
 
 def _same_draws(call: Call, inputs: tuple[Tensor, ...]) -> Any:

@@ -259,16 +259,20 @@ def test_the_graph_is_what_replay_does(strategy: Any, samples: int, double: None
     assert "def forward" in graph.code
 
 
-def test_what_was_computed_beforehand_is_refused_in_a_graph() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("made", [lambda x: 2 * x, lambda x: x + 1.0], ids=["saves", "saves none"])
+def test_what_was_computed_beforehand_is_refused(made: Any, compiled: bool) -> None:
     loc = torch.nn.Parameter(torch.tensor(0.3))
-    twice = 2 * loc
+    before = made(loc)
 
     def guide(y: Tensor) -> None:
-        sample("mu", reparam(dist.Normal(twice, 1.0)))
+        sample("mu", reparam(dist.Normal(before, 1.0)))
 
     optimizer = torch.optim.Adam([loc], lr=0.1)
     with pytest.raises(ObjectiveError, match="computed from parameters before"):
-        SVI(elbo(normal_mean, guide), optimizer, **QUIET).run(Y, steps=2)
+        SVI(elbo(normal_mean, guide), optimizer, compiled=compiled, **QUIET).run(Y, steps=2)
+    with pytest.raises(ObjectiveError, match="computed from parameters before"):
+        Captured(elbo(normal_mean, guide), [loc], 1, Y, compiled=False)
 
 
 def test_parameters_of_others_are_followed_and_not_moved() -> None:
@@ -303,7 +307,7 @@ def test_python_control_flow_runs_by_replay_and_is_told() -> None:
     def guide() -> None:
         sample("b", reinforce(dist.Bernoulli(logits=p)))
 
-    svi = SVI(elbo(model, guide), torch.optim.Adam([p], lr=0.05), **QUIET)
+    svi = SVI(elbo(model, guide), torch.optim.Adam([p], lr=0.05), replayed=2, **QUIET)
     with pytest.warns(RuntimeWarning, match="run by replay"):
         result = svi.run(steps=5)
     assert len(result.history) == 5
@@ -329,10 +333,11 @@ def test_baselines_learn(compiled: bool) -> None:
             return cost[sample_trace(guide).choices["z"]]
 
         groups = [{"params": [logits], "lr": 1e-4}, {"params": net.parameters(), "lr": 5.0}]
-        svi = SVI(mean(), torch.optim.SGD(groups), window=30, compiled=compiled, **QUIET)
+        settings = {"window": 30, "compiled": compiled, "replayed": 0, **QUIET}
+        svi = SVI(mean(), torch.optim.SGD(groups), **settings)
         if baseline is not None and callable(baseline):
             groups[1]["lr"] = 0.1
-            svi = SVI(mean(), torch.optim.Adam(groups), window=30, compiled=compiled, **QUIET)
+            svi = SVI(mean(), torch.optim.Adam(groups), **settings)
         return svi.run(steps=200).noise["parameter 0"][0]
 
     plain, average = run(None), MovingAverage(0.9)
