@@ -37,7 +37,7 @@ from .comparing import ROUNDINGS
 from .counts import Counts, counts_of, ends_of
 from .decay import endless
 from .denote import BUDGET, denote
-from .draws import Compared, by_count, by_value, by_waves
+from .draws import ByWaves, Compared, by_count, by_value
 from .frequencies import CELLS
 from .measure import EPSILON, Measure, readable
 from .report import Report, decide
@@ -200,7 +200,7 @@ def _integrated(program: Callable[[], Any], nodes: int, budget: int) -> _Law:
     try:
         measure = denote(program, budget=budget, quadrature=nodes)
         coarse = denote(program, budget=budget, quadrature=max(2, 3 * nodes // 4))
-        law = _Law.of(measure, by_waves(measure, coarse))
+        law = _Law.of(measure, ByWaves(measure, coarse))
         if abs(law.mass - 1.0) <= TOLERANCE + law.error:
             return law
     except (BudgetError, ConvergenceError, InfiniteMassError) as error:

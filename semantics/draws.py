@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from .measure import Measure, readable
 from .waves import Waves, rows_of, shares
 
 ROUNDING = 1e-8  # of the means of waves
+MOST = 0.75  # of the waves
 
 
 class Compared(NamedTuple):
@@ -75,32 +75,38 @@ def _told(where: str, masses: Tensor, found: Tensor, cell: int, draws: int) -> s
     return f"{where} has mass {mass}, and {share} of the draws"
 
 
-def by_waves(law: Measure, coarse: Measure) -> Callable[[Tensor, float], Compared]:
-    """By the means of waves, each with the error that a law on fewer nodes tells."""
+class ByWaves:
+    """By the means of waves, each with the error that a law on fewer nodes tells.
 
-    @functools.cache
-    def expected() -> tuple[Waves, Tensor, Tensor, Tensor]:
+    Those whose means the nodes do not tell are left out, as long as most are told.
+    """
+
+    def __init__(self, law: Measure, coarse: Measure) -> None:
+        self.law, self.coarse = law, coarse
+
+    @functools.cached_property
+    def _expected(self) -> tuple[Waves, Tensor, Tensor, Tensor]:
         """The waves, their means by the law, and the errors and the variances of these."""
-        nodes, halved = (rows_of(value for value, _ in each.items()) for each in (law, coarse))
-        assert nodes is not None and halved is not None
-        masses = shares(law, law.log_mass())
+        nodes, fewer = (rows_of(v for v, _ in each.items()) for each in (self.law, self.coarse))
+        assert nodes is not None and fewer is not None
+        masses = shares(self.law, self.law.log_mass())
         waves = Waves.about(nodes, masses)
         at_nodes = waves(nodes)
         means = masses @ at_nodes
-        errors = (means - shares(coarse, coarse.log_mass()) @ waves(halved)).abs()
-        return waves, means, errors, masses @ at_nodes.square() - means.square()
+        others = shares(self.coarse, self.coarse.log_mass()) @ waves(fewer)
+        return waves, means, (means - others).abs(), masses @ at_nodes.square() - means.square()
 
-    def compare(drawn: Tensor, level: float) -> Compared:
-        waves, means, errors, variance = expected()
+    def __call__(self, drawn: Tensor, level: float) -> Compared:
+        waves, means, errors, variance = self._expected
         points = drawn.reshape(len(drawn), -1).double()
         found, bits = waves(points).mean(0), math.log(2 * len(means) / level) / len(points)
-        allowed = (2 * variance.clamp(min=0) * bits).sqrt() + 4 / 3 * bits + law.error + ROUNDING
+        allowed = (2 * variance.clamp(min=0) * bits).sqrt() + 4 / 3 * bits
+        allowed = allowed + self.law.error + ROUNDING + errors
+        told = errors <= CONVERGED
+        known = bool(told.double().mean() >= MOST)
         gaps = (found - means).abs()
-        worst = int((gaps / (allowed + errors)).argmax())
+        worst = int((gaps / allowed).where(told | ~torch.tensor(known), 0.0).argmax())
         mean, of_draws = numbers(float(means[worst]), float(found[worst]))
         name = waves.name(worst)
-        told = f"the mean of {name} is {mean} by the density, and {of_draws} of the draws"
-        allowance = float(allowed[worst] + errors[worst])
-        return Compared(float(gaps[worst]), allowance, told, float(errors.max()) <= CONVERGED)
-
-    return compare
+        where = f"the mean of {name} is {mean} by the density, and {of_draws} of the draws"
+        return Compared(float(gaps[worst]), float(allowed[worst]), where, known)

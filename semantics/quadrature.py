@@ -3,16 +3,16 @@
 The program's density is integrated in unconstrained coordinates u by the trapezoidal rule, after an
 affine change of variables to its mode and curvature there.  For densities that are analytic and
 decay fast the rule converges exponentially in the number of nodes; the window grows until its edge
-carries no mass, and the error is estimated by halving the nodes.  A mode that lies far from the one
-found is looked for along each coordinate, and off these lines can be missed: this is an estimate,
-not a bound.
+carries no mass, and the error is estimated by halving the nodes.  Where tails are too long for it,
+coordinates are hyperbolic sines of even nodes.  A mode that lies far from the one found is looked
+for along each coordinate, and off these lines can be missed: this is an estimate, not a bound.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ EDGE = 1e-17  # of the mass, at the edge of a window that is wide enough
 REACH = 7.6  # asinh of how far a second mode is looked for
 FAINT = 1e-12  # of the mass, that a second mode may have
 WINDOWS = (8.0, 16.0, 32.0, 64.0)
+SPREAD = (5.0, 6.0, 8.0, 12.0, 16.0)  # of nodes that are spread out
 
 
 def integrate(density: LogDensity, nodes: int, of: str, budget: int) -> Measure:
@@ -43,10 +44,73 @@ def integrate(density: LogDensity, nodes: int, of: str, budget: int) -> Measure:
         ZeroMassError, InfiniteMassError: the density is zero, or does not decay.
         BudgetError: too many nodes for the number of coordinates.
     """
-    centre, scale, log_peak = _laplace(density)
+    peak = _laplace(density)
     outcome: Callable[[Tensor], Any] = lambda u: density.outcome(u, of)  # noqa: E731
-    for window in WINDOWS:
-        per_axis = int(nodes * window / WINDOWS[0]) | 1
+    try:
+        grid = _grid(density, peak, nodes, budget, WINDOWS, _even)
+    except (BudgetError, InfiniteMassError) as error:
+        try:
+            grid = _grid(density, peak, nodes, budget, SPREAD, _spread)
+        except ProgramError:
+            raise error from None
+        if not bool(grid.weights.isfinite().all()):  # beyond the numbers of a latent
+            raise error from None
+    centre, scale, log_peak = peak
+    _require_one_mode(density, centre, scale, log_peak, grid.reach)
+    log_cell = len(centre) * math.log(grid.step) + float(torch.logdet(scale))
+    keep = grid.weights > 0
+    total = float(grid.weights.sum())
+    if total == 0:
+        raise ZeroMassError(located("the density is zero at every quadrature node"))
+    coarse = (grid.places % 2 == 0).all(1)
+    halved = float(grid.weights[coarse].sum()) * 2 ** len(centre)
+    log_error = (
+        math.log(abs(total - halved)) + log_cell + float(log_peak) if total != halved else -math.inf
+    )
+    logs = (grid.log_density[keep] + log_cell).tolist()
+    values = list(_values(outcome, grid.points[keep]))
+    jumps = _log_error_of_shared(values, logs, coarse[keep].tolist(), len(centre))
+    log_error = max(log_error, jumps)
+    return Measure.of(zip(values, logs, strict=True), log_error, ("quadrature about the mode",))
+
+
+class _Grid(NamedTuple):
+    """Points [n, d], the log density [n] per cell there and its ratios [n] to the peak.
+
+    ``places`` [n, d] count the nodes along each coordinate, which are a ``step`` apart; ``reach``
+    is how far they go, in scales.
+    """
+
+    points: Tensor
+    log_density: Tensor
+    weights: Tensor
+    places: Tensor
+    step: float
+    reach: float
+
+
+def _even(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes as they are, and the log of how much each stretches a cell."""
+    return z, torch.zeros(())
+
+
+def _spread(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes that are the farther apart the farther they are off, so that few reach long tails."""
+    return torch.sinh(z), torch.cosh(z).log().sum(1)
+
+
+def _grid(
+    density: LogDensity,
+    peak: tuple[Tensor, Tensor, Tensor],
+    nodes: int,
+    budget: int,
+    windows: tuple[float, ...],
+    placed: Callable[[Tensor], tuple[Tensor, Tensor]],
+) -> _Grid:
+    """The first window at whose edge there is no mass."""
+    centre, scale, log_peak = peak
+    for window in windows:
+        per_axis = int(nodes * window / windows[0]) | 1
         if per_axis ** len(centre) > budget:
             raise BudgetError(
                 located(
@@ -56,37 +120,20 @@ def integrate(density: LogDensity, nodes: int, of: str, budget: int) -> Measure:
             )
         axis = torch.linspace(-window, window, per_axis, dtype=centre.dtype)
         z = torch.cartesian_prod(*[axis] * len(centre)).reshape(-1, len(centre))
-        u = centre + z @ scale.T
-        log_density = torch.func.vmap(density)(u)
+        offsets, log_stretch = placed(z)
+        points = centre + offsets @ scale.T
+        log_density = torch.func.vmap(density)(points) + log_stretch
         if bool(torch.isnan(log_density).any()):
             raise ProgramError(located("the log density is NaN at a quadrature node"))
         weights = torch.exp(log_density - log_peak)
         edge = (z.abs() == window).any(1)
         if float(weights[edge].sum()) <= EDGE * float(weights.sum()):
-            break
-    else:
-        raise InfiniteMassError(
-            located(
-                "the density does not decay: its mass is infinite, or too spread for quadrature"
-            )
-        )
-    _require_one_mode(density, centre, scale, log_peak, window)
-    log_cell = len(centre) * math.log(2 * window / (per_axis - 1)) + float(torch.logdet(scale))
-    keep = weights > 0
-    total = float(weights.sum())
-    if total == 0:
-        raise ZeroMassError(located("the density is zero at every quadrature node"))
-    index = torch.round((z + window) / (axis[1] - axis[0])).long()
-    coarse = (index % 2 == 0).all(1)
-    halved = float(weights[coarse].sum()) * 2 ** len(centre)
-    log_error = (
-        math.log(abs(total - halved)) + log_cell + float(log_peak) if total != halved else -math.inf
+            step = float(axis[1] - axis[0])
+            places = torch.round((z + window) / step).long()
+            return _Grid(points, log_density, weights, places, step, float(offsets.max()))
+    raise InfiniteMassError(
+        located("the density does not decay: its mass is infinite, or too spread for quadrature")
     )
-    logs = (log_density[keep] + log_cell).tolist()
-    values = list(_values(outcome, u[keep]))
-    jumps = _log_error_of_shared(values, logs, coarse[keep].tolist(), len(centre))
-    log_error = max(log_error, jumps)
-    return Measure.of(zip(values, logs, strict=True), log_error, ("quadrature about the mode",))
 
 
 def _log_error_of_shared(

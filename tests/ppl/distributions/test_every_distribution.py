@@ -221,6 +221,10 @@ def check_enumerate(build: Law) -> str:
     return "yes"
 
 
+# torch's Bessel functions are polynomials, off by 2e-8
+BY_BESSEL_FUNCTIONS = [LAWS["SineSkewed"], LAWS["SineBivariateVonMises"]]
+
+
 def check_quadrature(build: Law) -> str:
     """The mass is one, within ten times the error that the measure states."""
     measure = denote(law_of(build), quadrature=64)
@@ -228,7 +232,8 @@ def check_quadrature(build: Law) -> str:
     if build is LAWS["TruncatedPolyaGamma"]:  # a truncated series, with a truncated support
         assert 1e-7 < gap < 1e-5
         return "mass is not one"
-    assert gap <= max(1e-9, 10 * measure.error)
+    known = 1e-7 if build in BY_BESSEL_FUNCTIONS else 1e-9
+    assert gap <= max(known, 10 * measure.error)
     return "yes" if gap < 1e-6 else f"to {10 ** math.ceil(math.log10(gap)):g}"
 
 
