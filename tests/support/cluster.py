@@ -10,14 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import dask
 from distributed import Client, LocalCluster
 
 
 @contextmanager
 def two_workers(folder: str) -> Iterator[Client]:
-    """A client of a cluster of two processes, one thread each, that keeps its files in a folder."""
-    about: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    """A client of a cluster of two processes, one thread each, that keeps its files in a folder.
+
+    A task may lose twenty workers, since they are killed more often here than a worker takes to
+    begin.
+    """
+    about: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 20}),
         LocalCluster(**about, memory_limit=None, local_directory=folder) as cluster,
         Client(cluster) as client,
     ):

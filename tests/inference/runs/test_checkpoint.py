@@ -159,6 +159,28 @@ def test_what_is_done_when_a_worker_is_lost_is_gone_on_from(kind: str, tmp_path:
     assert equal(resumed, run(checkpoint=path)), "a finished run is read"
 
 
+@pytest.mark.parametrize("kind", AT_WORKERS)
+def test_the_bar_is_full_at_the_end_and_not_before(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars, totals, counts = list[Any](), list[int](), list[int]()
+    made = killed.Progress.__init__
+
+    def started(self: Any, total: int, *about: Any, **more: Any) -> None:
+        made(self, total, *about, **more)
+        bars.append(self)  # the first is the caller's, and others are silent
+        totals.append(total) if len(bars) == 1 else None
+
+    def noting(to: list[int]) -> Any:
+        return lambda bar, n=1, **figures: to.append(n) if bar is bars[0] else None
+
+    monkeypatch.setattr(killed.Progress, "__init__", started)
+    monkeypatch.setattr(killed.Progress, "lengthen", noting(totals))
+    monkeypatch.setattr(killed.Progress, "advance", noting(counts))
+    AT_WORKERS[kind](executor=InTurn())
+    assert sum(counts) == totals[-1] and len([n for n in counts if n]) > 2
+
+
 def test_a_campaign_goes_on_and_is_made_longer(tmp_path: Path) -> None:
     fits: list[int] = []
 

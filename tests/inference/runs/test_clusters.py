@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pyro.distributions as dist
 import pytest
 import torch
-from distributed import Client
+from distributed import Client, LocalCluster
 from support.cluster import killing, two_workers
 from support.fits import equal
+from support.sizes import quick
 from torch import Tensor
 
+from pushforward.errors import ProgramError
 from pushforward.inference import MCMC, SMC, Exact, Fit, nuts, particle_filter
 from pushforward.inference.kernels import single_site
 from pushforward.ppl import condition, observe, plate, program, sample, scan
+from pushforward.ppl.tasks.workers import Workers
 from pushforward.semantics import check
 
 QUIET: dict[str, Any] = {"progress": False}
@@ -104,8 +109,9 @@ def chains(executor: Client | None) -> Fit:
     return driver.run(model, x, seed=4, executor=executor)
 
 
-@pytest.mark.parametrize("run", [islands, chains])
-@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("run", "kills"), quick(2, [(islands, 2), (chains, 1), (islands, 8), (chains, 8)])
+)
 def test_a_run_of_twenty_whose_workers_are_killed_loses_nothing(
     client: Client, run: Any, kills: int
 ) -> None:
@@ -113,3 +119,28 @@ def test_a_run_of_twenty_whose_workers_are_killed_loses_nothing(
         there = run(client)
     assert len(killed) == kills, f"only {killed} were killed"
     assert equal(there, run(None))
+
+
+def test_a_task_that_kills_its_workers_is_given_up(client: Client) -> None:
+    """Dask begins it again so many times; here none."""
+
+    def fatal(x: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    scheduler = client.cluster.scheduler
+    before, scheduler.allowed_failures = scheduler.allowed_failures, 0
+    try:
+        with pytest.raises(ProgramError, match="gave up a task: KilledWorker"):
+            list(Workers(client, fatal).results({0: (1,)}))
+    finally:
+        scheduler.allowed_failures = before
+
+
+def test_threads_of_a_cluster_in_this_process_are_refused() -> None:
+    about: dict[str, Any] = {"n_workers": 1, "processes": False, "dashboard_address": ":0"}
+    with (
+        LocalCluster(**about) as cluster,
+        Client(cluster) as client,
+        pytest.raises(ProgramError, match="cannot run in threads"),
+    ):
+        list(Workers(client, float).results({0: (1,)}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -112,3 +113,11 @@ def test_a_lost_worker_is_told_of_after_all_that_was_done(lost: int) -> None:
 def test_an_error_of_the_function_is_itself() -> None:
     with pytest.raises(ZeroDivisionError):
         list(Workers(InTurn(), lambda x: x / 0).results(TASKS))
+
+
+def test_nothing_of_a_cluster_is_imported_before_it_is_used() -> None:
+    code = "import sys, pushforward.inference, pushforward.semantics.check\n"
+    code += "print({'cloudpickle', 'dask', 'distributed'} & sys.modules.keys())"
+    order = [sys.executable, "-c", code]
+    done = subprocess.run(order, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
