@@ -12,6 +12,7 @@ from ...ppl.distributions.strategies import (
     reparam,
     straight_through,
 )
+from .batches import Batches
 from .captured import Captured
 from .filtered import filtered
 from .gradients.baselines import Constant, Learned, MovingAverage
@@ -33,6 +34,7 @@ from .library import (
     renyi,
     reweighted_wake_sleep,
     sleep_phi,
+    sticking_the_landing,
     symmetric_kl,
     vimco,
     wake_phi,
@@ -48,6 +50,7 @@ from .validation import Validation
 __all__ = [
     "SVI",
     "Amortised",
+    "Batches",
     "Captured",
     "Constant",
     "Estimate",
@@ -97,6 +100,7 @@ __all__ = [
     "reweighted_wake_sleep",
     "sample_trace",
     "sleep_phi",
+    "sticking_the_landing",
     "straight_through",
     "strategic",
     "summed_elbo",

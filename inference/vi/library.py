@@ -33,6 +33,21 @@ def elbo(model: Callback, guide: Any, *args: Any) -> Tensor:
     return _weighted(model, guide, args)[1]
 
 
+@objective
+def sticking_the_landing(model: Callback, guide: Any, *args: Any) -> Tensor:
+    """E[log p(z) - log q(z)], the parameters held constant in log q: the ELBO and its derivative,
+    without the score of the guide, whose mean is zero.
+
+    Where the guide is the posterior, and its choices follow paths, the derivative has no noise.  A
+    guide with such choices must be a ``torch.nn.Module`` without auxiliary choices.
+
+    Source: Roeder, Wu, Duvenaud (arXiv 1703.09194).
+    """
+    trace = sample_trace(guide, *args)
+    log_q = log_density(frozen(guide), trace.choices, *args)
+    return log_density(model, trace.choices, *args) - log_q
+
+
 def _count(particles: Any) -> int:
     """How many particles, which an argument of the model must not be taken for."""
     if isinstance(particles, bool) or not isinstance(particles, int) or particles < 1:
