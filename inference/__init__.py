@@ -35,11 +35,13 @@ from .smc import (
 from .vi import SVI
 from .vi.advi import ADVI
 from .vi.pathfinder import Pathfinder
+from .vi.svgd import SVGD
 
 __all__ = [
     "ADVI",
     "MCMC",
     "SMC",
+    "SVGD",
     "SVI",
     "Apart",
     "Checkpoint",
