@@ -15,16 +15,31 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import ObjectiveError, ProgramError, located
+from ...ppl.tasks.checkpoint import (
+    Checkpoint,
+    Store,
+    random_state,
+    restore_random_state,
+    stream,
+)
 from ...ppl.tensors.keys import fingerprint
 from ...ppl.tensors.seeds import seeded
-from ..runs.checkpoint import Checkpoint, Store, random_state, restore_random_state, stream
 from ..runs.progress import Progress
 from .back_ends import BackEnds, Kind
 from .captured import Gradient
 from .noise import Moments, norms
 from .objective import Objective
 from .optimised import Optimised
-from .processes import averaged, rank
+from .processes import (
+    averaged,
+    gathered,
+    grouped,
+    made_equal,
+    rank,
+    size_of_group,
+    state_of,
+    told,
+)
 from .strangers import names_of
 from .validation import Validating, Validation
 
@@ -36,7 +51,9 @@ class SVI:
     """Stochastic gradient ascent on an objective, over the parameters of an optimiser.
 
     In a process group of ``torch.distributed`` each process draws for itself, and gradients are
-    averaged over the processes: give each its share of the data.
+    averaged over the processes: give each its share of the data, as ``Batches`` does.  They start
+    from the parameters of process 0, which alone shows progress and writes checkpoints, with the
+    random states of all.  Ctrl-C is an error there.
 
     Args:
         objective: what to maximise.
@@ -99,8 +116,8 @@ class SVI:
             what = f"gradients are clipped to a norm above zero, not {self.clip}"
             raise ObjectiveError(located(what, hint="clip=None leaves them as they are"))
         run = _Run(self, steps, seed)
-        store = Store(checkpoint, run.about(args))
-        return run.through(_cycle(batches, args), store)
+        store = Store(None if rank() else checkpoint, run.about(args))
+        return run.through(_cycle(batches, args), store, keeps=checkpoint is not None)
 
 
 class _Run:
@@ -130,15 +147,19 @@ class _Run:
             "accumulate": settings.accumulate,
             "replayed": settings.replayed if settings.compiled else None,
             "parameters": [list(p.shape) for p in self.parameters],
+            "processes": size_of_group(),
         }
 
-    def through(self, batches: Iterator[tuple[Any, ...]], store: Store) -> Optimised:
+    def through(
+        self, batches: Iterator[tuple[Any, ...]], store: Store, *, keeps: bool
+    ) -> Optimised:
+        """All steps; a store ``keeps`` them, which is that of process 0."""
         start, interrupted, settings = time.perf_counter(), False, self.settings
         args: tuple[Any, ...] = ()
         title = f"SVI of {settings.objective.name}"
         with (
             seeded(stream(self.seed, rank()) if rank() else self.seed),
-            Progress(self.steps, title, settings.progress) as progress,
+            Progress(self.steps, title, settings.progress and not rank()) as progress,
             BackEnds(
                 settings.objective,
                 self.parameters,
@@ -149,10 +170,11 @@ class _Run:
                 progress.say,
             ) as self.back_ends,
         ):
-            if store.content is not None:
-                for _ in range(len(store.content["history"]) * settings.accumulate):
+            made_equal(self.parameters)
+            if keeps and (content := told(store.content)) is not None:
+                for _ in range(len(content["history"]) * settings.accumulate):
                     args = next(batches)
-                self._restore(store.content, args)
+                self._restore(content, args)
                 progress.advance(len(self.history))
             try:
                 while len(self.history) < self.steps and not self.stopped:
@@ -160,10 +182,14 @@ class _Run:
                     args = given[-1]
                     self._step(given)
                     progress.advance(1, **{settings.objective.name: self.smooth})
-                    store.offer(self._content)
+                    if keeps and told(store.due):
+                        store.write(self._content())
             except KeyboardInterrupt:
+                if grouped():  # others may be waiting for this process
+                    raise
                 interrupted = True
-            store.write(self._content())
+            if keeps:
+                store.write(self._content())
             self.validating.finish()
         return Optimised(
             settings.objective,
@@ -260,19 +286,23 @@ class _Run:
         return moments.noise([name for name, _ in met])
 
     def _content(self) -> dict[str, Any]:
+        """The run, in process 0; ``own``: by process, what differs between them."""
         schedule = self.settings.schedule
+        own = {
+            "sites": [[met, moments.state] for met, moments in self.sites.items()],
+            "kinds": dict(self.back_ends.met),
+            "baselines": {site: list(b.state) for site, b in self.baselines.items()},
+            "random": random_state(),
+        }
         return {
+            "own": gathered(own),
             "parameters": [p.detach().clone() for p in self.parameters],
-            "optimizer": self.settings.optimizer.state_dict(),
+            "optimizer": state_of(self.settings.optimizer),
             "schedule": None if schedule is None else _plain(schedule.state_dict()),
             "history": list(self.history),
             "watched": [self.smooth, self.best, self.since],
             "moments": self.followed.state,
-            "sites": [[met, moments.state] for met, moments in self.sites.items()],
             "validation": self.validating.state,
-            "kinds": dict(self.back_ends.met),
-            "baselines": {site: list(b.state) for site, b in self.baselines.items()},
-            "random": random_state(),
         }
 
     def _restore(self, content: dict[str, Any], args: tuple[Any, ...]) -> None:
@@ -284,19 +314,20 @@ class _Run:
         self.history = list(content["history"])
         self.smooth, self.best, self.since = content["watched"]
         self.followed.state = content["moments"]
-        for sites, state in content["sites"]:
+        own = content["own"][rank()]
+        for sites, state in own["sites"]:
             self.sites[sites] = Moments(self.settings.window)
             self.sites[sites].state = state
         self.validating.state = content["validation"]
-        self.back_ends.met = dict(content["kinds"])
-        if content["baselines"]:
+        self.back_ends.met = dict(own["kinds"])
+        if own["baselines"]:
             with seeded(0):
                 met = self.settings.objective.surrogates(self.settings.samples, *args).costs
             self.baselines = {site: baseline for site, baseline, _ in met}
-            for site, state in content["baselines"].items():
-                for own, kept in zip(self.baselines[site].state, state, strict=True):
-                    own.copy_(kept)
-        restore_random_state(content["random"])
+            for site, state in own["baselines"].items():
+                for x, kept in zip(self.baselines[site].state, state, strict=True):
+                    x.copy_(kept)
+        restore_random_state(own["random"])
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:

@@ -72,9 +72,14 @@ class Store:
         found: Content = content
         return found
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write."""
+        return self._where is not None and time.monotonic() - self._written >= self._where.seconds
+
     def offer(self, content: Callable[[], Content]) -> None:
         """Write the content if it is time to."""
-        if self._where is not None and time.monotonic() - self._written >= self._where.seconds:
+        if self.due:
             self.write(content())
 
     def write(self, content: Content) -> None:
