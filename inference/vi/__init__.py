@@ -45,6 +45,7 @@ from .optimised import Optimised
 from .posterior import posterior
 from .summed import summed_elbo
 from .svi import SVI
+from .transported import Transported
 from .validation import Validation
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "Optimised",
     "Sampled",
     "Structured",
+    "Transported",
     "Validation",
     "annealed",
     "cubo",
