@@ -170,6 +170,7 @@ def _denoted(
             measure = integrate(density, quadrature, of, budget)
             if share(measure.log_error, measure.log_mass()) <= CONVERGED:
                 return measure
+            failure = Unconverged(measure)
         except (InfiniteMassError, ZeroMassError) as error:
             failure = error  # or heavy tails, or zero at the origin: the rules of sites know both
     try:
@@ -195,13 +196,17 @@ def _converged(measure: Measure, coarse: Measure, other: Measure) -> Measure:
     measure = replace(measure, log_error=logsumexp([measure.log_error, max(gap, jumps)]))
     if share(gap, fine) <= CONVERGED:
         return measure
-    raise ConvergenceError(
-        located(
-            f"the quadrature has not converged: mass {measure.mass():.3g}, error about "
-            f"{measure.error:.1g}",
-            hint="raise quadrature=, or rescale the program",
-        )
-    )
+    raise Unconverged(measure)
+
+
+class Unconverged(ConvergenceError):
+    """The error of a ``measure`` by quadrature is too large for it to be reported."""
+
+    def __init__(self, measure: Measure) -> None:
+        what = f"mass {measure.mass():.3g}, error about {measure.error:.1g}"
+        hint = "raise quadrature=, or rescale the program"
+        super().__init__(located(f"the quadrature has not converged: {what}", hint=hint))
+        self.measure = measure
 
 
 def _evaluate(

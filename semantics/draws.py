@@ -15,10 +15,9 @@ from .counts import Counts
 from .denote import CONVERGED
 from .frequencies import cells_of, worst_gap
 from .measure import Measure, readable
-from .waves import Waves, rows_of, shares
+from .waves import MOST, Waves, rows_of, shares
 
 ROUNDING = 1e-8  # of the means of waves
-MOST = 0.75  # of the waves
 
 
 class Compared(NamedTuple):

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from .measure import Measure, share
 
 COUNT = 32
+MOST = 0.75  # of them, whose means a quadrature must tell; the others are left out
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,113 @@
+"""Right algorithms with continuous results pass by as many nodes as their own measure needs.
+
+The class: where half the nodes tell neither the mass of the model nor a few fast waves, which once
+was an error, or left the verdict open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pushforward import dist, draw, observe, program, sample
+from pushforward.errors import ConvergenceError
+from pushforward.inference import importance
+from pushforward.semantics import check, denote
+
+pytestmark = pytest.mark.usefixtures("double")
+
+COVARIANCE = [[2.0, -0.6], [-0.6, 0.5]]
+
+
+def one(x: float) -> Tensor:
+    return torch.tensor(x)
+
+
+def pair() -> Tensor:
+    return sample("x", dist.MultivariateNormal(torch.zeros(2), torch.tensor(COVARIANCE)))
+
+
+def by_root(turned: bool) -> Any:
+    """Noise through a root of the covariance, or its transpose."""
+    root = torch.linalg.cholesky(torch.tensor(COVARIANCE, dtype=torch.float64))
+
+    def run() -> tuple[Tensor, Tensor]:
+        z = sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        return (root.mT if turned else root) @ z, one(0.0)
+
+    return program(run)
+
+
+def seen() -> Tensor:
+    x = sample("x", dist.Normal(one(1.0), one(2.0)))
+    observe("y", dist.Normal(x, one(0.7)), one(3.0))
+    return x
+
+
+def conjugate(wrong: bool) -> Any:
+    """The posterior in closed form, with the evidence."""
+    precision = 1 / 4 + 1 / 0.49
+    law = dist.Normal(
+        one((1 / 4 + 3 / 0.49) / precision), one((1.01 if wrong else 1) / precision**0.5)
+    )
+    evidence = dist.Normal(one(1.0), one((4 + 0.49) ** 0.5)).log_prob(one(3.0))
+    return program(lambda: (sample("x", law), evidence))
+
+
+def stationary() -> Tensor:
+    return sample("x", dist.Normal(one(0.0), one(1.0)))
+
+
+def metropolis(wrong: bool) -> Any:
+    """A random walk, from its target: the acceptance has a kink."""
+
+    def run() -> tuple[Tensor, Tensor]:
+        x, z = draw(dist.Normal(one(0.0), one(1.0))), draw(dist.Normal(one(0.0), one(1.0)))
+        y = x + 1.2 * z
+        ratio = ((x**2 - y**2) / (1 if wrong else 2)).exp()
+        taken = draw(dist.Bernoulli(ratio.clamp(max=1.0)))
+        return torch.where(taken == 1, y, x), one(0.0)
+
+    return run
+
+
+CASES: dict[str, tuple[Callable[[bool], Any], Any, int]] = {
+    "a normal pair": (by_root, program(pair), 32),
+    "a conjugate law": (conjugate, program(seen), 40),
+    "a random walk": (metropolis, program(stationary), 32),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_right_ones_pass_and_wrong_ones_fail(name: str) -> None:
+    made, model, nodes = CASES[name]
+    check.valid(made(False), model, quadrature=nodes).require()
+    assert check.valid(made(True), model, quadrature=nodes).verdict == "fail"
+
+
+def test_too_few_nodes_are_said_to_be_too_few() -> None:
+    """Not that the law has no rule of its own."""
+    with pytest.raises(ConvergenceError, match="raise quadrature="):
+        denote(pair, quadrature=8)
+
+
+@pytest.mark.parametrize("sd", [0.03, 0.003, 0.001])
+def test_a_spike_between_the_nodes_of_the_algorithm_is_no_fault_of_it(sd: float) -> None:
+    """The model is integrated about its mode, importance sampling by the nodes of the prior."""
+
+    def spike() -> Tensor:
+        x = sample("x", dist.Normal(one(0.0), one(1.0)))
+        observe("y", dist.Normal(x, one(sd)), one(0.7))
+        return x
+
+    model = program(spike)
+    assert check.valid(importance(model, 1), model, quadrature=64).verdict == "unknown"
+
+
+def test_an_atom_is_no_spike() -> None:
+    collapsed = lambda: (one(0.0), one(0.0))  # noqa: E731
+    assert check.valid(collapsed, program(stationary), quadrature=32).verdict == "fail"
