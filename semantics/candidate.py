@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from textwrap import shorten
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 from ..ppl.errors import (
     BudgetError,
@@ -42,6 +42,7 @@ LIMITS = (
 )
 MOST_TOLD = 500  # characters of a message
 P = ParamSpec("P")
+R = TypeVar("R", bound=Report | None)
 
 
 class Broken(Exception):
@@ -57,11 +58,11 @@ class Broken(Exception):
         return Report(self.subject, "fail", math.inf, 0.0, source, self.reason, seconds)
 
 
-def verdict(check: Callable[P, Report]) -> Callable[P, Report]:
+def verdict(check: Callable[P, R]) -> Callable[P, R | Report]:
     """A check whose candidate may break: then it fails, and the reason is its counterexample."""
 
     @functools.wraps(check)
-    def judged(*args: P.args, **kwargs: P.kwargs) -> Report:
+    def judged(*args: P.args, **kwargs: P.kwargs) -> R | Report:
         start = time.perf_counter()
         try:
             return check(*args, **kwargs)

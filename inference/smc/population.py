@@ -45,7 +45,7 @@ class Population(NamedTuple):
         """The value of particle i."""
         if isinstance(self.values, Apart):
             return self.values.each[i]
-        return tree_map(lambda x: x[i], self.values)
+        return tree_map(lambda x: None if x is None else x[i], self.values)
 
     def values_at(self, ancestors: Tensor) -> Any:
         """The values of the particles [n] with these numbers."""

@@ -128,6 +128,11 @@ HOUSE: dict[str, Room] = {
         "inference.runs inference.results inference.mcmc inference.kernels inference.smc"
         " inference.exact inference.vi inference.drivers ppl.tasks",
     ),
+    "validation": Room(
+        "one front door to the checks: what a thing is, and which of them fit it",
+        "ppl ppl.errors ppl.types ppl.language ppl.interpretations ppl.compile semantics"
+        " inference.kernels inference.smc",
+    ),
     "models": Room(
         "ready models and estimators", "kernels nn ppl inference.runs inference.results inference"
     ),

@@ -1,0 +1,133 @@
+"""A validation as JSON, as JUnit's XML, and as one page of HTML."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from typing import Any
+from xml.etree import ElementTree
+
+import torch
+from torch import Tensor
+
+from ..semantics import Report
+from ..semantics.calibration import Calibration
+from .layers import Validation
+
+COLOURS = {"pass": "#2a7a3c", "fail": "#b3261e", "unknown": "#9a6b00"}
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222; background: #fff; }
+section { border-left: 4px solid; padding-left: 1rem; margin: 1.5rem 0; }
+pre { white-space: pre-wrap; background: #f4f4f4; padding: .6rem; }
+svg { margin: .3rem .6rem .3rem 0; }
+@media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818; }
+  pre { background: #252525; } }
+"""
+
+
+def as_json(validation: Validation) -> str:
+    """All of it; numbers that JSON has not are null."""
+    layers = [{"layer": name, **_plain(report)} for name, report in validation.reports.items()]
+    return json.dumps(
+        {
+            "thing": validation.thing,
+            "kind": validation.kind,
+            "verdict": validation.verdict,
+            "seconds": round(validation.seconds, 3),
+            "layers": layers,
+            "skipped": [{"layer": each.name, "why": each.why} for each in validation.skipped],
+        },
+        indent=2,
+    )
+
+
+def _plain(report: Report) -> dict[str, Any]:
+    names = ("subject", "verdict", "deviation", "tolerance", "source", "counterexample", "seconds")
+    found = {name: getattr(report, name) for name in names}
+    finite = {
+        name: None if isinstance(x, float) and not math.isfinite(x) else x
+        for name, x in found.items()
+    }
+    return {**finite, "notes": list(report.notes)}
+
+
+def as_junit(validation: Validation) -> str:
+    """A test suite with a case for each layer; an unknown verdict is an error."""
+    suite = ElementTree.Element("testsuite", name=validation.thing)
+    for name, report in validation.reports.items():
+        case = _case(suite, validation, name, report.seconds)
+        if report.verdict != "pass":
+            kind = "failure" if report.verdict == "fail" else "error"
+            told = ElementTree.SubElement(case, kind, message=report.counterexample)
+            told.text = str(report)
+    for each in validation.skipped:
+        case = _case(suite, validation, each.name, 0.0)
+        ElementTree.SubElement(case, "skipped", message=each.why)
+    counts = {
+        "tests": len(suite),
+        "failures": len(suite.findall("*/failure")),
+        "errors": len(suite.findall("*/error")),
+        "skipped": len(validation.skipped),
+    }
+    for key, count in counts.items():
+        suite.set(key, str(count))
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
+
+
+def _case(suite: Any, validation: Validation, name: str, seconds: float) -> Any:
+    about = {"classname": validation.thing, "name": name, "time": f"{seconds:.3f}"}
+    return ElementTree.SubElement(suite, "testcase", about)
+
+
+def as_html(validation: Validation) -> str:
+    """One page, which needs nothing else: each layer, its counterexample, histograms of ranks."""
+    title = html.escape(f"{validation.thing}: {validation.verdict}")
+    parts = [_section(name, report) for name, report in validation.reports.items()]
+    for each in validation.skipped:
+        parts.append(f"<p>{html.escape(each.name)}: not run, {html.escape(each.why)}</p>")
+    head = (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<style>{STYLE}</style></head>"
+    )
+    about = f"<p>{html.escape(validation.kind)}, {validation.seconds:.1f} s</p>"
+    return f"{head}<body><h1>{title}</h1>{about}{''.join(parts)}</body></html>\n"
+
+
+def _section(name: str, report: Report) -> str:
+    ranks = report.ranks if isinstance(report, Calibration) else {}
+    pictures = "".join(_histogram(what, found) for what, found in ranks.items())
+    return (
+        f"<section style='border-color:{COLOURS[report.verdict]}'><h2>{html.escape(name)}: "
+        f"{report.verdict}</h2><pre>{html.escape(str(report))}</pre>{pictures}</section>"
+    )
+
+
+def _histogram(name: str, ranks: Tensor, bins: int = 10) -> str:
+    """Shares of ranks in equal bins, and the band of 95 % of right methods about each."""
+    n = len(ranks)
+    if n == 0:
+        return ""
+    counts = torch.histc(ranks.float(), bins, 0.0, 1.0) / n
+    band = 1.96 * (1 / bins * (1 - 1 / bins) / n) ** 0.5
+    top = max(float(counts.max()), 1 / bins + band) * 1.1
+    width, height, each = 220, 90, 22
+
+    def y(share: float) -> float:
+        return float(round(height * (1 - share / top), 1))
+
+    bars = "".join(
+        f"<rect x='{i * each}' y='{y(float(share))}' width='{each - 1}' "
+        f"height='{round(height - y(float(share)), 1)}' fill='#4678a8'/>"
+        for i, share in enumerate(counts)
+    )
+    low, high = y(max(0.0, 1 / bins - band)), y(1 / bins + band)
+    grey = f"<rect x='0' y='{high}' width='{width}' height='{round(low - high, 1)}' "
+    label = html.escape(f"ranks of {name}, {n} fits; grey: 95 % of right methods")
+    return (
+        f"<svg width='{width}' height='{height + 4}' role='img' aria-label='{label}'>"
+        f"<title>{label}</title>{bars}{grey}fill='#888' fill-opacity='.35'/></svg>"
+        f"<small>{label}</small>"
+    )
