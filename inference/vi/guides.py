@@ -7,8 +7,9 @@ differ in how u is made.  Finite latents get independent tables of logits.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pyro
@@ -38,6 +39,7 @@ class Guide(nn.Module):
 
     Args:
         finite: the strategy of finite latents.
+        only: the latents that are proposed, by name; all unless given.
 
     Errors:
         UnsupportedDistributionError: a latent is neither continuous nor finite.
@@ -45,11 +47,22 @@ class Guide(nn.Module):
         BranchError, ProgramError: the model has no type.
     """
 
-    def __init__(self, model: Callback, *args: Any, finite: Wrap = enum) -> None:
+    def __init__(
+        self,
+        model: Callback,
+        *args: Any,
+        finite: Wrap = enum,
+        only: Collection[str] | None = None,
+    ) -> None:
         super().__init__()
         self.finite, self.name = finite, program_name(model)
         run = typed(model, args)
         latents = {n: s for n, s in run.sites.items() if not s.observed}
+        if only is not None:
+            if unknown := sorted(set(only) - latents.keys()):
+                what = f"{self.name} has no latents {unknown}"
+                raise GuideError(located(what, hint=f"its latents are {sorted(latents)}"))
+            latents = {n: s for n, s in latents.items() if n in only}
         for name, site in latents.items():
             if part := set(site.plates) & (run.subsampled.keys() | run.given_parts.keys()):
                 what = f"the latent is in the plate '{min(part)}', which takes a part of its data"
@@ -165,9 +178,9 @@ class LowRank(Guide):
     The determinant of I + W V' is that of the small matrix I + V' W.
     """
 
-    def __init__(self, model: Callback, *args: Any, rank: int = 4, finite: Wrap = enum) -> None:
+    def __init__(self, model: Callback, *args: Any, rank: int = 4, **about: Any) -> None:
         self.rank = rank
-        super().__init__(model, *args, finite=finite)
+        super().__init__(model, *args, **about)
 
     def build(self, model: Callback, args: tuple[Any, ...]) -> None:
         d = self.layout.size
@@ -192,10 +205,10 @@ class Flow(Guide):
     """
 
     def __init__(
-        self, model: Callback, *args: Any, layers: int = 4, hidden: int = 32, finite: Wrap = enum
+        self, model: Callback, *args: Any, layers: int = 4, hidden: int = 32, **about: Any
     ) -> None:
         self.layers, self.hidden = layers, hidden
-        super().__init__(model, *args, finite=finite)
+        super().__init__(model, *args, **about)
 
     def build(self, model: Callback, args: tuple[Any, ...]) -> None:
         d = self.layout.size
@@ -273,6 +286,7 @@ class Amortised(nn.Module):
         plate: the name of the plate; its subsample is that of the model.
         inputs: a function of the arguments of the model to one row for each datum.
         rest: a guide for all other latents, called first; what it returns by name is returned too.
+            A kind, such as ``MeanField`` or ``partial(LowRank, rank=2)``, is made for them.
 
     Where the model gives the plate the indices of a batch (``subsample=``), ``inputs`` gives the
     rows of that batch.
@@ -289,7 +303,7 @@ class Amortised(nn.Module):
         network: nn.Module,
         plate: str,
         inputs: Callable[..., Tensor] = lambda *args: args[0],
-        rest: nn.Module | None = None,
+        rest: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__()
         run = typed(model, args)
@@ -301,6 +315,8 @@ class Amortised(nn.Module):
         others = sorted(latents.keys() - local.keys())
         if others and rest is None:
             raise GuideError(located(f"nothing proposes {others}", hint="give rest=, a guide"))
+        if others and isinstance(rest, type | functools.partial):
+            rest = rest(model, *args, only=others)
         self.network, self.rest, self.inputs, self.plate = network, rest, inputs, plate
         self.size = run.sizes[plate][0]
         part = next(iter(local.values())).space.shape[0]

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ...ppl.distributions.strategies import enum
 from ...ppl.errors import GuideError, located
 from ...ppl.language.program import Callback
-from .guides import SPREAD, Guide, Wrap
+from .guides import SPREAD, Guide
 
 SHIFTS = 0.0, 1.0, 3.0  # of the parameters, where determinants are checked
 TOLERANCE = 1e-4  # of a log-determinant, beside one by autograd in float64
@@ -43,10 +42,10 @@ class Transported(Guide):
         model: Callback,
         *args: Any,
         transforms: Sequence[Callable[[int], Any]],
-        finite: Wrap = enum,
+        **about: Any,
     ) -> None:
         self.makers = tuple(transforms)
-        super().__init__(model, *args, finite=finite)
+        super().__init__(model, *args, **about)
 
     def build(self, model: Callback, args: tuple[Any, ...]) -> None:
         d = self.layout.size
