@@ -15,6 +15,7 @@ import pickle
 import sys
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed
 from types import CodeType, ModuleType
@@ -45,8 +46,9 @@ class Workers:
     precision and Pyro's parameters, as they are now, hold there too.  A process keeps the last
     function that it was told, and does one task at a time.
 
-    Dask begins a task anew whose worker was lost.  The function is given to it as the result of a
-    task, which can be made again, and not as scattered data, which a worker takes with it.
+    Dask begins a task anew whose worker was lost.  It gets the function once, as the result of a
+    task, which can be made again: scattered data would be lost with the worker that holds them.
+    Other executors get it with each task.
     """
 
     def __init__(self, executor: Executor | Client, function: Work) -> None:
@@ -58,7 +60,9 @@ class Workers:
             self._executor = executor
         elif hasattr(executor, "get_executor"):
             self._executor = executor.get_executor(pure=False)
-            self._packed = executor.submit(bytes, packed, pure=False)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Sending large graph")  # it is sent once
+                self._packed = executor.submit(bytes, packed, pure=False)
         else:
             what = f"an executor is one of concurrent.futures or a Dask client, not {executor!r}"
             raise ProgramError(located(what))

@@ -121,6 +121,12 @@ def test_a_run_of_twenty_whose_workers_are_killed_loses_nothing(
     assert equal(there, run(None))
 
 
+def test_large_data_are_sent_without_a_warning(client: Client) -> None:
+    data = torch.arange(3_000_000.0)
+    sent = Workers(client, lambda i: data[i].item())
+    assert dict(sent.results({i: (i,) for i in range(30)})) == {i: float(i) for i in range(30)}
+
+
 def test_a_task_that_kills_its_workers_is_given_up(client: Client) -> None:
     """Dask begins it again so many times; here none."""
 
