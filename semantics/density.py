@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..ppl import sample
+from ..ppl.distributions.data import value_dtype
 from ..ppl.errors import (
     BranchError,
     BudgetError,
@@ -31,7 +32,7 @@ from ..ppl.errors import (
     located,
 )
 from ..ppl.interpretations.log_density import LogDensity
-from ..ppl.types.supports import support_of
+from ..ppl.types.supports import interval_of, support_of
 from .candidate import held, repeated, verdict
 from .comparing import ROUNDINGS
 from .counts import Counts, counts_of, ends_of
@@ -174,7 +175,20 @@ def _drawn(subject: str, distribution: Any, draws: int, seed: int) -> tuple[Tens
             value = drawn[wrong][0]
             told = f"the log density is {float(scores[wrong][0])} at {readable(value)}, a draw"
             raise ProgramError(located(told))
+    with held(subject, "at an end of its support"):
+        for end in _ends(distribution):
+            if bool((score := distribution.log_prob(end)).isnan()):
+                raise ProgramError(located(f"the log density is {float(score)} at {float(end)}"))
     return drawn, otherwise
+
+
+def _ends(distribution: Any) -> list[Tensor]:
+    """The ends of an interval of real numbers that belong to it: no draw will ever meet them."""
+    support = support_of(distribution)
+    if distribution.event_shape or support.is_discrete:
+        return []
+    ends = [torch.as_tensor(x, dtype=value_dtype(distribution)) for x in interval_of(support) or ()]
+    return [end for end in ends if bool(end.isfinite()) and bool(support.check(end))]
 
 
 def _law(

@@ -131,6 +131,27 @@ def test_bad_input(call: Any, error: type[Exception], match: str) -> None:
         call()
 
 
+# ------------------------------------------------------------------------------ ends of the support
+
+
+class NoNumberAtTheEnd(dist.Beta):
+    """Zero times the log of zero, where the first parameter is one."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        a, b = self.concentration1, self.concentration0
+        constant = torch.lgamma(a + b) - torch.lgamma(a) - torch.lgamma(b)
+        return constant + (a - 1) * value.log() + (b - 1) * (1 - value).log()
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.0, 8.0), (3.0, 1.0)])
+def test_no_number_at_an_end_that_belongs_to_the_support_fails(a: float, b: float) -> None:
+    check.density(dist.Beta(f(a), f(b))).require()
+    report = check.density(NoNumberAtTheEnd(f(a), f(b)))
+    assert report.verdict == "fail"
+    assert f"the log density is nan at {0.0 if a == 1 else 1.0}" in report.counterexample
+    check.density(NoNumberAtTheEnd(f(2.0), f(3.0))).require()  # zero there
+
+
 # -------------------------------------------------------------------------------- single precision
 
 SINGLE: dict[str, Any] = {
