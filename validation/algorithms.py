@@ -6,6 +6,7 @@ import inspect
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..inference.kernels import TraceKernel
 from ..inference.kernels.traces import points_of
 from ..ppl.errors import ConvergenceError, located
 from ..ppl.language.program import Callback
+from ..ppl.tasks.workers import Client
 from ..semantics import Report, check
 from .layers import Layer
 from .programs import the_same, validity
@@ -65,7 +67,12 @@ def layers_of_estimator(
 
 
 def layers_of_method(
-    method: Any, model: Callback, args: tuple[Any, ...], observed: Sequence[str], seed: int
+    method: Any,
+    model: Callback,
+    args: tuple[Any, ...],
+    observed: Sequence[str],
+    seed: int,
+    executor: Executor | Client | None,
 ) -> tuple[Layer, ...]:
     """The layers of a driver, which has ``run(program, *args, seed=)``."""
 
@@ -81,7 +88,7 @@ def layers_of_method(
                 rest: dict[str, Any] = {"draws": DRAWS, "seed": seed, "progress": False}
                 return check.sbc(
                     model, fit, observed, *args, simulations=count, level=level, checkpoint=kept,
-                    **rest,
+                    executor=executor, **rest,
                 )  # fmt: skip
 
             report = of(STAGES[0])

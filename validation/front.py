@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ..inference.kernels import TraceKernel
 from ..ppl import seeded
 from ..ppl.errors import ProgramError, located
 from ..ppl.language.program import program_name
+from ..ppl.tasks.workers import Client
 from .algorithms import (
     gives_weights,
     layers_of_algorithm,
@@ -39,6 +41,7 @@ def validate(
     budget: float = 60.0,
     seed: int = 0,
     progress: bool = True,
+    executor: Executor | Client | None = None,
 ) -> Validation:
     """See what a thing is, and run the checks that fit it, the cheapest first.
 
@@ -69,11 +72,12 @@ def validate(
         budget: seconds, more or less: a layer that has begun is not broken off, those that are left
             are skipped, and a calibration makes as many simulations as fit.
         seed: of what is statistical.
+        executor: whose workers make the simulations of a calibration: see ``check.sbc``.
 
     Errors:
         ProgramError: the thing is none of these, or what it is to be compared with is missing.
     """
-    subject = _subject(thing, against, args, at, tuple(observed), seed)
+    subject = _subject(thing, against, args, at, tuple(observed), seed, executor)
     columns = SpinnerColumn(), TextColumn("{task.description}")
     shows = progress and get_console().is_terminal
     with Progress(*columns, transient=True, disable=not shows) as shown:
@@ -88,6 +92,7 @@ def _subject(
     at: Tensor | None,
     observed: tuple[str, ...],
     seed: int,
+    executor: Executor | Client | None,
 ) -> Subject:
     name = program_name(thing) if callable(thing) else type(thing).__name__
     if isinstance(thing, Distribution):
@@ -102,7 +107,8 @@ def _subject(
         if not observed:
             what = f"{name} is a driver, and is validated on simulated data"
             raise ProgramError(located(what, hint="name the sites that are data: observed=[...]"))
-        return Subject(name, "a method", layers_of_method(thing, model, args, observed, seed))
+        layers = layers_of_method(thing, model, args, observed, seed, executor)
+        return Subject(name, "a method", layers)
     if not callable(thing):
         what = f"a {type(thing).__name__} is nothing that can be validated"
         raise ProgramError(located(what, hint="see help(validate) for what can"))

@@ -131,7 +131,7 @@ HOUSE: dict[str, Room] = {
     "validation": Room(
         "one front door to the checks: what a thing is, and which of them fit it",
         "ppl ppl.errors ppl.types ppl.language ppl.interpretations ppl.compile semantics"
-        " inference.kernels inference.smc",
+        " inference.kernels inference.smc ppl.tasks",
     ),
     "models": Room(
         "ready models and estimators", "kernels nn ppl inference.runs inference.results inference"

@@ -12,6 +12,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from support.executors import InTurn
 from support.sizes import quick
 from torch import Tensor
 from torch.distributions import transforms
@@ -327,6 +328,16 @@ def test_methods() -> None:
     )
     assert right.verdict == "pass" and wrong.verdict == "fail"
     assert "ranks of mean" in as_html(right)
+
+
+def test_methods_at_workers() -> None:
+    """The same simulations, as tasks: those of the first stage, for which there is time."""
+    executor = InTurn()
+    about: dict[str, Any] = {"observed": ["y"], "budget": 1e-3}
+    here, there = (of(Conjugate(), normal_mean, executor=e, **about) for e in (None, executor))
+    ranks = [found.reports["calibrated"].ranks for found in (here, there)]  # type: ignore[attr-defined]
+    assert executor.done == 25 and ranks[0].keys() == ranks[1].keys()
+    assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in ranks[0])
 
 
 @pytest.mark.slow
