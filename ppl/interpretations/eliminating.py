@@ -11,15 +11,14 @@ from torch.utils._pytree import tree_leaves
 
 from ..distributions.data import as_arguments
 from ..language.effects import Message, factor, is_draw, is_latent
-from ..language.handlers import EVERY, Handler, Sealed
-from ..language.program import Callback, Program, answers, derived, program_name
+from ..language.handlers import EVERY, Handler
+from ..language.program import Callback, Program, answers, derived, program_name, signature
 from ..tensors.abstract_tensor import Abstract, abstract, marks_of
 from ..tensors.capture import apart
 from ..tensors.following import tensors
 from ..tensors.hidden import is_known
-from ..tensors.keys import Contents
-from .abstract_run import abstract_run
-from .factors import FiniteLatents, Structures
+from ..tensors.keys import Contents, Unkeyed
+from .factors import FiniteLatents, Structures, described
 from .quadratic import QuadraticLatents
 
 
@@ -29,22 +28,21 @@ def taken_out(p: Callback, keep: frozenset[str] | None, score: str) -> Program:
 
     The others are summed or integrated out exactly, and what is left is scored as ``score``.
     """
-    structures, known = Structures(), dict[Hashable, FiniteLatents | QuadraticLatents]()
+    structures, found = Structures(), _Found()
 
-    def found(args: tuple[Any, ...]) -> FiniteLatents | QuadraticLatents:
+    def model_of(args: tuple[Any, ...]) -> FiniteLatents | QuadraticLatents:
         if keep is None or _some_finite(p, args, keep):
             return structures.of(None, args, lambda: FiniteLatents(p, args, keep)).on(args)
-        if not all(map(is_known, tensors(args))):
-            return QuadraticLatents(p, args, keep)
-        with apart():
-            key = Contents()((p, args))  # by values: they tell which latents are tied
-            if key not in known:
-                known[key] = QuadraticLatents(p, args, keep)
-        return known[key]
+        hidden = not all(map(is_known, tensors(args)))
+        with apart():  # by values, where they are known: they tell which latents are tied
+            key = Contents()((p, signature(args) if hidden else args))
+            if key not in found:
+                found[key] = QuadraticLatents(p, args, keep)
+        return found[key].on(args)
 
     def run(*args: Any) -> dict[str, Tensor]:
         args = as_arguments(args)
-        model = found(args)
+        model = model_of(args)
         with _Keeping(model.stand_ins, model.passes_steps) as keeping:
             p(*args)
         marks = marks_of([keeping.kept, args])
@@ -57,10 +55,13 @@ def taken_out(p: Callback, keep: frozenset[str] | None, score: str) -> Program:
     return derived(run, f"marginal({program_name(p)}, exact)")
 
 
+class _Found(dict[Hashable, QuadraticLatents], Unkeyed):
+    """What was found for arguments and contents; no result depends on it."""
+
+
 def _some_finite(p: Callback, args: tuple[Any, ...], keep: frozenset[str]) -> bool:
     """Whether a latent that is not kept is finite, or there is none."""
-    with Sealed():
-        run, _ = abstract_run(p, *args)
+    run = described(p, args)
     left = [site for name, site in run.sites.items() if not site.observed and name not in keep]
     return not left or any(site.space.finite for site in left)
 

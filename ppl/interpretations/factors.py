@@ -34,8 +34,8 @@ from ..language.effects import (
 )
 from ..language.handlers import Sealed, is_one, plated
 from ..language.program import Callback, program_name, signature
-from ..tensors.abstract_tensor import concrete
-from ..tensors.capture import Fillable, Unread, refusing
+from ..tensors.abstract_tensor import Mark, abstract, concrete
+from ..tensors.capture import Fillable, Unread, apart, refusing
 from ..tensors.following import Reading, tensors
 from ..tensors.hidden import is_hidden, is_known
 from ..tensors.keys import Unkeyed
@@ -65,10 +65,8 @@ class FiniteLatents:
     """
 
     def __init__(self, p: Callback, args: tuple[Any, ...], keep: frozenset[str] | None = None):
-        self.program, self.args = p, args
-        with Sealed():
-            run, _ = abstract_run(p, *args)
-        require_named(p, run)
+        self.program, self.args = p, known(args)
+        run = described(p, args)
         self.writes, self.branches = run.writes, run.branches
         latents = {name: site for name, site in run.sites.items() if not site.observed}
         finite = {n: s for n, s in latents.items() if s.space.finite and n not in (keep or ())}
@@ -385,12 +383,26 @@ class Solved:
         }
 
 
-def require_named(p: Callback, run: AbstractRun) -> None:
-    """Raise if a run draws what has no name.
+def known(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments with ones in place of tensors that Python cannot look at."""
+    found: tuple[Any, ...] = tree_map(lambda x: x if is_known(x) else _ones(x), args)
+    return found
+
+
+def _ones(x: Tensor) -> Tensor:
+    return torch.ones(x.shape, dtype=x.dtype, device=x.device)
+
+
+def described(p: Callback, args: tuple[Any, ...]) -> AbstractRun:
+    """The abstract run of a program whose choices all have names.
 
     Errors:
         NoDensityError: it draws anonymously, or a plate draws its subsample.
     """
+    marked = frozenset([Mark("an argument", smooth=True)])
+    shown = tree_map(lambda x: abstract(_ones(x), marked) if is_hidden(x) else x, args)
+    with Sealed(), apart():
+        run, _ = abstract_run(p, *shown)
     if run.draws:
         what = f"{program_name(p)} draws anonymously, which cannot be summed out"
         hint = "name the choices with sample(...)"
@@ -399,6 +411,7 @@ def require_named(p: Callback, run: AbstractRun) -> None:
         what = f"the plate draws {part}, so that the density is random"
         hint = "give the indices as subsample=..., or use all the data"
         raise NoDensityError(located(what, site=name, line=line, hint=hint))
+    return run
 
 
 def require_apart(run: AbstractRun, kept: Iterable[str], others: Collection[str]) -> None:

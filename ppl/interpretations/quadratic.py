@@ -7,6 +7,7 @@ largest has members are enough for all, and each group is eliminated by itself.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
@@ -29,8 +30,8 @@ from ..tensors.following import tensors
 from ..tensors.hidden import is_known
 from ..tensors.polynomials import NotQuadratic, pieces, require_quadratic
 from ..tensors.seeds import seeded
-from .abstract_run import AbstractRun, abstract_run
-from .factors import in_one_lane, require_apart, require_named
+from .abstract_run import AbstractRun
+from .factors import described, in_one_lane, known, require_apart
 from .layout import Layout
 
 Values = dict[str, Tensor]
@@ -55,10 +56,8 @@ class QuadraticLatents:
     passes_steps = False
 
     def __init__(self, p: Callback, args: tuple[Any, ...], keep: Collection[str]) -> None:
-        self.program, self.args = p, args
-        with Sealed():
-            run, _ = abstract_run(p, *args)
-        require_named(p, run)
+        self.program, self.args = p, known(args)
+        run = described(p, args)
         latents = {name: site for name, site in run.sites.items() if not site.observed}
         own = [name for name in latents if name not in keep]
         for name in own:
@@ -74,7 +73,13 @@ class QuadraticLatents:
         self.layout = _layout(run, own)
         parameters: Any = {kind: dict(entries) for kind, entries in run.parameters.items()}
         with pyro.get_param_store().scope(parameters):
-            self.groups = self._grouped(run, _layout(run, self.given))
+            self.groups = self._grouped(run, _layout(run, self.given), shown=args)
+
+    def on(self, args: tuple[Any, ...]) -> QuadraticLatents:
+        """The same latents for other arguments, of the same shapes, that tie them alike."""
+        other = copy.copy(self)
+        other.args = args
+        return other
 
     @property
     def stand_ins(self) -> Values:
@@ -144,7 +149,7 @@ class QuadraticLatents:
         """[d] as [m, k], with zeros where a group is filled up."""
         return torch.cat([x, x.new_zeros(1)])[self.groups]
 
-    def _grouped(self, run: AbstractRun, others: Layout) -> Tensor:
+    def _grouped(self, run: AbstractRun, others: Layout, shown: tuple[Any, ...]) -> Tensor:
         """The groups, told at random points of the others.
 
         Where no operation on the way has pieces, an entry of P is an analytic function of them: one
@@ -152,8 +157,6 @@ class QuadraticLatents:
         """
         d = self.layout.size
         whole = torch.arange(d)[None]
-        if not all(map(is_known, tensors(self.args))):
-            return whole
         tied = torch.zeros(d, d, dtype=torch.bool)
         with seeded(0):
             points = torch.randn(POINTS, others.size, dtype=others.dtype)
@@ -173,7 +176,8 @@ class QuadraticLatents:
                 hint = "keep those in which it is not"
                 raise ProgramError(located(what, hint=hint)) from error
             tied |= torch.func.jacrev(torch.func.grad(s), chunk_size=CHUNK)(self.zero) != 0
-        if any(run.parameters.values()) or pieces(product, points[0]):
+        unknown = any(run.parameters.values()) or not all(map(is_known, tensors(shown)))
+        if unknown or pieces(product, points[0]):
             return whole
         found = [
             sorted(each) for each in nx.connected_components(nx.from_numpy_array(tied.numpy()))
