@@ -21,7 +21,7 @@ from pushforward import condition, dist, factor, observe, plate, program, sample
 from pushforward.inference import MCMC, mala, nuts
 from pushforward.inference.kernels import single_site
 from pushforward.inference.mcmc.lanes import sampling
-from pushforward.inference.mcmc.lanes.engine import Metric, cores_for, step_sizes
+from pushforward.inference.mcmc.lanes.engine import Engine, Metric, cores_for, step_sizes
 from pushforward.inference.mcmc.lanes.warmup import (
     first_root_mass,
     learnt_metric,
@@ -310,7 +310,7 @@ def test_fits_do_not_depend_on_how_often_a_run_is_looked_at(
 ) -> None:
     draws = []
     for piece in (1e-9, 10.0):
-        monkeypatch.setattr(sampling, "PIECE", piece)
+        monkeypatch.setattr(Engine, "piece", piece)
         fit = MCMC(progress=False, warmup=60, draws=30, chains=3).run(scaled, seed=5)
         draws.append(fit["x"])
     assert torch.equal(*draws)
@@ -360,7 +360,7 @@ def test_a_run_goes_on_from_wherever_it_was_kept(
     thin: int | None, draws: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also from the end of a window of warm-up, which is kept after it was learnt from."""
-    monkeypatch.setattr(sampling, "PIECE", 1e-3)
+    monkeypatch.setattr(Engine, "piece", 1e-3)
     driver = MCMC(progress=False, warmup=60, draws=draws, chains=2, thin=thin)
     kept = list[dict[str, Any]]()
     monkeypatch.setattr(Store, "offer", lambda self, make: kept.append(make()))
@@ -420,7 +420,7 @@ def test_interrupted_in_warm_up_and_after(monkeypatch: pytest.MonkeyPatch) -> No
     """What was drawn is kept, and the fit says that it was stopped."""
     y = torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
     p = condition(wide, {"y": y})
-    monkeypatch.setattr(sampling, "PIECE", 1e-9)
+    monkeypatch.setattr(Engine, "piece", 1e-9)
     for stop, kept in ((10, 0), (45, 9)):  # the first piece is of five transitions
         calls = 0
 
