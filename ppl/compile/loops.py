@@ -12,7 +12,6 @@ import pyro
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
 from ..distributions.validate import no_validation, spoilt
@@ -21,7 +20,7 @@ from ..language.combinators import Lanes, Loop
 from ..language.effects import Message, is_draw, is_subsample, stack
 from ..language.handlers import Conditioning, Handler, Scoping, Step
 from ..language.program import Callback, Program, derived, program_name
-from ..tensors.capture import DataStayReal, Unread, refusing
+from ..tensors.capture import DataStayReal, Unread, refusing, traced
 from ..tensors.forms import Form, as_tensors, taken_apart
 from ..tensors.keys import Contents, Unkeyed
 from .folding import fold
@@ -278,13 +277,12 @@ def trace(fn: Callable[..., tuple[Tensor, ...]], *example: Tensor) -> GraphModul
         BranchError: the function looks at a tensor that depends on its arguments or on a draw.
     """
 
-    def traced(*tensors: Tensor) -> tuple[Tensor, ...]:
+    def watched(*tensors: Tensor) -> tuple[Tensor, ...]:
         with DataStayReal(), Unread():
             return fn(*tensors)
 
     with refusing(), no_validation():
-        graph: GraphModule = make_fx(traced, _SIMPLER)(*example)
-    return graph
+        return traced(watched, _SIMPLER)(*example)
 
 
 def _normal(mean: Tensor, std: Tensor, *, generator: None = None) -> Tensor:

@@ -243,7 +243,8 @@ def ascended(law: Any, y: Tensor, compiled: bool) -> float:
     bound = elbo(model, lambda y: sample("mu", reparam(dist.Normal(theta, 0.5))))
     optimizer = torch.optim.Adam([theta], lr=0.05)
     torch.manual_seed(0)
-    SVI(bound, optimizer, samples=8, compiled=compiled, progress=False).run(y, steps=40)
+    settings = {"samples": 8, "compiled": compiled, "replayed": 0, "progress": False}
+    SVI(bound, optimizer, **settings).run(y, steps=40)
     return float(theta.detach())
 
 
