@@ -159,13 +159,11 @@ def _denoted(
     if quadrature is None:
         return once(None)[0]
     failure: ProgramError | None = None
-    if (density := _static_density(p, args)) is not None:
-        if again := settings.get("again"):
+    again = settings.get("again")
+    if (density := (_untracked_density if again else _static_density)(p, args)) is not None:
+        if again:
             origin = torch.zeros(density.layout.size, dtype=torch.float64)
-            with torch.no_grad():
-                the_same(
-                    lambda: (density(origin), density.outcome(origin, "value")), (p, args), again
-                )
+            the_same(lambda: (density(origin), density.outcome(origin, "value")), (p, args), again)
         try:
             measure = integrate(density, quadrature, of, budget)
             if share(measure.log_error, measure.log_mass()) <= CONVERGED:
@@ -212,7 +210,8 @@ class Unconverged(ConvergenceError):
 def _evaluate(
     p: Callable[..., Any], args: tuple[Any, ...], evaluator: Evaluator, bound: float | None
 ) -> tuple[Measure, bool]:
-    with implemented(), torch.no_grad(), no_validation(), evaluator:
+    differentiating = evaluator.again > 0  # candidates may, as they do when they are run
+    with implemented(), torch.set_grad_enabled(differentiating), no_validation(), evaluator:
         outcomes = evaluator.run(lambda: p(*args))
     whole = [(o.value, o.log_weight) for o in outcomes if o.value is not CUT]
     cut = logsumexp([o.log_weight for o in outcomes if o.value is CUT])
@@ -240,6 +239,21 @@ def _static_density(p: Callable[..., Any], args: tuple[Any, ...]) -> LogDensity 
     except (BranchError, NoDensityError, UnsupportedDistributionError):
         return None
     return density if density.layout.size > 0 else None
+
+
+def _untracked_density(p: Callable[..., Any], args: tuple[Any, ...]) -> LogDensity | None:
+    """The same of a candidate, unless its parameters carry derivatives: points do not follow them.
+
+    What fails here may do so since it takes derivatives; if not, it fails again.
+    """
+    try:
+        density = _static_density(p, args)
+        if density is None:
+            return None
+        origin = torch.zeros(density.layout.size, dtype=torch.float64)
+        return None if density(origin).requires_grad else density
+    except RuntimeError:
+        return None
 
 
 def _choices_of(p: Callable[..., Any]) -> Callable[..., Any]:

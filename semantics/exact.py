@@ -29,6 +29,7 @@ from ..ppl.errors import (
     ConvergenceError,
     DuplicateNameError,
     ProgramError,
+    UnsupportedDistributionError,
     ZeroMassError,
     located,
 )
@@ -151,7 +152,7 @@ class Evaluator(Explorer):
             self._score(msg, identity)
         else:
             outcome = self._choose(identity, lambda: self._enumerate(msg))
-            msg["value"] = outcome.value
+            msg["value"] = _followed(fn, outcome.value)
         msg["done"] = True
 
     def _score(self, msg: Message, identity: Hashable) -> None:
@@ -159,7 +160,7 @@ class Evaluator(Explorer):
             return
         if not msg["infer"].get("is_auxiliary"):
             check_values(msg["name"], msg["fn"], msg["value"], mask=msg["mask"])
-        log_prob = scaled_log_prob(msg)
+        log_prob = scaled_log_prob(msg).detach()
         self._see(log_prob)
         log_weight = float(log_prob)
         if math.isnan(log_weight):
@@ -180,7 +181,7 @@ class Evaluator(Explorer):
         fn, beyond = law_of(msg), 0.0
         continuous = not (is_subsample(msg) or lists_values(fn) or support_of(fn).is_discrete)
         if self.quadrature is not None and continuous:
-            values, log_probs = quadrature_rule(fn, self.quadrature)
+            values, log_probs = (x.detach() for x in quadrature_rule(fn, self.quadrature))
             self.approximate = True
         elif self.terms is not None and (listed := first_values(fn, self.terms)) is not None:
             values, log_probs = listed
@@ -489,3 +490,28 @@ def normalized(weighted: Iterable[tuple[Any, float]]) -> Ideal:
         )
     probs = torch.tensor([lw - log_mass for _, lw in atoms], dtype=torch.float64).exp()
     return Ideal(tuple(value for value, _ in atoms), probs / probs.sum())
+
+
+def _followed(law: Any, value: Any) -> Any:
+    """A value that moves with the parameters of its law as a draw does, where these are tracked.
+
+    It keeps its place in the distribution function F, so that dx = -dF(x) / p(x) (Figurnov and
+    others 2018).
+    """
+    if not (torch.is_grad_enabled() and getattr(law, "has_rsample", False)):
+        return value
+    while isinstance(law, torch.distributions.Independent):
+        law = law.base_dist
+    log_prob = law.log_prob(value)
+    if not log_prob.requires_grad:
+        return value
+    try:
+        place = law.cdf(value)
+    except NotImplementedError:
+        what = f"values of {type(law).__name__} cannot follow its parameters, as draws do"
+        hint = "draw noise that has no parameters and make the value of it, or detach them"
+        raise UnsupportedDistributionError(located(what, hint=hint)) from None
+    density = log_prob.detach().exp()
+    known = density > torch.finfo(density.dtype).tiny
+    moved = (place.detach() - place) / torch.where(known, density, torch.inf)
+    return value + moved

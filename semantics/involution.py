@@ -57,8 +57,8 @@ def check_involution(
     )
     with held(subject, "in differentiating the map"):
         sizes = volumes(mapping, points)
-    with torch.no_grad():
-        here, there = log_density(points), log_density(images) + sizes.log_size
+    here, there = (log_density(x).detach() for x in (points, images))
+    there = there + sizes.log_size
     top = torch.maximum(here, there)
     top = torch.where(top == -math.inf, 0.0, top)  # no mass at either end
     leaving, coming = (here - top).exp() * forth, (there - top).exp() * back
@@ -124,8 +124,7 @@ def _asked(subject: str, what: str, function: Rows, points: Tensor, shape: torch
     given = points.clone()
 
     def ask() -> Tensor:
-        with torch.no_grad():
-            value = function(given)
+        value = function(given).detach()
         if not torch.equal(given, points):
             raise ProgramError(located("it changes its argument in place", hint="return a copy"))
         if value.shape != shape:
@@ -138,7 +137,7 @@ def _asked(subject: str, what: str, function: Rows, points: Tensor, shape: torch
         found: Tensor = repeated(subject, what, ask, function, times)
     except Broken:
         for row in points:
-            with held(subject, f"{what} at x = {row.tolist()}"), torch.no_grad():
+            with held(subject, f"{what} at x = {row.tolist()}"):
                 function(row[None].clone())
         raise
     return found

@@ -31,7 +31,8 @@ def meaning(output: Any) -> Iterator[tuple[Any, float]]:
     if hasattr(output, "meaning"):
         pairs = output.meaning()
     elif isinstance(output, tuple) and len(output) == 2:
-        pairs = [(output[0], float(output[1]))]
+        weight = output[1].detach() if isinstance(output[1], Tensor) else output[1]
+        pairs = [(output[0], float(weight))]
     else:
         raise ProgramError(
             located(

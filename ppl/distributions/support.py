@@ -253,8 +253,7 @@ def _univariate(distribution: Any, n: int) -> tuple[Tensor, Tensor]:
 
 def _by_element(rule: Any, *parameters: Tensor) -> tuple[Tensor, Tensor]:
     columns = [
-        rule(*(float(p) for p in row))
-        for row in zip(*(p.flatten() for p in parameters), strict=True)
+        rule(*row) for row in zip(*(p.detach().flatten().tolist() for p in parameters), strict=True)
     ]
     shape = (-1, *parameters[0].shape)
     nodes = torch.as_tensor(np.stack([x for x, _ in columns], 1)).reshape(shape)

@@ -99,8 +99,8 @@ def _sides(mapping: Map, point: Tensor) -> tuple[Tensor, Tensor]:
     """The derivatives [k] along that direction, by differences to each side."""
     size = _step_aside(point)
     step = size * _direction(point)
-    with torch.no_grad():
-        here, above, below = (mapping(x)[0] for x in (point, point + step, point - step))
+    at = point.detach()
+    here, above, below = (mapping(x)[0].detach() for x in (at, at + step, at - step))
     return (above - here) / size, (here - below) / size
 
 
@@ -181,11 +181,9 @@ def _differences(
 
 
 def _central(mapping: Map, points: Tensor, steps: Tensor, directions: Tensor) -> Tensor:
-    columns = []
-    with torch.no_grad():
-        for along in directions:
-            step = steps * along
-            above, below = points + step, points - step
-            width = ((above - below) @ along / (along @ along))[:, None]
-            columns.append((mapping(above) - mapping(below)) / width)
+    columns, at, size = [], points.detach(), steps.detach()
+    for along in directions:
+        above, below = at + size * along, at - size * along
+        width = ((above - below) @ along / (along @ along))[:, None]
+        columns.append((mapping(above).detach() - mapping(below).detach()) / width)
     return torch.stack(columns, 2)
