@@ -53,6 +53,7 @@ class Beside:
                 "options": {**OPTIONS, "fallback_random": self.random},
                 "inputs": [(x.shape, x.stride(), x.dtype) for x in self.example],
                 "threads": torch.get_num_threads(),
+                "dtype": torch.get_default_dtype(),
             }
             self.job.write_bytes(pickle.dumps(about))
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))

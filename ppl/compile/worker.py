@@ -85,6 +85,7 @@ def compile_job(job: Path) -> None:
 
     about: dict[str, Any] = pickle.loads(job.read_bytes())
     torch.set_num_threads(about["threads"])
+    torch.set_default_dtype(about["dtype"])
     example: list[Any] = [
         torch.empty_strided(shape, stride, dtype=dtype) for shape, stride, dtype in about["inputs"]
     ]

@@ -73,7 +73,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[GraphModule]:
     return asked
 
 
-def test_the_other_process_compiles(here: list[GraphModule]) -> None:
+def test_the_other_process_compiles(here: list[GraphModule], double: None) -> None:
+    """With the precision of this one, which draws of no stated dtype have."""
     x = torch.tensor([0.3, -0.2, 0.8])
     graph = fold(trace(draws, x))
     state = torch.get_rng_state()
