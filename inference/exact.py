@@ -19,6 +19,7 @@ from ..ppl.errors import BudgetError, InfiniteMassError, ProgramError, ZeroMassE
 from ..ppl.interpretations.abstract_run import abstract_run
 from ..ppl.interpretations.factors import FiniteLatents
 from ..ppl.interpretations.log_density import LogDensity
+from ..ppl.interpretations.quadratic import is_singular
 from ..ppl.interpretations.recorder import Recorder
 from ..ppl.language.handlers import Sealed
 from ..ppl.language.program import Callback, program_name
@@ -29,6 +30,7 @@ from ..ppl.types import Site
 from .results.fit import Fit, fit_from_vectors
 
 ASSIGNMENTS = 256
+STEPS = 2  # to the mean
 
 
 @dataclass(frozen=True)
@@ -163,19 +165,24 @@ def gaussian(density: LogDensity) -> Gaussian:
         what = f"the log density of {name} is not quadratic in its real latents: {error}"
         hint = "means must be affine in them, and scales constant; or use NUTS"
         raise ProgramError(located(what, hint=hint)) from error
-    value, slope = density(zero).double(), torch.func.grad(density)(zero).double()
+    slope = torch.func.grad(density)(zero).double()
     precision = -torch.func.jacrev(torch.func.grad(density))(zero).double()
-    root_of_precision, failed = torch.linalg.cholesky_ex((precision + precision.mT) / 2)
-    if int(failed):
+    precision = (precision + precision.mT) / 2
+    root_of_precision, _ = torch.linalg.cholesky_ex(precision)
+    if bool(is_singular(root_of_precision, precision)):
         what = f"{name} has no finite mass: its density is constant or grows in some direction"
         raise InfiniteMassError(located(what, hint="give every real latent a normal law"))
     root = torch.linalg.solve_triangular(
         root_of_precision, torch.eye(d, dtype=torch.float64), upper=False
     ).mT
-    mean = root @ (root.mT @ slope)
+    mean, near = root @ (root.mT @ slope), zero
+    for _ in range(STEPS):  # values far from the mean have few digits of what is told from them
+        near = mean.to(zero.dtype)
+        slope = torch.func.grad(density)(near).double()
+        mean = near.double() + root @ (root.mT @ slope)
+    value = density(near).double() + 0.5 * slope @ root @ (root.mT @ slope)
     log_det = -root_of_precision.diagonal().log().sum()
-    log_mass = value + 0.5 * slope @ mean + 0.5 * d * math.log(2 * math.pi) + log_det
-    return Gaussian(log_mass, mean, root)
+    return Gaussian(value + 0.5 * d * math.log(2 * math.pi) + log_det, mean, root)
 
 
 def _assignments(

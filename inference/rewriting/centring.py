@@ -130,7 +130,8 @@ def with_random_parameters(p: Callback, args: tuple[Any, ...]) -> list[str]:
     latents = [name for name, site in run.sites.items() if not site.observed]
     layout = LogDensity(p, *args, turning=True).layout
     laws = _laws(p, args, dict(layout.values(torch.zeros(layout.size, dtype=layout.dtype))[0]))
-    return [n for n in latents if run.parents[n] - {n} and type(laws.get(n)) in LAWS]
+    free = [n for n in latents if n + SUFFIX not in run.sites]
+    return [n for n in free if run.parents[n] - {n} and type(laws.get(n)) in LAWS]
 
 
 def _laws(p: Callback, args: tuple[Any, ...], values: Values) -> dict[str, Any]:

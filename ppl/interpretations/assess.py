@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributions.data import as_arguments, one_precision
+from ..distributions.data import as_arguments, as_data, one_precision
 from ..errors import DataError, checked, implemented, located
 from ..language.handlers import Sealed
 from .abstract_run import require_known, unless_impossible
 from .recorder import Recorder
 
 
-def assess(p: Callable[..., Any], choices: dict[str, Tensor], *args: Any) -> tuple[Tensor, Any]:
+def assess(p: Callable[..., Any], choices: dict[str, Any], *args: Any) -> tuple[Tensor, Any]:
     """The log density of a program at ``choices`` (all of its latents), and its result there.
 
     Errors:
         DataError: a latent is missing, or a choice names no site.
         NoDensityError: the program draws anonymously.
     """
-    args = as_arguments(args)
+    args, choices = as_arguments(args), {name: as_data(name, x) for name, x in choices.items()}
 
     def run() -> tuple[Recorder, Any]:
         recording = Recorder(choices, density=True)

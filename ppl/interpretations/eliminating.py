@@ -6,10 +6,12 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
+from pyro.poutine.runtime import _DIM_ALLOCATOR
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..distributions.data import as_arguments
+from ..errors import ProgramError, located
 from ..language.effects import Message, factor, is_draw, is_latent
 from ..language.handlers import EVERY, Handler
 from ..language.program import Callback, Program, answers, derived, program_name, signature
@@ -21,6 +23,8 @@ from ..tensors.keys import Contents, Unkeyed
 from .factors import FiniteLatents, Structures, described
 from .quadratic import QuadraticLatents
 
+KEPT = 16  # structures, for arguments of other values
+
 
 @answers("summed out")
 def taken_out(p: Callback, keep: frozenset[str] | None, score: str) -> Program:
@@ -31,17 +35,23 @@ def taken_out(p: Callback, keep: frozenset[str] | None, score: str) -> Program:
     structures, found = Structures(), _Found()
 
     def model_of(args: tuple[Any, ...]) -> FiniteLatents | QuadraticLatents:
-        if keep is None or _some_finite(p, args, keep):
+        if keep is None or structures.of("some finite", args, lambda: _some_finite(p, args, keep)):
             return structures.of(None, args, lambda: FiniteLatents(p, args, keep)).on(args)
         hidden = not all(map(is_known, tensors(args)))
         with apart():  # by values, where they are known: they tell which latents are tied
             key = Contents()((p, signature(args) if hidden else args))
             if key not in found:
+                if len(found) == KEPT:
+                    del found[next(iter(found))]
                 found[key] = QuadraticLatents(p, args, keep)
         return found[key].on(args)
 
     def run(*args: Any) -> dict[str, Tensor]:
         args = as_arguments(args)
+        if plates := [name for name in _DIM_ALLOCATOR._stack if name is not None]:
+            what = f"marginal({program_name(p)}, exact=True) is run within the plates {plates}"
+            hint = "put the plates into the program that is summed out"
+            raise ProgramError(located(what, hint=hint))
         model = model_of(args)
         with _Keeping(model.stand_ins, model.passes_steps) as keeping:
             p(*args)
@@ -96,10 +106,10 @@ class _Keeping(Handler):
             if name in self.stand_ins:
                 self.give(msg, self.stand_ins[name])
             else:
-                self.mark(msg, "kept")
+                self.mark(msg, msg["name"])  # before handlers outside give it another
         elif msg["is_observed"]:
             msg["type"], msg["infer"]["absorber"] = "absorbed", self
 
     def _postprocess_message(self, msg: Message) -> None:
-        if self.marked(msg) == "kept":
-            self.kept[msg["name"]] = msg["value"]
+        if name := self.marked(msg):
+            self.kept[name] = msg["value"]

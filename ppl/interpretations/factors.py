@@ -401,7 +401,8 @@ def described(p: Callback, args: tuple[Any, ...]) -> AbstractRun:
     """
     marked = frozenset([Mark("an argument", smooth=True)])
     shown = tree_map(lambda x: abstract(_ones(x), marked) if is_hidden(x) else x, args)
-    with Sealed(), apart():
+    hidden = any(map(is_hidden, tensors(args)))  # else what reads arguments is to be seen
+    with Sealed(), apart() if hidden else nullcontext():
         run, _ = abstract_run(p, *shown)
     if run.draws:
         what = f"{program_name(p)} draws anonymously, which cannot be summed out"

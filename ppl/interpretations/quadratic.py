@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Collection
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import networkx as nx
@@ -20,15 +20,15 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ..distributions.validate import no_validation
-from ..errors import ProgramError, located
+from ..errors import InfiniteMassError, ProgramError, located
 from ..language.effects import Message, is_deterministic, is_latent, scaled_log_prob
 from ..language.handlers import Sealed, plated
-from ..language.program import Callback
+from ..language.program import Callback, program_name
 from ..tensors.abstract_tensor import concrete
 from ..tensors.capture import Fillable, refusing
 from ..tensors.following import tensors
 from ..tensors.hidden import is_known
-from ..tensors.polynomials import NotQuadratic, pieces, require_quadratic
+from ..tensors.polynomials import NotQuadratic, pieces, require_quadratic, ties
 from ..tensors.seeds import seeded
 from .abstract_run import AbstractRun
 from .factors import described, in_one_lane, known, require_apart
@@ -37,8 +37,7 @@ from .layout import Layout
 Values = dict[str, Tensor]
 Score = Callable[[Tensor], Tensor]
 
-POINTS = 3  # of the other latents, at which it is looked which coordinates are tied
-CHUNK = 64  # rows of a Hessian at a time
+PIVOT = 4.0  # roundings of a diagonal entry: what is left of one that is smaller is noise
 
 
 class QuadraticLatents:
@@ -59,6 +58,10 @@ class QuadraticLatents:
         self.program, self.args = p, known(args)
         run = described(p, args)
         latents = {name: site for name, site in run.sites.items() if not site.observed}
+        if missing := sorted(set(keep) - latents.keys()):
+            what = f"marginal keeps {missing}, which {program_name(p)} did not sample"
+            hint = f"its latents are {', '.join(latents) or 'none'}"
+            raise ProgramError(located(what, hint=hint))
         own = [name for name in latents if name not in keep]
         for name in own:
             if (space := latents[name].space).kind != "Real":
@@ -71,9 +74,9 @@ class QuadraticLatents:
         self.writes, self.branches = run.writes, run.branches
         self._others = {name: concrete(run.values[name]) for name in self.given}
         self.layout = _layout(run, own)
-        parameters: Any = {kind: dict(entries) for kind, entries in run.parameters.items()}
-        with pyro.get_param_store().scope(parameters):
-            self.groups = self._grouped(run, _layout(run, self.given), shown=args)
+        smooth = [name for name in self.given if latents[name].space.smooth]
+        with _parameters(run):
+            self.groups = self._grouped(run, _layout(run, smooth), shown=args)
 
     def on(self, args: tuple[Any, ...]) -> QuadraticLatents:
         """The same latents for other arguments, of the same shapes, that tie them alike."""
@@ -131,12 +134,17 @@ class QuadraticLatents:
 
         if len(columns) == 1:
             precision = columns[0]
+            self._require_finite(precision <= 0)
             mean = self._by_group(slope) / precision
             return Law(
                 flat(mean), -0.5 * precision.log().sum(), lambda z: z / flat(precision).sqrt()
             )
         filling = torch.diag_embed((~own).to(slope.dtype))
-        root = torch.linalg.cholesky(torch.stack(columns, -1) + filling)
+        precisions = torch.stack(columns, -1) + filling
+        root, _ = torch.linalg.cholesky_ex(precisions)
+        flat_side = is_singular(root, precisions)
+        self._require_finite(flat_side)
+        root = root.masked_fill(flat_side[:, None, None], math.nan)
         mean = torch.cholesky_solve(self._by_group(slope)[..., None], root)[..., 0]
 
         def spread(z: Tensor) -> Tensor:
@@ -145,45 +153,56 @@ class QuadraticLatents:
 
         return Law(flat(mean), -root.diagonal(dim1=-2, dim2=-1).log().sum(), spread)
 
+    def _require_finite(self, failed: Tensor) -> None:
+        """Raise where the integral is infinite, if Python may look; elsewhere it is NaN."""
+        if is_known(failed) and bool(failed.any()):
+            names = ", ".join(block.name for block in self.layout.blocks)
+            what = f"the integral over {names} is infinite: the density does not fall on all sides"
+            raise InfiniteMassError(located(what, hint="give every latent a normal law"))
+
     def _by_group(self, x: Tensor) -> Tensor:
         """[d] as [m, k], with zeros where a group is filled up."""
         return torch.cat([x, x.new_zeros(1)])[self.groups]
 
     def _grouped(self, run: AbstractRun, others: Layout, shown: tuple[Any, ...]) -> Tensor:
-        """The groups, told at random points of the others.
+        """The groups, told by numbers about one in place of what depends on the others alone.
 
-        Where no operation on the way has pieces, an entry of P is an analytic function of them: one
-        that is zero at a random point is zero.  All are one group if that is not known.
+        All are one group where P may have other entries elsewhere: where an operation on the way
+        has pieces, for parameters, finite latents, and arguments that Python cannot look at.
         """
-        d = self.layout.size
-        whole = torch.arange(d)[None]
-        tied = torch.zeros(d, d, dtype=torch.bool)
+        whole = torch.arange(self.layout.size)[None]
         with seeded(0):
-            points = torch.randn(POINTS, others.size, dtype=others.dtype)
+            u = torch.randn(others.size, dtype=others.dtype)
 
-        def product(u: Tensor) -> Tensor:
-            s = self.score(dict(others.values(u)[0]))
-            found: Tensor = _products(s, self.zero)[1](torch.ones_like(self.zero))
-            return found
+        def products(u: Tensor, at: Tensor, v: Tensor) -> Tensor:
+            return _products(self.score(dict(others.values(u)[0])), at)[1](v)
 
-        for u in points:
-            s = self.score(dict(others.values(u)[0]))
-            try:
-                require_quadratic(s, self.zero)
-            except NotQuadratic as error:
-                names = ", ".join(block.name for block in self.layout.blocks)
-                what = f"the log density is not quadratic in {names}: {error}"
-                hint = "keep those in which it is not"
-                raise ProgramError(located(what, hint=hint)) from error
-            tied |= torch.func.jacrev(torch.func.grad(s), chunk_size=CHUNK)(self.zero) != 0
-        unknown = any(run.parameters.values()) or not all(map(is_known, tensors(shown)))
-        if unknown or pieces(product, points[0]):
+        try:
+            require_quadratic(self.score(dict(others.values(u)[0])), self.zero)
+        except NotQuadratic as error:
+            names = ", ".join(block.name for block in self.layout.blocks)
+            what = f"the log density is not quadratic in {names}: {error}"
+            raise ProgramError(located(what, hint="keep those in which it is not")) from error
+        finite = len(others.blocks) < len(self.given)
+        if finite or not all(map(is_known, tensors(shown))):
             return whole
-        found = [
-            sorted(each) for each in nx.connected_components(nx.from_numpy_array(tied.numpy()))
-        ]
+        if pieces(lambda u: products(u, self.zero, torch.ones_like(self.zero)), u):
+            return whole
+        try:
+            tied = ties(products, u, self.zero)
+        except (RuntimeError, ValueError):  # numbers about one are none for this program
+            return whole
+        graph = nx.from_numpy_array((tied | tied.mT).numpy())
+        found = [sorted(group) for group in nx.connected_components(graph)]
         k = max(map(len, found))
-        return torch.tensor([group + [d] * (k - len(group)) for group in found])
+        return torch.tensor([group + [len(tied)] * (k - len(group)) for group in found])
+
+
+def is_singular(root: Tensor, matrix: Tensor) -> Tensor:
+    """Which symmetric matrices [..., k, k] are not positive definite, or no digit tells that."""
+    own = matrix.diagonal(dim1=-2, dim2=-1)
+    pivots = root.diagonal(dim1=-2, dim2=-1).square()
+    return ~(pivots > PIVOT * torch.finfo(own.dtype).eps * own).all(-1)
 
 
 class Law(NamedTuple):
@@ -219,6 +238,15 @@ def _products(s: Score, at: Tensor) -> tuple[Tensor, Score]:
     """The derivative [d] of s, and what multiplies vectors by its second derivative."""
     slope, back = torch.func.vjp(torch.func.grad(s), at)[:2]
     return slope, lambda v: back(v)[0]
+
+
+def _parameters(run: AbstractRun) -> AbstractContextManager[Any]:
+    """Pyro's store as a run left it, if that made parameters."""
+    if run.parameters["params"].keys() <= set(pyro.get_param_store().keys()):
+        return nullcontext()
+    state: Any = {kind: dict(entries) for kind, entries in run.parameters.items()}
+    scope: AbstractContextManager[Any] = pyro.get_param_store().scope(state)
+    return scope
 
 
 def _layout(run: AbstractRun, names: Collection[str]) -> Layout:

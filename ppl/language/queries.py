@@ -64,7 +64,9 @@ def marginal(
         raise ProgramError(located("marginal needs the names of the latents to keep"))
     kept = frozenset([keep] if isinstance(keep, str) else keep or ())
     if exact:
-        summed: Program = ask("summed out", p, None if keep is None else kept, "marginal")
+        summed: Program = ask(
+            "summed out", p, None if keep is None else kept, f"marginal({program_name(p)})"
+        )
         return summed
 
     def marginalised(*args: Any, **kwargs: Any) -> Any:

@@ -42,9 +42,13 @@ class Following(TorchDispatchMode):
         if depends and self.see(func, args, kwargs, results):
             written = tensors(args[:1]) if func._schema.is_mutable else ()
             for x in (*tensors(results), *written):
-                self.kept.append(x)
-                self.storages.add(_storage(x))
+                self.note(x)
         return results
+
+    def note(self, x: Tensor) -> None:
+        """A tensor holds numbers that depend on a source."""
+        self.kept.append(x)
+        self.storages.add(_storage(x))
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:

@@ -507,3 +507,22 @@ def test_what_cannot_be_summed_out_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one draw"):
         Exact(0)
     assert isinstance(Exact(1).run(alarm), Fit)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("loc", "sd", "noise"), [(2020.0, 1.0, 0.1), (1e6, 1.0, 1e-4)])
+def test_values_far_from_zero_keep_their_digits(
+    dtype: torch.dtype, loc: float, sd: float, noise: float
+) -> None:
+    """Squares of what is far away cancel: -8200 was told for -0.92."""
+    centre = torch.tensor(loc, dtype=dtype)
+    y = centre + 0.125
+
+    @program
+    def model() -> None:
+        a = sample("a", dist.Normal(centre, sd))
+        observe("y", dist.Normal(a, noise), y)
+
+    whole = dist.Normal(loc, (sd**2 + noise**2) ** 0.5)
+    found = Exact(1).run(model).log_evidence
+    assert found == pytest.approx(float(whole.log_prob(y.double())), abs=1e-5)

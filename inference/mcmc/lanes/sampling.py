@@ -247,7 +247,7 @@ def _learnt(
         RESCUED[0] <= share <= RESCUED[1] and 0 < d == made.draws.shape[-1]
     ):  # finite values hold mass
         lost = stranded(made.draws, made.log_density)
-        if bool(lost.any()):
+        if bool(lost.any()) and not bool(lost.all()):
             at, held = _rescued(at, made, lost)
     metric = learnt_metric(held.draws[..., :d], held.gradients, at.metric.root, share, form)
     chains, target = at.chains, at.target
