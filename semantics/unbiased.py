@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..ppl.errors import ProgramError, located
+from ..ppl.errors import BudgetError, ProgramError, located
 from ..ppl.language.program import program_name
 from .candidate import held, measure_of, verdict
 from .comparing import numbers
-from .denote import BUDGET
+from .denote import BUDGET, however_rough
 from .measure import Measure, readable
 from .report import Report, decide
 
+UNSETTLED = 4.0  # times the change by more nodes
 Program = Callable[..., Any]
 
 
@@ -36,7 +38,8 @@ def unbiased(
     """Whether the expected value of a gradient estimator is the gradient of the objective.
 
     They are compared relative to the larger of the exact numbers and of the mean size of the
-    estimates, which may have either sign.
+    estimates, which may have either sign.  Where more nodes change the expectation by a quarter of
+    what is wrong, it has not converged, and the verdict is unknown.
 
     Args:
         estimator: a program from parameters [d] to a gradient estimate [d], or to a tuple of
@@ -53,7 +56,13 @@ def unbiased(
     subject = f"{program_name(estimator)} is an unbiased gradient estimator"
     limits: dict[str, Any] = {"quadrature": quadrature, "budget": budget, "depth": depth}
     where = f"at the parameters {readable(at)}"
-    law = measure_of(subject, estimator, at, at=where, bound=1.0, **limits)
+
+    def law_by(nodes: int | None) -> Measure:
+        return measure_of(
+            subject, estimator, at, at=where, bound=1.0, **{**limits, "quadrature": nodes}
+        )
+
+    law = law_by(quadrature)
     parts = next((len(v) if isinstance(v, tuple) else None for v, _ in law.atoms), None)
     exact, labels = _derivatives(objective, at.detach(), parts)
     with held(subject, where):
@@ -65,7 +74,7 @@ def unbiased(
     worst = int(gap.argmax())
     found, wanted = numbers(float(mean[worst]), float(exact[worst]))
     shown = [round(v, 6) for v in variance.tolist()]
-    return decide(
+    report = decide(
         subject,
         float(gap.max()),
         tolerance,
@@ -75,6 +84,20 @@ def unbiased(
         (f"variance {shown} without what was cut" if law.rest else f"exact variance {shown}",),
         missing=_missing(law, bound) / scale,
     )
+    if report.verdict != "fail" or quadrature is None:
+        return report
+    try:
+        with held(subject, where):
+            finer = [
+                however_rough(law_by, n).expect(_as_row) for n in (quadrature + 1, 2 * quadrature)
+            ]
+    except BudgetError:
+        return report
+    error = torch.stack([(other - mean).abs() for other in finer]).amax(0).nan_to_num(0.0) / scale
+    if bool((gap > tolerance + UNSETTLED * error).any()):
+        return report
+    note = "the quadrature has not converged: raise quadrature="
+    return replace(report, verdict="unknown", notes=(*report.notes, note))
 
 
 def _missing(law: Measure, bound: float | None) -> float:

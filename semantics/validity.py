@@ -15,7 +15,7 @@ from ..ppl.errors import ProgramError, located
 from ..ppl.language.program import program_name
 from .candidate import held, measure_of, verdict
 from .comparing import TOLERANCE, allowance, masses, unseen
-from .denote import BUDGET, CONVERGED, Unconverged, denote
+from .denote import BUDGET, CONVERGED, denote, however_rough
 from .measure import Measure, readable, share
 from .report import Report, decide
 from .waves import MOST, Waves, rows_of, shares
@@ -83,7 +83,7 @@ def valid(
     expected = expectation(outputs)
     if quadrature is not None and not truth.alike(expected):
         half = max(2, quadrature // 2)
-        rough, rougher = (_however_rough(measure, half) for measure in (model_by, outputs_by))
+        rough, rougher = (however_rough(measure, half) for measure in (model_by, outputs_by))
         pairs = (truth, rough), (expected, expectation(rougher))
         if (report := _by_waves(subject, *pairs, tolerance, start)) is not None:
             return report
@@ -107,14 +107,6 @@ def valid(
             max(truth.log_rest, outputs.log_rest), max(truth.log_mass(), expected.log_mass())
         ),
     )
-
-
-def _however_rough(measure: Callable[[int], Measure], nodes: int) -> Measure:
-    """The measure by so many nodes, whatever its own error is."""
-    try:
-        return measure(nodes)
-    except Unconverged as error:
-        return error.measure
 
 
 def _is_lone(measure: Measure, halved: Measure) -> bool:

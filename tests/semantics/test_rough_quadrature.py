@@ -111,3 +111,44 @@ def test_a_spike_between_the_nodes_of_the_algorithm_is_no_fault_of_it(sd: float)
 def test_an_atom_is_no_spike() -> None:
     collapsed = lambda: (one(0.0), one(0.0))  # noqa: E731
     assert check.valid(collapsed, program(stationary), quadrature=32).verdict == "fail"
+
+
+# ------------------------------------------------------------------ estimators whose noise is rough
+
+
+def rough(function: Callable[[Tensor, Tensor], Tensor], law: Callable[[], Any]) -> Any:
+    return lambda t: function(t, draw(law()))
+
+
+ROUGH: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[], Any], Any]] = {
+    "a jump": (
+        lambda t, z: (t + z > 0).double(),
+        lambda: dist.Normal(one(0.0), one(1.0)),
+        lambda t: (t * torch.special.ndtr(t) + (-(t**2) / 2).exp() / (2 * torch.pi) ** 0.5).sum(),
+    ),
+    "a peak of the noise": (
+        lambda t, z: 3 * (t + z) ** 2,
+        lambda: dist.Laplace(one(0.0), one(0.3)),
+        lambda t: (t**3 + 6 * t * 0.09).sum(),
+    ),
+    "a long tail": (
+        lambda t, z: z**2 * t,
+        lambda: dist.StudentT(one(5.0), one(0.0), one(1.0)),
+        lambda t: (t**2 / 2 * 5 / 3).sum(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROUGH)
+@pytest.mark.parametrize("nodes", [16, 32, 64])
+def test_right_estimators_do_not_fail(name: str, nodes: int) -> None:
+    function, law, objective = ROUGH[name]
+    at = torch.tensor([0.3])
+    try:
+        verdict = check.unbiased(rough(function, law), objective, at, quadrature=nodes).verdict
+    except ConvergenceError:
+        verdict = "unknown"
+    assert verdict != "fail"
+    doubled = rough(lambda t, z: 3 * function(t, z), law)
+    wrong = check.unbiased(doubled, objective, at, quadrature=128)
+    assert wrong.verdict == "fail"
