@@ -185,15 +185,12 @@ def with_a_mask(skips: bool) -> Any:
 
     def log_density(z: Tensor) -> Tensor:
         total = f(0.0)
-        for law, value, mask in (
-            (dist.Normal(z, f(1.0)), f(0.4), False),
-            (dist.Bernoulli(f(0.3)), z, True),
-        ):
-            if not mask and skips:
-                continue
-            if not mask:
+        masked, scored = (dist.Normal(z, f(1.0)), f(0.4)), (dist.Bernoulli(f(0.3)), z)
+        for mask, (law, value) in ((False, masked), (True, scored)):
+            if mask:
+                total = total + law.log_prob(value)
+            elif not skips:
                 return f(0.0)
-            total = total + law.log_prob(value)
         return total
 
     def run() -> tuple[Tensor, Tensor]:

@@ -114,7 +114,7 @@ FAULTS = [
     Fault(
         "a quadrature without its weights",
         "semantics.exact:Evaluator._enumerate",
-        "values, log_probs = quadrature_rule(fn, self.quadrature)",
+        "values, log_probs = (x.detach() for x in quadrature_rule(fn, self.quadrature))",
         "values, _ = quadrature_rule(fn, self.quadrature); "
         "log_probs = torch.zeros(len(values)) - math.log(len(values))",
     ),
