@@ -34,6 +34,7 @@ EDGE = 1e-17  # of the mass, at the edge of a window that is wide enough
 REACH = 7.6  # asinh of how far a second mode is looked for
 FAINT = 1e-12  # of the mass, that a second mode may have
 WINDOWS = (8.0, 16.0, 32.0, 64.0)
+ROUNDED = 1e-10  # of the mass, where values are rounded to one
 SPREAD = (5.0, 6.0, 8.0, 12.0, 16.0)  # of nodes that are spread out
 
 
@@ -53,7 +54,8 @@ def integrate(density: LogDensity, nodes: int, of: str, budget: int) -> Measure:
             grid = _grid(density, peak, nodes, budget, SPREAD, _spread)
         except ProgramError:
             raise error from None
-        if not bool(grid.weights.isfinite().all()):  # beyond the numbers of a latent
+        finite = bool(grid.weights.isfinite().all())
+        if not finite or _beyond(density, grid):  # the numbers of a latent
             raise error from None
     centre, scale, log_peak = peak
     _require_one_mode(density, centre, scale, log_peak, grid.reach)
@@ -87,6 +89,23 @@ class _Grid(NamedTuple):
     places: Tensor
     step: float
     reach: float
+
+
+def _beyond(density: LogDensity, grid: _Grid) -> bool:
+    """Whether mass lies at nodes of which the latents are rounded to one number, as at an end."""
+
+    def latents(u: Tensor) -> Tensor:
+        values = density.layout.unpack(u)[0].values()
+        return torch.cat([x.double().reshape(-1) for x in values])
+
+    each = torch.func.vmap(latents)
+    found, total = each(grid.points), grid.weights.sum()
+    for unit in torch.eye(grid.points.shape[1], dtype=grid.points.dtype):
+        beside = each(grid.points + 1e-2 * (1 + grid.points.abs()) * unit)
+        rounded = (beside == found).all(1)
+        if bool(grid.weights[rounded].sum() > ROUNDED * total):
+            return True
+    return False
 
 
 def _even(z: Tensor) -> tuple[Tensor, Tensor]:
