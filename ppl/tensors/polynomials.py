@@ -54,7 +54,7 @@ def require_quadratic(f: Callable[[Tensor], Tensor], at: Tensor) -> None:
 
 
 def ties(product: Callable[[Tensor, Tensor, Tensor], Tensor], given: Tensor, at: Tensor) -> Tensor:
-    """Which entries [d, d] of a Hessian are zero whatever the numbers ``given`` [k].
+    """Which entries [d, d] of a Hessian may be other than zero for some numbers ``given`` [k].
 
     Args:
         product: of given, at [d] and vectors v [d] to the Hessian times v.
