@@ -107,15 +107,15 @@ def test_code_of_another_graph_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: list[GraphModule]
 ) -> None:
     """A seeded fault: the code adds one."""
-    code = tmp_path / "code.py"
     file = tmp_path / "worker.py"
     done = "pathlib.Path(sys.argv[1]).with_suffix('.done')"
-    file.write_text(f"import pathlib, sys\n{done}.write_text({str(code)!r})")
     monkeypatch.setattr(worker, "__file__", str(file))
     x = torch.ones(3)
     graph = fold(trace(lambda x: (x + 2.0,), x))
     for shift, taken in ((2.0, True), (1.0, False)):
+        code = tmp_path / f"adding_{shift}.py"  # Python keeps a file's code by its second and size
         code.write_text(f"def call(args):\n    return (args[-1] + {shift},)\n")
+        file.write_text(f"import pathlib, sys\n{done}.write_text({str(code)!r})")
         here.clear()
         call = Beside(graph, x).call()
         assert (call is not graph) is taken
