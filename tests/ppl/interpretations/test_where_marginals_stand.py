@@ -144,7 +144,7 @@ def test_a_fit_is_gone_on_from(kind: str) -> None:
     driver = MCMC(draws=20, warmup=20, progress=False)
     q = out(kind)
     first = driver.run(q, Y)
-    assert driver.run(q, Y, resume=first)["t"].shape == (4, 20)
+    assert driver.run(q, Y, resume=first)["t"].shape == (4, 40)
 
 
 def test_data_of_a_thousand_batches_are_not_kept() -> None:
