@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import networkx as nx
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ..distributions.validate import no_validation
 from ..errors import InfiniteMassError, ProgramError, located
-from ..language.effects import Message, is_deterministic, is_latent, scaled_log_prob
+from ..language.effects import Message, draw, is_deterministic, is_latent, scaled_log_prob
 from ..language.handlers import Sealed, plated
 from ..language.program import Callback, program_name
 from ..tensors.abstract_tensor import concrete
@@ -118,7 +119,9 @@ class QuadraticLatents:
     def draw(self, given: Values) -> Values:
         """One draw of the latents, from their law given the others."""
         law = self._law(self.score(given))
-        return dict(self.layout.values(law.mean + law.spread(torch.randn_like(law.mean)))[0])
+        standard = dist.Normal(torch.zeros_like(law.mean), 1.0).has_rsample_(False)  # also in lanes
+        noise = draw(standard, label="posterior")
+        return dict(self.layout.values(law.mean + law.spread(noise))[0])
 
     def _law(self, s: Score) -> Law:
         """The normal law with density proportional to exp s."""

@@ -37,7 +37,7 @@ class Volumes(NamedTuple):
 
 def volumes(mapping: Map, points: Tensor) -> Volumes:
     """How much a map of rows [n, k], each on its own, changes volume at each."""
-    fine, error = _best_differences(mapping, points)
+    fine, error = _best_differences(mapping, points, _units(points))
     by_hand, off = _log_size(fine), _error_of_log_size(fine, error)
     found = _by_autograd(mapping, points)
     if found is None:
@@ -46,6 +46,21 @@ def volumes(mapping: Map, points: Tensor) -> Volumes:
     believed = agree | ~(error <= CONVERGED * (1.0 + fine.abs())).flatten(1).all(1)
     log_size = torch.where(believed, _log_size(found), by_hand)
     return Volumes(log_size, torch.where(believed, 0.0, off), int((~believed).sum()))
+
+
+def one_derivative(f: Map, points: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A derivative [n] of f [n] at rows [n, k], by their gradients [n, k] and by differences.
+
+    Along a direction whose coordinates are relative to one plus those of a row; and the errors [n]
+    of the differences.
+    """
+    size, direction = 1.0 + points.abs(), _direction(points)
+
+    def column(offsets: Tensor) -> Tensor:
+        return f(points + size * offsets)[:, None]
+
+    fine, error = _best_differences(column, torch.zeros_like(points), direction[None])
+    return (gradients * size) @ direction, fine[:, 0, 0], error[:, 0, 0]
 
 
 def log_volume(mapping: Map, point: Tensor) -> tuple[Tensor, float]:
@@ -64,7 +79,7 @@ def log_volume(mapping: Map, point: Tensor) -> tuple[Tensor, float]:
         return _log_size(found)[0] - size.log().sum(), 0.0
     if _apart(*sides):
         return torch.tensor(math.nan), math.inf
-    fine, error = _best_differences(rows, at)
+    fine, error = _best_differences(rows, at, _units(at))
     return _log_size(fine)[0] - size.log().sum(), float(_error_of_log_size(fine, error)[0])
 
 
@@ -145,23 +160,28 @@ def _error_of_log_size(jacobians: Tensor, error: Tensor) -> Tensor:
     return off.nan_to_num(torch.inf, torch.inf)
 
 
-def _best_differences(mapping: Map, points: Tensor) -> tuple[Tensor, Tensor]:
-    """The Jacobians [n, k, k] by the steps that suit each row best, and their errors.
+def _units(points: Tensor) -> Tensor:
+    return torch.eye(points.shape[1], dtype=points.dtype, device=points.device)
+
+
+def _best_differences(mapping: Map, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """The derivatives [n, k, d] by the steps that suit each row best, and their errors.
 
     Twice, by steps of no simple ratio: what is but noise may agree with itself, and not with that.
     """
-    fine, error = _by_steps(mapping, points, 1.0)
-    other, its = _by_steps(mapping, points, GOLDEN)
+    fine, error = _by_steps(mapping, points, 1.0, directions)
+    other, its = _by_steps(mapping, points, GOLDEN, directions)
     apart = (fine - other).abs().nan_to_num(torch.inf, torch.inf)
     return fine, torch.maximum(torch.maximum(error, its), apart)
 
 
-def _by_steps(mapping: Map, points: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """The Jacobians [n, k, k] by the best of some steps, and their errors."""
-    units = torch.eye(points.shape[1], dtype=points.dtype, device=points.device)
-    fine, error = _differences(mapping, points, scale * STEPS[0], units)
+def _by_steps(
+    mapping: Map, points: Tensor, scale: float, directions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The derivatives [n, k, d] by the best of some steps, and their errors."""
+    fine, error = _differences(mapping, points, scale * STEPS[0], directions)
     for step in STEPS[1:]:
-        other, its = _differences(mapping, points, scale * step, units)
+        other, its = _differences(mapping, points, scale * step, directions)
         better = (its.amax((1, 2)) < error.amax((1, 2)))[:, None, None]
         fine, error = torch.where(better, other, fine), torch.where(better, its, error)
     return fine, error

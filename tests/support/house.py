@@ -130,8 +130,8 @@ HOUSE: dict[str, Room] = {
     ),
     "validation": Room(
         "one front door to the checks: what a thing is, and which of them fit it",
-        "ppl ppl.errors ppl.types ppl.language ppl.interpretations ppl.compile semantics"
-        " inference.kernels inference.smc ppl.tasks",
+        "ppl ppl.errors ppl.tensors ppl.types ppl.language ppl.interpretations ppl.compile"
+        " semantics inference.kernels inference.smc ppl.tasks",
     ),
     "models": Room(
         "ready models and estimators", "kernels nn ppl inference.runs inference.results inference"

@@ -67,6 +67,8 @@ class Wrong(dist.Normal):
             value = value.sum(-1) if value.ndim else value
         if self.mistake == "derivative":
             value = value.detach()
+        if self.mistake == "no derivative":  # 0 times infinity
+            value = value + 0.0 * torch.zeros_like(value).mul(value - value).sqrt()
         found: Tensor = super().log_prob(value) - 0.1 * (self.mistake == "mass")
         return found
 
@@ -97,6 +99,7 @@ MISTAKES: dict[str, Callable[[Any], Report | None]] = {
     "expand": laws.shapes,
     "shape": laws.shapes,
     "derivative": laws.derivative,
+    "no derivative": laws.derivative,
     "mass": check.density,
     "draws": check.density,
     "icdf": laws.quantiles,
@@ -161,6 +164,13 @@ class WrongMap(transforms.Transform):
         return -x if self.mistake == "volume" else x
 
 
+class Detached(WrongMap):
+    """exp, which hides from autograd: right all the same."""
+
+    def _call(self, x: Tensor) -> Tensor:
+        return x.detach().exp()
+
+
 @pytest.mark.parametrize(
     ("mistake", "layer"),
     [("inverse", "there and back"), ("codomain", "image"), ("volume", "volume")],
@@ -169,6 +179,8 @@ def test_a_mistake_of_a_map_is_found(mistake: str, layer: str) -> None:
     found = of(WrongMap(mistake))
     assert [n for n, report in found.reports.items() if report.verdict == "fail"] == [layer]
     assert of(WrongMap("none")).verdict == "pass"
+    assert of(Detached("none")).verdict == "pass"
+    assert of(Detached("volume")).reports["volume"].verdict == "fail"
 
 
 # ---------------------------------------------------------------------------- programs and guides

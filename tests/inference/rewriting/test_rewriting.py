@@ -336,6 +336,17 @@ def test_what_is_not_quadratic_or_has_no_scale_stays(p: Callback) -> None:
     assert quadratic_latents(p, args) == expected
 
 
+def test_the_exact_evaluator_sees_what_is_drawn_again() -> None:
+    """One school: the mean and the variance of its effect, by quadrature of the noise."""
+    restored = integrated(schools, (SCALES[:1], EFFECTS[:1]), ["theta"])[1]
+    found = denote(lambda: restored({"mu": f(3.0), "tau": f(2.0)})["theta"][0], quadrature=64)
+    precision = 1 / SCALES[0] ** 2 + 0.25
+    mean = (EFFECTS[0] / SCALES[0] ** 2 + 3.0 * 0.25) / precision
+    assert float(found.expect()) == pytest.approx(float(mean), abs=1e-9)
+    spread = found.expect(lambda x: (x - mean) ** 2)
+    assert float(spread) == pytest.approx(float(1 / precision), abs=1e-8)
+
+
 @pytest.mark.parametrize("mu", [-0.5, 3.0])
 def test_what_is_integrated_out_is_drawn_from_its_conditional(mu: float) -> None:
     """2 000 draws against the normal law by hand; 5 standard errors, a level of 6e-7 each."""
