@@ -15,11 +15,9 @@ from ..semantics import Report
 from ..semantics.calibration import Calibration
 from .layers import Validation
 
-COLOURS = {"pass": "#2a7a3c", "fail": "#b3261e", "unknown": "#9a6b00"}
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
        color: #222; background: #fff; }
-section { border-left: 4px solid; padding-left: 1rem; margin: 1.5rem 0; }
 pre { white-space: pre-wrap; background: #f4f4f4; padding: .6rem; }
 svg { margin: .3rem .6rem .3rem 0; }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818; }
@@ -99,10 +97,8 @@ def as_html(validation: Validation) -> str:
 def _section(name: str, report: Report) -> str:
     ranks = report.ranks if isinstance(report, Calibration) else {}
     pictures = "".join(_histogram(what, found) for what, found in ranks.items())
-    return (
-        f"<section style='border-color:{COLOURS[report.verdict]}'><h2>{html.escape(name)}: "
-        f"{report.verdict}</h2><pre>{html.escape(str(report))}</pre>{pictures}</section>"
-    )
+    title = html.escape(f"{name}: {report.verdict}")
+    return f"<section><h2>{title}</h2>{report._repr_html_()}{pictures}</section>"
 
 
 def _histogram(name: str, ranks: Tensor, bins: int = 10) -> str:
