@@ -33,7 +33,7 @@ from ..ppl.errors import (
 )
 from ..ppl.interpretations.log_density import LogDensity
 from ..ppl.types.supports import interval_of, support_of
-from .candidate import held, repeated, verdict
+from .candidate import AGAIN, held, repeated, verdict
 from .comparing import ROUNDINGS
 from .counts import Counts, counts_of, ends_of
 from .decay import endless
@@ -48,7 +48,6 @@ IN_SINGLE = "for the rounding of its dtype: use float64 parameters for 1e-8"
 TOLERANCE = 1e-8  # of the mass: normalisers of some libraries are rational approximations
 NODES = {1: 256, 2: 64}  # of quadrature, by numbers of an event; fewer for more of them
 FEWEST_NODES = 32
-AGAIN = 8  # times that the density of all draws is asked for
 FEWER = 25  # times, draws in each of the other shapes
 
 
