@@ -232,6 +232,8 @@ class Fit:
             error = self.log_evidence_error
             spread = "" if error is None else f" +- {error:.3f}" if error else " (exact)"
             lines.append(f"  log evidence: {self.log_evidence:.4f}{spread}")
+        if "k_hat" in self.stats and self.size:
+            lines.append(f"  k-hat: {float(self.stats['k_hat'][0, 0]):.2f}")
         if self.interrupted:
             lines.append("  interrupted before its end")
         return "\n".join(lines)

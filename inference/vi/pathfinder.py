@@ -21,14 +21,16 @@ from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.seeds import seeded
 from ..results.fit import Fit, fit_from_vectors
-from ..results.pareto import TRUSTED, smoothed
+from ..results.pareto import doubts, smoothed
 from ..runs.paths import Found, Target, pathfinder
 from ..runs.paths.normal import LowRankNormal
 from ..runs.paths.pathfinder import ELBO_DRAWS, HISTORY, STEPS, TOLERANCE
 from ..runs.placing import Device, moved, placed, with_data_there
 from ..runs.progress import Progress
 from ..runs.start import starting_points
+from .trust import rounding_of
 
+HINT = "start MCMC there, by init='pathfinder'"
 ROWS = 16  # vectors at once where there is no lane code: climbs take one, and bounds hundreds
 
 
@@ -166,7 +168,8 @@ class Pathfinder:
         log_p, _ = target(points)
         usable = log_p < math.inf  # neither NaN nor infinite; it may be minus infinity
         log_weights = torch.where(usable, log_p - mixture_log_density(laws, points), -math.inf)
-        weights, k_hat, log_evidence, error = smoothed(log_weights)
+        weighed = smoothed(log_weights, rounding_of(log_p[usable], epsilon=target.epsilon))
+        weights, k_hat, log_evidence, error = weighed
         if log_evidence == -math.inf:
             what = "no draw of the normal laws has a finite log density"
             raise ProgramError(located(what, hint="write the program in other coordinates"))
@@ -188,7 +191,9 @@ class Pathfinder:
             notes=(
                 *_unfinished(found, density.layout),
                 *_impossible(int((~usable).sum()), len(usable)),
-                *_untrusted(k_hat),
+                *doubts(
+                    weighed, "the mixture of normal laws", "start MCMC there, by init='pathfinder'"
+                ),
             ),
             report=tuple(map(_reported, range(len(found)), found)),
             **about,
@@ -227,16 +232,6 @@ def _unfinished(found: Sequence[Found], layout: Layout) -> list[str]:
 def _impossible(count: int, total: int) -> list[str]:
     what = f"at {count} of {total} draws the log density was NaN or infinite"
     return [f"{what}, and they count for nothing"] if count else []
-
-
-def _untrusted(k_hat: float) -> list[str]:
-    """A note if means under the weights are not to be trusted."""
-    if k_hat <= TRUSTED:
-        return []
-    what = f"k-hat is {k_hat:.2f}, above {TRUSTED}: the normal laws miss parts of the posterior"
-    if math.isinf(k_hat):
-        what = "hardly a draw carries weight, or they are too few for a k-hat: raise draws"
-    return [f"{what}; start MCMC there, by init='pathfinder'"]
 
 
 def _reported(number: int, path: Found) -> str:

@@ -22,6 +22,11 @@ class Target:
     def __init__(self, potential: Potential, example: Tensor, rows: int | None = None) -> None:
         self._potential, self._like, self._rows = potential, example, rows
 
+    @property
+    def epsilon(self) -> float:
+        """The rounding of what the density computes, relative to its terms."""
+        return torch.finfo(self._like.dtype).eps
+
     def given(self, u: Tensor) -> Tensor:
         """Vectors as the density takes them."""
         return u.to(self._like)
