@@ -73,6 +73,5 @@ def particle_filter(
         return filtering.end(population, outputs, *args).require_weights()
 
     run.__name__ = run.__qualname__ = f"particle_filter({particles})"
-    if ahead is None:  # lane code resamples by weights alone
-        run.quick = partial(quick, filtering)  # type: ignore[attr-defined]
+    run.quick = partial(quick, filtering)  # type: ignore[attr-defined]
     return Program(run)

@@ -33,7 +33,9 @@ class Filtered(NamedTuple):
     ancestors: Tensor | None
 
 
-class _Code(ctypes.Structure):
+class CodeOf(ctypes.Structure):
+    """``Code`` of ``filter.cpp``."""
+
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("call", "tables", "work")),
         ("noise", ctypes.c_long),
@@ -43,40 +45,39 @@ class _Code(ctypes.Structure):
 
 class _Run(ctypes.Structure):
     _fields_ = [
-        *(("start", _Code), ("step", _Code), ("time", ctypes.c_void_p)),
+        *((name, CodeOf) for name in ("start", "step", "ahead")),
+        ("time", ctypes.c_void_p),
         *((name, ctypes.c_long) for name in ("particles", "steps", "before", "carried", "outputs")),
         *(("moved", ctypes.c_void_p), ("scheme", ctypes.c_long), ("ess", ctypes.c_double)),
         ("key", ctypes.c_uint64 * 2),
         *((name, ctypes.c_void_p) for name in ("given", "state", "log_weights", "history")),
-        ("ancestors", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("ancestors", "states", "weights")),
     ]
 
 
 def source() -> str:
     """The code of the engine."""
-    parts = (FOLDER / name for name in ("noise.h", "filter.cpp"))
+    parts = (FOLDER / name for name in ("noise.h", "filter.cpp", "backward.cpp"))
     return "\n".join((header(), *(part.read_text() for part in parts)))
 
 
 @cache
 def _built(text: str, dtype: torch.dtype) -> Any:
     options = "-O3", "-DREAL=double", "-DLANES=8", f"-DNUMBER={REALS[dtype]}"
-    call = library(text, *options).filtered
-    call.restype, call.argtypes = None, [ctypes.POINTER(_Run)]
-    return call
+    return library(text, *options)
 
 
 class Engine:
     """Runs the filter of a particle, with this many of them."""
 
     def __init__(self, particle: Particle) -> None:
-        self.particle, self._call = particle, _built(source(), particle.dtype)
+        self.particle, self._library = particle, _built(source(), particle.dtype)
         filtering = particle.filtering
-        self._time = torch.zeros((), dtype=torch.int64)
+        self.time = torch.zeros((), dtype=torch.int64)
         self._moved = torch.tensor(particle.moved, dtype=torch.int64)
         self._kept: list[Any] = []
-        self._run = _Run(
-            time=self._time.data_ptr(),
+        self.run = _Run(
+            time=self.time.data_ptr(),
             particles=filtering.particles,
             steps=particle.steps,
             before=particle.before.size,
@@ -86,13 +87,17 @@ class Engine:
             scheme=SCHEMES[filtering.scheme],
             ess=filtering.ess,
         )
-        self._codes = [(name, code, self._prepared(code)) for name, code in
-                       (("start", particle.start), ("step", particle.step))]  # fmt: skip
+        codes = (("start", particle.start, ()), ("step", particle.step, (self.time,)),
+                 ("ahead", particle.ahead, (self.time,)))  # fmt: skip
+        self._codes = [
+            (name, code, own, self.prepared(code)) for name, code, own in codes if code is not None
+        ]
 
-    def _prepared(self, code: Code) -> _Code:
+    def prepared(self, code: Code) -> CodeOf:
+        """The code, but for its tables."""
         normal, work = torch.tensor(code.normal, dtype=torch.int64), code.function.work()
         self._kept += [normal, work]
-        return _Code(
+        return CodeOf(
             call=code.function.address,
             work=work.data_ptr(),
             noise=len(normal),
@@ -108,21 +113,30 @@ class Engine:
             given: uniform and normal numbers in place of noise, in the order in which
                 ``particle_filter`` draws: of each draw those of all particles.
         """
-        n, steps, run = self._run.particles, self._run.steps, self._run
+        kept, found = self.begun(rest, key, given)
+        self._library.filtered(ctypes.byref(self.run))
+        del kept
+        return found
+
+    def begun(self, rest: list[Tensor], key: Tensor, given: Tensor | None) -> tuple[Any, Filtered]:
+        """All of ``run`` set for a call; what must stay alive, and where the results will be."""
+        n, steps, run = self.run.particles, self.run.steps, self.run
         state = torch.empty(self.particle.size, n, dtype=self.particle.dtype)
         log_weights = torch.empty(n, dtype=torch.float64)
         history = ancestors = None
         if self.particle.output is not None:
             history = torch.empty(steps, run.outputs, n, dtype=self.particle.dtype)
             ancestors = torch.empty(steps, n, dtype=torch.int64)
-        tables = [code.function.tables(*own, *rest) for (_, code, _), own in
-                  zip(self._codes, ((), (self._time,)), strict=True)]  # fmt: skip
-        for (name, _, prepared), table in zip(self._codes, tables, strict=True):
+        tables = [code.function.tables(*own, *rest) for _, code, own, _ in self._codes]
+        for (name, _, _, prepared), table in zip(self._codes, tables, strict=True):
             prepared.tables = ctypes.addressof(table)
             setattr(run, name, prepared)
         run.key[:] = [x % 2**64 for x in key.tolist()]
-        for name, x in (("given", given), ("state", state), ("log_weights", log_weights),
-                        ("history", history), ("ancestors", ancestors)):  # fmt: skip
-            setattr(run, name, None if x is None else x.data_ptr())
-        self._call(ctypes.byref(run))
-        return Filtered(state, log_weights, history, ancestors)
+        self.place(given=given, state=state, log_weights=log_weights, history=history,
+                   ancestors=ancestors)  # fmt: skip
+        return tables, Filtered(state, log_weights, history, ancestors)
+
+    def place(self, **tensors: Tensor | None) -> None:
+        """Let the fields of ``run`` with these names point to tensors."""
+        for name, x in tensors.items():
+            setattr(self.run, name, None if x is None else x.data_ptr())

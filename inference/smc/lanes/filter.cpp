@@ -1,5 +1,5 @@
-// The loop over time of a particle filter whose particles are vectors: see ``particle_filter.py``,
-// which defines it.  Given the choices of a run there, it makes the same populations.
+// The loop over time of a particle filter whose particles are vectors: see ``filtering.py``, which
+// defines it.  Given the choices of a run there, it makes the same populations.
 #include <algorithm>
 
 // u [coordinates + noise][count], tables -> what is carried [carried][count], outputs, log weight
@@ -16,8 +16,8 @@ struct Code {
 };
 
 struct Run {  // in the order of engine.py
-    Code start, step;
-    int64_t *time;  // the number of the step, which its tables hold
+    Code start, step, ahead;  // ahead: what a particle is worth before a step, if one looks
+    int64_t *time;            // the number of the step, which tables hold
     long particles, steps;
     long before, carried, outputs;  // numbers of a particle: fixed at its start, carried, and given
     const int64_t *moved;           // [before]: whether a number is looked at again
@@ -29,6 +29,8 @@ struct Run {  // in the order of engine.py
     double *log_weights;  // [particles]: at the end, but for a factor 1 / particles
     NUMBER *history;      // [steps][outputs][particles], or null
     int64_t *ancestors;   // [steps][particles], or null
+    NUMBER *states;       // [steps + 1][before + carried][particles], from the start on, or null
+    double *weights;      // [steps + 1][particles], likewise
 };
 
 static const long PART = 512;  // so many particles go through a step together
@@ -38,17 +40,26 @@ struct Filter {
     Run *run;
     long n, coordinates;
     std::vector<NUMBER> other, columns, carried, outputs, log_weight;
-    NUMBER *now, *next;  // numbers of all particles [coordinates][n], before a step and after it
-    std::vector<double> ends, points;
+    std::vector<double> ends, points, ahead, seen;
     std::vector<int32_t> chosen;
     uint64_t place = 0;  // of the next stream of numbers
 
     explicit Filter(Run *run) : run(run), n(run->particles), coordinates(run->before + run->carried) {
-        long noise = std::max(run->start.noise, run->step.noise);
-        other.resize(coordinates * n), columns.resize((coordinates + noise) * PART);
+        long noise = std::max({run->start.noise, run->step.noise, run->ahead.noise});
+        other.resize(run->states ? 0 : coordinates * n), columns.resize((coordinates + noise) * PART);
         carried.resize(coordinates * PART), outputs.resize(run->outputs * PART), log_weight.resize(PART);
         ends.resize(n + 8), points.resize(n + 1), chosen.resize(n + COPIES);
-        now = run->state, next = other.data();
+        if (run->ahead.call) ahead.resize(n), seen.resize(n);
+    }
+
+    // Numbers of all particles [coordinates][n] before step t
+    NUMBER *at(long t) {
+        if (run->states) return run->states + t * coordinates * n;
+        return t % 2 ? other.data() : run->state;
+    }
+
+    void keep(long t) {
+        if (run->weights) std::copy_n(run->log_weights, n, run->weights + t * n);
     }
 
     // Uniform numbers for n or fewer points
@@ -85,19 +96,39 @@ struct Filter {
             NUMBER *results[] = {carried.data(), log_weight.data()};
             run->start.call(some, columns.data(), run->start.tables, results, run->start.work);
             for (long k = 0; k < coordinates; k++)
-                std::copy_n(&carried[k * some], some, now + k * n + first);
+                std::copy_n(&carried[k * some], some, at(0) + k * n + first);
             for (long i = 0; i < some; i++) run->log_weights[first + i] = log_weight[i];
         }
         used(run->start);
+        keep(0);
+    }
+
+    // Log weights with the factors by which particles are preferred before step t, in ``seen``;
+    // whether these are numbers.  What is dead has none.
+    bool look(long t) {
+        bool right = true;
+        for (long first = 0; first < n; first += PART) {
+            long some = std::min(PART, n - first);
+            for (long k = 0; k < coordinates; k++)
+                std::copy_n(at(t) + k * n + first, some, &columns[k * some]);
+            noise(run->ahead, &columns[coordinates * some], first, some);
+            NUMBER *results[] = {log_weight.data()};
+            run->ahead.call(some, columns.data(), run->ahead.tables, results, run->ahead.work);
+            for (long j = 0, i = first; j < some; j++, i++) {
+                ahead[i] = run->log_weights[i] == -INFINITY ? 0 : log_weight[j];
+                seen[i] = run->log_weights[i] + ahead[i], right &= std::isfinite(ahead[i]);
+            }
+        }
+        used(run->ahead);
+        return right;
     }
 
     // Weights relative to the largest, in ``ends``; its logarithm
-    double weigh() {
-        const double *x = run->log_weights;
+    double weigh(const double *x) {
         D most = D{} - INFINITY;
         I wrong = {};
         for (long i = 0; i < n; i += 8) {
-            D each = at(x, i);
+            D each = eight(x, i);
             most = pick(each > most, each, most), wrong |= each != each;
         }
         double largest = most[0];
@@ -105,36 +136,39 @@ struct Filter {
         if (any(wrong)) return NAN;
         if (!std::isfinite(largest)) return largest;
         for (long i = 0; i < n; i += 8) {
-            D weight = wide_exp(at(x, i) - largest);
+            D weight = wide_exp(eight(x, i) - largest);
             std::memcpy(&ends[i], &weight, sizeof weight);
         }
         return largest;
     }
 
     // Eight numbers from the i-th on; beyond the last those of none
-    D at(const double *x, long i) {
+    D eight(const double *x, long i) {
         D found = D{} - INFINITY;
         if (n - i >= 8) std::memcpy(&found, x + i, sizeof found);
         else std::memcpy(&found, x + i, (n - i) * sizeof(double));
         return found;
     }
 
-    // Draw ancestors, unless the weights are even enough; whether they were drawn
-    bool resample() {
-        double most = weigh(), total = 0, squares = 0;
-        if (!std::isfinite(most)) {  // a population that is dead or wrong stays so
-            std::fill_n(run->log_weights, n, most);
-            return false;
-        }
+    // Draw ancestors for step t, unless the weights are even enough; whether they were drawn
+    bool resample(long t) {
+        bool looks = run->ahead.call, right = !looks || look(t);
+        double most = weigh(looks ? seen.data() : run->log_weights), total = 0, squares = 0;
         if (run->ess < 1) {
+            if (!std::isfinite(most)) return false;  // a population that is dead or wrong stays so
             for (long i = 0; i < n; i++) total += ends[i], squares += ends[i] * ends[i];
             if (total * total > run->ess * n * squares) return false;
+        }
+        if (!right || !std::isfinite(most)) {
+            std::fill_n(run->log_weights, n, right ? most : NAN);
+            return false;
         }
         total = 0;
         for (long i = 0; i < n; i++) ends[i] = total += ends[i];
         if (run->scheme == MULTINOMIAL) sorted(total);
         else strata(total);
         std::fill_n(run->log_weights, n, most + std::log(total) - std::log((double) n));
+        for (long i = 0; i < n && looks; i++) run->log_weights[i] -= ahead[chosen[i]];
         return true;
     }
 
@@ -168,7 +202,9 @@ struct Filter {
 
     void step(long t) {
         *run->time = t;
-        bool resampled = t > 0 && resample();
+        bool resampled = t > 0 && resample(t);
+        const NUMBER *now = at(t);
+        NUMBER *next = at(t + 1);
         if (run->ancestors) {
             int64_t *kept = run->ancestors + t * n;
             for (long i = 0; i < n; i++) kept[i] = resampled ? chosen[i] : i;
@@ -193,17 +229,14 @@ struct Filter {
             for (long i = 0; i < some; i++) run->log_weights[first + i] += log_weight[i];
         }
         used(run->step);
-        std::swap(now, next);
+        keep(t + 1);
     }
 
-    void end() {
-        if (now != run->state) std::copy_n(now, coordinates * n, run->state);
+    void forward() {
+        start();
+        for (long t = 0; t < run->steps; t++) step(t);
+        if (at(run->steps) != run->state) std::copy_n(at(run->steps), coordinates * n, run->state);
     }
 };
 
-extern "C" void filtered(Run *run) {
-    Filter filter(run);
-    filter.start();
-    for (long t = 0; t < run->steps; t++) filter.step(t);
-    filter.end();
-}
+extern "C" void filtered(Run *run) { Filter(run).forward(); }

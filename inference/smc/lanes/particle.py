@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from ....ppl.compile.agreement import agrees
 from ....ppl.compile.lanes.translation import Unsupported
 from ....ppl.errors import DataError, located
 from ....ppl.tensors.forms import Form, as_tensors, taken_apart
@@ -51,9 +52,13 @@ class Particle:
         time = torch.tensor(0)
         self.step = Code(self._step, u, time, *rest, places=self.steps)
         self.first = traced(self._first, u, time, *rest)[0]
+        self.ahead: Code | None = None
+        if filtering.ahead is not None and self.steps > 1:
+            self.ahead = Code(self._ahead, u, time, *rest, places=self.steps)
         self.end = self._ending(u, rest)
         self._passed = None if self.end is None else passed_on(self.end, self.size)
-        graphs = [self.step.graph, *([] if self.end is None else [self.end])]
+        graphs = [self.step.graph, *([self.ahead.graph] if self.ahead else []),
+                  *([] if self.end is None else [self.end])]  # fmt: skip
         looked = [looked_at(graph, self.before.size) for graph in graphs]
         self.moved = [self.end is None or any(each) for each in zip(*looked, strict=True)]
 
@@ -61,6 +66,11 @@ class Particle:
     def size(self) -> int:
         """Of a particle, in numbers."""
         return self.before.size + self.carry.size
+
+    @property
+    def given(self) -> Layout | None:
+        """Of what a step hands to the scan."""
+        return self.output
 
     def rest(self, args: tuple[Any, ...]) -> list[Tensor]:
         """The tensors of arguments, as numbers of the particle's type.
@@ -106,6 +116,32 @@ class Particle:
         *values, log_weight = ended(state, *rest, *along)
         return Population(self.value.tree(values), weights + log_weight)
 
+    def disagreeing(self, rest: list[Tensor]) -> str:
+        """What of the code is not what the program does, for one choice of noise; or nothing."""
+        return next((name for name, same in self._agreements(rest) if not same), "")
+
+    def _agreements(self, rest: list[Tensor]) -> Iterator[tuple[str, bool]]:
+        start, last = self.start, self.steps - 1
+        u = self.with_noise(start)
+        yield "start", agrees(start.function, start.graph, u[None], *rest)
+        begun = start.graph(u, *rest)[0]
+        both = self.with_noise(self.step, begun)[None]
+        for t, graph in ((0, self.first), (last, self.step.graph)):
+            same = agrees(self.step.function, graph, both, torch.tensor(t), *rest)
+            yield f"step {t}", same
+        if (ahead := self.ahead) is not None:
+            both = self.with_noise(ahead, begun)[None]
+            same = agrees(ahead.function, ahead.graph, both, torch.tensor(last), *rest)
+            yield "look ahead", same
+
+    def with_noise(self, code: Code, begun: Tensor | None = None) -> Tensor:
+        """A particle's numbers and some noise: multiples of the golden ratio, as chances."""
+        normal = torch.tensor(code.normal, dtype=torch.bool)
+        u = ((torch.arange(len(normal)) + 1) * 0.6180339887498949).frac().to(self.dtype)
+        u = torch.where(normal, torch.special.ndtri(u), u)
+        both = u if begun is None else torch.cat([begun, u])
+        return both if len(both) else torch.zeros(1, dtype=self.dtype)
+
     def _real(self) -> torch.dtype:
         """The precision of a particle's numbers; whole ones alone are exact in double."""
         kinds = (*self.before.kinds, *self.carry.kinds)
@@ -138,6 +174,9 @@ class Particle:
         """Step 0, as the program runs it, which knows that it is the first."""
         return self._step(u, 0, *rest)
 
+    def _ahead(self, u: Tensor, t: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        return (self.filtering._worth(self.tree(u), t, *self._args(rest)).to(u.dtype),)
+
     def _ending(self, u: Tensor, rest: list[Tensor]) -> GraphModule | None:
         """What becomes of a particle at the end, unless chance has a part in it."""
         try:
@@ -148,13 +187,13 @@ class Particle:
 
     def _outputs(self) -> list[Tensor]:
         """Tensors like the outputs of all steps."""
-        kinds = () if self.output is None else self.output.kinds
+        kinds = () if self.given is None else self.given.kinds
         return [torch.zeros(self.steps, *shape, dtype=dtype) for dtype, shape in kinds]
 
     def _end(self, u: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         count = len(self._types)
         rest, along = given[:count], given[count:]
-        outputs = None if self.output is None else self.output.form.tree(along)
+        outputs = None if self.given is None else self.given.form.tree(along)
         value, log_weight = self.filtering._finish(self.tree(u), outputs, *self._args(rest))
         tensors, self.value = taken_apart(as_tensors(value))
         return (*tensors, log_weight.to(u.dtype))

@@ -1,17 +1,16 @@
-"""A particle filter in lane code, for arguments of one kind."""
+"""A particle filter, or an algorithm on its particles, in lane code, for arguments of one kind."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 from subprocess import CalledProcessError
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ....ppl.compile.agreement import agrees
 from ....ppl.compile.cache import compiler
 from ....ppl.compile.inductor import Notify
 from ....ppl.compile.lanes.translation import Unsupported
@@ -19,15 +18,29 @@ from ....ppl.errors import PushforwardError
 from ....ppl.tensors.noise import UnknownDraw
 from ..filtering import Filtering, ancestry
 from ..population import Population
-from .code import Code
 from .engine import SCHEMES, Engine
 from .particle import Particle
 
 Quick = Callable[..., Population]
 
 
+class Kind(NamedTuple):
+    """What is made for a filter: functions of a particle, an engine of them, and its result.
+
+    ``result(engine, key, *args)`` is the population.
+    """
+
+    particle: Callable[[Any, tuple[Any, ...]], Any]
+    engine: Callable[[Any], Any]
+    result: Callable[..., Population]
+
+
 def quick(
-    filtering: Filtering, args: tuple[Any, ...], notify: Notify | None, followed: bool = False
+    filtering: Filtering,
+    args: tuple[Any, ...],
+    notify: Notify | None,
+    followed: bool = False,
+    kind: Kind | None = None,
 ) -> Quick | None:
     """The filter as machine code, for arguments like these; None where it is no lane code.
 
@@ -36,19 +49,22 @@ def quick(
     Args:
         notify: is told why there is none.
         followed: whether gradients of what the program closes over would be; lane code has none.
+        kind: of algorithm; by default, a filter.
     """
     say = notify or (lambda message: None)
     if not any(filtering.scheme is each for each in SCHEMES) or compiler() is None:
         return None
+    kind = kind or Kind(Particle, Engine, population)
     try:
+        filtering.check(*args)
         if followed and _has_gradients(filtering, args):
             say("filtering without lane code, which has no gradients")
             return None
-        particle = Particle(filtering, args)
-        if wrong := _disagreeing(particle, args):
+        particle = kind.particle(filtering, args)
+        if wrong := particle.disagreeing(particle.rest(args)):
             say(f"filtering without lane code, whose {wrong} is not the program's")
             return None
-        engine = Engine(particle)
+        engine = kind.engine(particle)
     except (Unsupported, UnknownDraw) as error:
         say(f"filtering without lane code, which does not know {error}")
         return None
@@ -59,7 +75,7 @@ def quick(
         say(f"filtering without lane code: {getattr(error, 'stderr', None) or error}")
         return None
 
-    return partial(population, engine)
+    return partial(kind.result, engine)
 
 
 def _has_gradients(filtering: Filtering, args: tuple[Any, ...]) -> bool:
@@ -84,23 +100,3 @@ def population(engine: Engine, key: Tensor, *args: Any, given: Tensor | None = N
         outputs = ancestry(by_step, found.ancestors)
     weights = found.log_weights.to(particle.dtype)
     return particle.ended(found.state, weights, outputs, rest, args).require_weights()
-
-
-def _disagreeing(particle: Particle, args: tuple[Any, ...]) -> str:
-    """What of the code is not what the program does, for one choice of noise; or nothing."""
-    rest, start, step = particle.rest(args), particle.start, particle.step
-    if not agrees(start.function, start.graph, _noise(start, particle.dtype), *rest):
-        return "start"
-    begun = start.graph(_noise(start, particle.dtype)[0], *rest)[0]
-    both = torch.cat([begun, _noise(step, particle.dtype)[0, : len(step.normal)]])[None]
-    for t, graph in ((0, particle.first), (particle.steps - 1, step.graph)):
-        if not agrees(step.function, graph, both, torch.tensor(t), *rest):
-            return f"step {t}"
-    return ""
-
-
-def _noise(code: Code, dtype: torch.dtype) -> Tensor:
-    """Some noise [1, n] of a function: multiples of the golden ratio, as chances."""
-    n, normal = max(len(code.normal), 1), torch.tensor(code.normal or [False])
-    u = ((torch.arange(n) + 1) * 0.6180339887498949).frac().to(dtype)
-    return torch.where(normal, torch.special.ndtri(u), u)[None]

@@ -40,7 +40,7 @@ def pointwise(t: Translation, node: Node, name: str) -> Value:
 # What these are of truth values alone; all others are refused.
 _OF_TRUTHS = {"add": "logical_or", "mul": "logical_and", "maximum": "logical_or",
               "minimum": "logical_and"}  # fmt: skip
-_EXACT = ("add", "sub", "mul", "neg", "abs", "maximum", "minimum", "sign")
+_EXACT = ("add", "sub", "mul", "neg", "abs", "maximum", "minimum", "sign", "remainder")
 
 
 def _is_real(t: Translation, node: Node, name: str) -> bool:

@@ -21,7 +21,7 @@ from pushforward.inference import (
     stratified,
     systematic,
 )
-from pushforward.inference.smc.smoothing import _Smoothing
+from pushforward.inference.smc.backward import Smoothing
 from pushforward.semantics import check
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -114,7 +114,7 @@ def test_what_is_chosen_before_the_scan(model: Any) -> None:
 
 # ------------------------------------------------------------------------------------------- faults
 
-BACK = "inference.smc.smoothing:_Smoothing.back"
+BACK = "inference.smc.backward:Smoothing.back"
 DENSITIES = "population.log_weights + log_densities"
 FAULTS = [
     Fault("no density of the transition", BACK, DENSITIES, "population.log_weights"),
@@ -124,13 +124,13 @@ FAULTS = [
     Fault(
         "paths keep the choices of the first",
         BACK,
-        "_Path(before, carry, choices)",
-        "_Path(before, carry, choices and path.choices)",
+        "Path(before, carry, choices)",
+        "Path(before, carry, choices and path.choices)",
     ),
     Fault(
         "the evidence is that of n times as many",
-        "inference.smc.smoothing:_weighed",
-        " - math.log(particles)",
+        "inference.smc.backward:weighed",
+        " - math.log(len(last.log_weights))",
         "",
     ),
 ]  # fmt: skip
@@ -150,7 +150,7 @@ def test_outputs_in_another_order_are_rejected() -> None:
 
 def test_paths_that_cross_between_parameters_are_rejected() -> None:
     """The negative control: as if no step looked at what is before the scan."""
-    looks = "inference.smc.smoothing:_Smoothing.looked"
+    looks = "inference.smc.backward:Smoothing.looked"
     with planted(Fault("nothing is looked at", looks, "length == 1", "length > 0")):
         assert check.valid(backward_simulation(learning, 2, 1), learning, YS[:2]).verdict == "fail"
 
@@ -252,9 +252,9 @@ LAWS: dict[str, tuple[Any, tuple[int, ...]]] = {
 def test_what_steps_look_at(law: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a start that is carried and a scale, whatever law the step draws from."""
     seen: list[Any] = []
-    looked = _Smoothing.looked
+    looked = Smoothing.looked
     monkeypatch.setattr(
-        _Smoothing, "looked", lambda *about: (seen.append(looked(*about)), seen[0])[1]
+        Smoothing, "looked", lambda *about: (seen.append(looked(*about)), seen[0])[1]
     )
 
     def model(ys: Tensor) -> Tensor:

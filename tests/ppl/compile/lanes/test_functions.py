@@ -268,13 +268,20 @@ def written_as_numbers(u: Tensor) -> Tensor:
     return ((y + y + z) * u).sum()
 
 
+def whole_remainders(u: Tensor) -> Tensor:
+    """Of numbers below zero, by numbers below zero, and near the largest that are exact."""
+    k = (10.0 * u.detach()).long()
+    return ((k % 3 + k % -4 + (2**52 + k) % 7) * u).sum()
+
+
 def ignored_nan(u: Tensor) -> Tensor:
     added = torch.where(u > 0, torch.nan, 0.0)[:1]
     return torch.addmm(added, u[None], u[:, None], beta=0).sum()
 
 
 @pytest.mark.parametrize(
-    "density", [wraps, signed_zero, counted_truths, written_as_numbers, ignored_nan]
+    "density",
+    [wraps, signed_zero, counted_truths, written_as_numbers, whole_remainders, ignored_nan],
 )
 def test_types_are_those_of_torch_away_from_the_start(density: Callable[[Tensor], Tensor]) -> None:
     """The start, at which all is checked, sees neither."""
