@@ -14,6 +14,7 @@ from ...ppl.distributions.strategies import (
 )
 from .batches import Batches
 from .captured import Captured
+from .continuous import Continuous
 from .filtered import filtered
 from .gradients.baselines import Constant, Learned, MovingAverage
 from .guides import Amortised, Flow, FullRank, Guide, LowRank, MeanField, Structured
@@ -40,6 +41,7 @@ from .library import (
     wake_phi,
     wake_theta,
 )
+from .natural import NaturalGradient
 from .objective import Objective, objective
 from .optimised import Optimised
 from .posterior import posterior
@@ -54,6 +56,7 @@ __all__ = [
     "Batches",
     "Captured",
     "Constant",
+    "Continuous",
     "Estimate",
     "Flow",
     "FullRank",
@@ -62,6 +65,7 @@ __all__ = [
     "LowRank",
     "MeanField",
     "MovingAverage",
+    "NaturalGradient",
     "Objective",
     "Optimised",
     "Sampled",

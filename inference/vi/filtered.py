@@ -1,20 +1,28 @@
-"""Particle filters in objectives, and the law of the path that one of them chooses."""
+"""Particle filters in objectives, and the law of the path that one of them chooses.
+
+The particles of a step are lanes of one program.  Where a choice of theirs forks, has a baseline,
+or is looked at in Python, they are run one by one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from ...ppl.distributions.strategies import is_followed, reinforce
-from ...ppl.errors import ObjectiveError, located
+from ...ppl.distributions.strategies import Reinforce, is_followed, reinforce, strategy_of
+from ...ppl.errors import BranchError, ObjectiveError, located
+from ...ppl.language.batching import run_batched
 from ...ppl.language.handlers import split_name
 from ...ppl.language.program import Callback, program_name
+from ...ppl.tensors.capture import is_tracing
 from .gradients.estimators import choose
-from .gradients.replay import current
+from .gradients.replay import Fork, Run, Score, current
 from .language.marginals import log_mean_exp
 from .language.traces import Sampled, log_density, retrace, sample_trace
 
@@ -22,17 +30,65 @@ Choices = dict[str, Tensor]
 Strategy = Callable[[Any], Any]
 
 
-class Filter(NamedTuple):
-    """What a filter gives: ``log_evidence`` [] is that of the estimate, which is unbiased.
+class Particles(NamedTuple):
+    """One particle after a step, or the same of several, each with an axis in front."""
 
-    Of each particle at the end: its choices by step, their log density with the observations [n],
-    and its log weight [n].
+    choices: Choices
+    log_p: Tensor
+    log_q: Tensor
+    state: Tensor
+
+
+class Filter(NamedTuple):
+    """What a filter of n particles gives.
+
+    log_evidence: [], that of the estimate, which is unbiased.
+    choices: at each step, those of all particles, [n, *shape].
+    ancestors: before each step but the first, the numbers [n] of the particles that go on.
+    log_densities, log_weights: [n], at the end: of the paths with the observations, and of the last
+        step.
     """
 
     log_evidence: Tensor
-    paths: list[list[Choices]]
+    choices: list[Choices]
+    ancestors: list[Tensor]
     log_densities: Tensor
     log_weights: Tensor
+
+    def path(self, index: Tensor) -> list[Choices]:
+        """The choices by step of a particle at the end, whose number [] may not be known yet."""
+        at, found = index.reshape(1), list[Choices]()
+        for t in reversed(range(len(self.choices))):
+            step = {n: x.index_select(0, at).squeeze(0) for n, x in self.choices[t].items()}
+            found.append(step)
+            at = self.ancestors[t - 1].index_select(0, at) if t else at
+        return found[::-1]
+
+
+class Step(NamedTuple):
+    """One step: the model's program and the proposal's, with their arguments but for the state."""
+
+    model: Callback
+    proposal: Callback
+    t: int
+    y: Any
+    args: tuple[Any, ...]
+
+    def moved(self, state: Any) -> Particles:
+        """A particle that is proposed."""
+        return self._scored(sample_trace(self.proposal, self.t, state, self.y, *self.args), state)
+
+    def kept(self, state: Any, choices: Choices) -> Particles:
+        """A particle whose choices are given."""
+        about = self.t, state, self.y, *self.args
+        return self._scored(retrace(self.proposal, choices, about), state)
+
+    def _scored(self, trace: Any, state: Any) -> Particles:
+        if trace.value is None:
+            what = f"{program_name(self.proposal)} returns no state for the next step"
+            raise ObjectiveError(located(what, hint="return a tensor"))
+        log_p = log_density(self.model, trace.choices, self.t, state, self.y, *self.args)
+        return Particles(trace.choices, log_p, trace.log_density, torch.as_tensor(trace.value))
 
 
 def filtered_by(
@@ -47,61 +103,105 @@ def filtered_by(
     """Run a filter that resamples between all steps; the first particle keeps a retained path.
 
     Errors:
-        ObjectiveError: there are no particles, or no observations.
+        ObjectiveError: there are no particles, or no observations; or the proposal returns nothing.
     """
     if particles < 1:
         raise ObjectiveError(located(f"a filter needs at least one particle, not {particles}"))
     if len(observations) < 1:
         raise ObjectiveError(located("a filter needs at least one observation"))
-    states: list[Any] = [None] * particles
-    paths: list[list[Choices]] = [[] for _ in range(particles)]
+    states: Tensor | None = None
+    chosen, numbers = list[Choices](), list[Tensor]()
     total = torch.zeros(())
     log_densities = log_weights = torch.zeros(particles)
+    fresh = particles - (retained is not None)
+    lanes = fresh > 1
     for t, y in enumerate(observations):
-        if t > 0:
-            law = dist.Categorical(logits=log_weights, validate_args=False)
-            law = ancestors(law) if is_followed(log_weights) else law
-            index = torch.stack(
-                [
-                    torch.zeros((), dtype=torch.long, device=log_weights.device)
-                    if retained is not None and k == 0
-                    else choose(current(), f"ancestor[{t}][{k}]", law).long()
-                    for k in range(particles)
-                ]
-            )
-            paths = [_followed(paths, i) for i in index]
-            states = list(torch.stack(states).index_select(0, index))
-            log_densities = log_densities.index_select(0, index)
-        traces = [
-            retrace(proposal, retained[t], (t, state, y, *args))
-            if retained is not None and k == 0
-            else sample_trace(proposal, t, state, y, *args)
-            for k, state in enumerate(states)
-        ]
-        log_p = torch.stack(
-            [
-                log_density(step, trace.choices, t, state, y, *args)
-                for trace, state in zip(traces, states, strict=True)
-            ]
-        )
-        log_weights = log_p - torch.stack([trace.log_density for trace in traces])
+        if states is not None:
+            index = _resampled(t, log_weights, fresh, ancestors)
+            states, log_densities = (x.index_select(0, index) for x in (states, log_densities))
+            numbers.append(index)
+        at = Step(step, proposal, t, y, args)
+        parts = list[Particles]()
+        if retained is not None:
+            own = at.kept(None if states is None else states[0], retained[t])
+            parts.append(_joined(torch.stack, [own]))
+            states = None if states is None else states[1:]
+        if fresh:
+            moved, lanes = _moved(at, states, fresh, lanes)
+            parts.append(moved)
+        choices, log_p, log_q, states = _joined(torch.cat, parts)
+        log_weights = log_p - log_q
         total = total + log_mean_exp(log_weights)
         log_densities = log_p if t == 0 else log_densities + log_p
-        states = [torch.as_tensor(trace.value) for trace in traces]
-        paths = [[*path, trace.choices] for path, trace in zip(paths, traces, strict=True)]
-    return Filter(total, paths, log_densities, log_weights)
+        chosen.append(choices)
+    return Filter(total, chosen, numbers, log_densities, log_weights)
 
 
-def _followed(paths: list[list[Choices]], index: Tensor) -> list[Choices]:
-    """The path of a particle whose number may be known to a machine only."""
-    at = index.reshape(1)
-    return [
-        {
-            name: torch.stack([each[name] for each in steps]).index_select(0, at).squeeze(0)
-            for name in steps[0]
-        }
-        for steps in zip(*paths, strict=True)
+def _resampled(t: int, log_weights: Tensor, fresh: int, ancestors: Strategy) -> Tensor:
+    """The numbers [n] of the particles that go on: ``fresh`` by weight, after a retained first."""
+    run, law = current(), dist.Categorical(logits=log_weights, validate_args=False)
+    strategy = ancestors if is_followed(log_weights) else (lambda law: law)
+    if isinstance(strategy_of(ancestors(law)), Reinforce | None):  # others fork, one by one
+        index: Tensor = choose(run, f"ancestor[{t}]", strategy(law.expand((fresh,)))).long()
+    else:
+        each = [choose(run, f"ancestor[{t}][{k}]", strategy(law)).long() for k in range(fresh)]
+        index = torch.stack(each) if each else torch.zeros(0, dtype=torch.long)
+    if fresh == len(log_weights):
+        return index
+    return torch.cat([index.new_zeros(1), index])
+
+
+def _moved(at: Step, states: Tensor | None, n: int, lanes: bool) -> tuple[Particles, bool]:
+    """n particles that are proposed, and whether they were lanes."""
+    run = current()
+    if lanes:
+        found = run.decide(f"particles[{at.t}]", lambda: _in_lanes(run, at, states, n))
+        if found is not None:
+            moved, scores = found
+            run.scores += [replace(score) for score in scores]
+            return moved, True
+    each = [at.moved(None if states is None else states[k]) for k in range(n)]
+    return _joined(torch.stack, each), False
+
+
+def _in_lanes(
+    run: Run, at: Step, states: Tensor | None, n: int
+) -> tuple[Particles, list[Score]] | None:
+    """n particles as lanes, whose scores are those of one choice of the run; None: they cannot be.
+
+    The sum of their controls is a control of the sum of their scores: a lane's control has mean
+    zero under another's score.
+    """
+    names: list[str] = []
+
+    def lane(state: Any) -> tuple[Particles, list[tuple[Tensor, ...]]]:
+        inner = run.nested(lambda: None)
+        with inner:
+            found = at.moved(state)
+        if any(score.baseline is not None for score in inner.scores):
+            raise Fork("", lambda follow: torch.zeros(()))
+        names[:] = [score.site for score in inner.scores]
+        parts = [(s.value, s.elements, s.control, s.mean) for s in inner.scores]
+        return found, [tuple(torch.as_tensor(x) for x in part) for part in parts]
+
+    try:
+        found, parts = run_batched(lane, (states,), (states is not None,), n)
+    except Fork:
+        return None
+    except BranchError:
+        if is_tracing():
+            raise
+        return None
+    scores = [
+        Score(f"{name}[{at.t}]", value, elements, control=control.sum(0), mean=mean.sum(0))
+        for name, (value, elements, control, mean) in zip(names, parts, strict=True)
     ]
+    return found, scores
+
+
+def _joined(join: Callable[..., Any], parts: Sequence[Particles]) -> Particles:
+    joined: Particles = tree_map(lambda *x: join(x), *parts)
+    return joined
 
 
 class Filtered:
@@ -123,8 +223,8 @@ class Filtered:
         law = dist.Categorical(logits=found.log_weights, validate_args=False)
         law = self.strategy(law) if is_followed(found.log_weights) else law
         index = choose(current(), "path", law).long()
-        path = _followed(found.paths, index)
         log_p = found.log_densities.index_select(0, index.reshape(1)).squeeze(0)
+        path = found.path(index)
         choices = {f"{name}[{t}]": x for t, at in enumerate(path) for name, x in at.items()}
         return Sampled(choices, {}, {}, log_p - found.log_evidence, None)
 

@@ -79,7 +79,7 @@ class Guide(nn.Module):
         self.logits = nn.ParameterDict()
         self.tables = {n: s for n, s in latents.items() if n not in smooth}
         for name, site in self.tables.items():
-            self.logits[_key(name)] = nn.Parameter(_table(name, site))
+            self.logits[key_of(name)] = nn.Parameter(_table(name, site))
         if self.layout.size:
             self.build(model, args)
 
@@ -98,7 +98,7 @@ class Guide(nn.Module):
         """Sample all latents; the result holds them by name."""
         found = {}
         for name, site in self.tables.items():
-            law = _finite_law(site, self.logits[_key(name)])
+            law = _finite_law(site, self.logits[key_of(name)])
             found[name] = sample(name, self.finite(law))
         if not self.layout.size:
             return found
@@ -126,7 +126,7 @@ def typed(model: Callback, args: tuple[Any, ...]) -> AbstractRun:
         return abstract_run(model, *as_arguments(args))[0]
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
     """A name that a ParameterDict takes."""
     return name.replace(".", "_")
 

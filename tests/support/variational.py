@@ -104,3 +104,24 @@ def guided(make: Callable[[Callable[[], None]], Any], strategy: Callable[[Any], 
         return make(guide)  # type: ignore[no-any-return]
 
     return build
+
+
+Y = (1, 0)
+FLIP = f([0.3, 0.8])  # the chance of a one after a zero, and after a one
+SEEN = f([[0.7, 0.3], [0.2, 0.8]])  # p(y | x)
+
+
+def chain_of_flips(theta: Tensor, strategy: Callable[[Any], Any] = reinforce) -> tuple[Any, Any]:
+    """Step and proposal of a chain of two states, proposed by flips of parameters theta [2]."""
+
+    def chance(state: Any) -> Tensor:
+        return f(0.5) if state is None else FLIP[state.long()]
+
+    def step(t: int, state: Any, y: int) -> None:
+        x = sample("x", dist.Bernoulli(chance(state)))
+        factor("y", SEEN[x.long(), y].log())
+
+    def propose(t: int, state: Any, y: int) -> Tensor:
+        return sample("x", strategy(dist.Bernoulli(theta[t].sigmoid())))
+
+    return step, propose

@@ -12,9 +12,13 @@ import pytest
 import torch
 from support.variational import (
     BACK_ENDS,
+    FLIP,
     JOINT,
     LOGITS,
+    SEEN,
     STRATEGIES,
+    Y,
+    chain_of_flips,
     close,
     f,
     guided,
@@ -217,26 +221,6 @@ def test_reweighted_wake_sleep(back_end: Any) -> None:
 
 
 # --------------------------------------------------------------------------------- particle filters
-
-Y = (1, 0)
-FLIP = f([0.3, 0.8])  # the chance of a one after a zero, and after a one
-SEEN = f([[0.7, 0.3], [0.2, 0.8]])  # p(y | x)
-
-
-def chain_of_flips(theta: Tensor) -> tuple[Any, Any]:
-    """Step and proposal of a chain of two states, proposed by flips of parameters theta [2]."""
-
-    def chance(state: Any) -> Tensor:
-        return f(0.5) if state is None else FLIP[state.long()]
-
-    def step(t: int, state: Any, y: int) -> None:
-        x = sample("x", dist.Bernoulli(chance(state)))
-        factor("y", SEEN[x.long(), y].log())
-
-    def propose(t: int, state: Any, y: int) -> Tensor:
-        return sample("x", reinforce(dist.Bernoulli(theta[t].sigmoid())))
-
-    return step, propose
 
 
 def filter_of(theta: Tensor, ancestors: Any = reinforce) -> Any:
