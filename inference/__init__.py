@@ -1,6 +1,7 @@
 """Inference algorithms, each a program whose randomness goes through the effects."""
 
 from ..ppl.tasks.checkpoint import Checkpoint
+from .drivers.consensus import Consensus
 from .drivers.mcmc import MCMC
 from .drivers.smc import SMC
 from .exact import Exact
@@ -27,6 +28,7 @@ from .smc import (
     smc_squared,
     spaced_powers,
     spawn,
+    sqmc,
     stratified,
     systematic,
     tempered,
@@ -45,6 +47,7 @@ __all__ = [
     "SVI",
     "Apart",
     "Checkpoint",
+    "Consensus",
     "Exact",
     "Fit",
     "Pathfinder",
@@ -76,6 +79,7 @@ __all__ = [
     "smc_squared",
     "spaced_powers",
     "spawn",
+    "sqmc",
     "stratified",
     "systematic",
     "tempered",

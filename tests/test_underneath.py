@@ -17,7 +17,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "logcumsumexp": ("inference/mcmc/within_gibbs.py",),  # of finite weights, without a slope
     "kl_divergence": (),
     "icdf": ("validation/laws.py",),  # which asks whether it is right
-    "SobolEngine": (),
+    "SobolEngine": ("ppl/distributions/nets.py",),  # whose direction numbers alone are read
     "_standard_gamma_grad": (),
     "_dirichlet_grad": (),
     "effective_sample_size": (),  # Pyro's

@@ -11,6 +11,7 @@ from .resampling import multinomial, resample, residual, stratified, systematic
 from .smc import smc
 from .smc_squared import smc_squared
 from .smoothing import backward_simulation
+from .sqmc import sqmc
 from .tempering import tempered
 from .waste_free import waste_free
 
@@ -34,6 +35,7 @@ __all__ = [
     "smc_squared",
     "spaced_powers",
     "spawn",
+    "sqmc",
     "stratified",
     "systematic",
     "tempered",
