@@ -53,7 +53,8 @@ class NaturalGradient(torch.optim.Optimizer):
         if not lr > 0:
             raise ValueError(f"NaturalGradient: lr is above 0, not {lr}")
         super().__init__(guide.parameters(), {"lr": lr})
-        self.guide, self.retraction = guide, retraction
+        self.guide: MeanField | FullRank = guide
+        self.retraction = retraction
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -64,25 +65,28 @@ class NaturalGradient(torch.optim.Optimizer):
                 loss = closure()
         rate, guide = self.param_groups[0]["lr"], self.guide
         if guide.layout.size:
-            (self._full if isinstance(guide, FullRank) else self._independent)(rate)
+            if isinstance(guide, FullRank):
+                self._full(guide, rate)
+            else:
+                self._independent(guide, rate)
         for name, site in guide.tables.items():
             logits = guide.logits[key_of(name)]
-            logits -= rate * _by_mean(logits, _slope(logits), site.space.kind != "Bool")
+            logits.sub_(rate * _by_mean(logits, _slope(logits), site.space.kind != "Bool"))
         return loss
 
-    def _independent(self, rate: float) -> None:
+    def _independent(self, guide: MeanField, rate: float) -> None:
         """S_new^-1 = S^-1 (1 + x), x the rate times the slope of the loss by log s."""
-        loc, log_scale = self.guide.loc, self.guide.log_scale
+        loc, log_scale = guide.loc, guide.log_scale
         x = rate * _slope(log_scale)
         factor = 1.0 + x + (0.5 * x.square() if self.retraction else 0.0)
         if not bool((factor > 0).all()):
             raise _left()
-        log_scale -= 0.5 * factor.log()
-        loc -= rate * (2.0 * log_scale).exp() * _slope(loc)
+        log_scale.sub_(0.5 * factor.log())
+        loc.sub_(rate * (2.0 * log_scale).exp() * _slope(loc))
 
-    def _full(self, rate: float) -> None:
+    def _full(self, guide: FullRank, rate: float) -> None:
         """S_new^-1 = L'^-1 (I + X) L^-1 = L'^-1 U U' L^-1, whose factor is L_new = L U'^-1."""
-        loc, log_scale, below = self.guide.loc, self.guide.log_scale, self.guide.below
+        loc, log_scale, below = guide.loc, guide.log_scale, guide.below
         scale, unit = log_scale.exp(), below.tril(-1)
         one = torch.eye(len(loc), dtype=loc.dtype, device=loc.device)
         factor = scale[:, None] * (one + unit)
@@ -99,7 +103,7 @@ class NaturalGradient(torch.optim.Optimizer):
         moved = torch.linalg.solve_triangular(upper.T, factor, upper=False, left=False)
         log_scale.copy_(moved.diagonal().log())
         below.copy_((moved / moved.diagonal()[:, None]).tril(-1))
-        loc -= rate * moved @ (moved.T @ _slope(loc))
+        loc.sub_(rate * moved @ (moved.T @ _slope(loc)))
 
 
 def _slope(parameter: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ HOUSE: dict[str, Room] = {
         " ppl.compile ppl.tasks",
     ),
     "inference.drivers": Room(
-        "the drivers MCMC and SMC, a file each",
+        "the drivers MCMC, SMC and Consensus, a file each",
         "inference.runs inference.results inference.mcmc inference.rewriting inference.kernels"
         " inference.smc ppl"
         " ppl.errors ppl.tensors ppl.distributions ppl.language ppl.interpretations ppl.compile"

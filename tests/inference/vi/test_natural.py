@@ -117,7 +117,7 @@ def test_the_whole_path_from_a_program() -> None:
     optimizer = NaturalGradient(guide, lr=0.5)
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1.0 / (1.0 + 0.05 * n))
     SVI(elbo(line, guide), optimizer, falling, samples=8, **QUIET).run(y, steps=150)
-    mean, root = law_of(guide)
+    mean, root = (x.detach() for x in law_of(guide))
     gap = torch.linalg.cholesky(precision).T @ (mean - torch.linalg.solve(precision, x.T @ y))
     assert float(gap.abs().max()) < 0.3  # of a posterior standard deviation, in each direction
     found = torch.linalg.eigvals(root @ root.T @ precision).real
@@ -164,7 +164,7 @@ def test_small_steps_are_the_gradient_in_the_geometry_of_kl(kind: Any, retractio
 
     def divergence(at: Tensor) -> float:
         torch.nn.utils.vector_to_parameters(at, guide.parameters())
-        m, r = law_of(guide)
+        m, r = (x.detach() for x in law_of(guide))
         inverse = torch.linalg.solve_triangular(r, root, upper=False)
         gap = torch.linalg.solve_triangular(r, (m - mean)[:, None], upper=False)
         log_det = torch.linalg.slogdet(inverse)[1]
