@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ...ppl import cond, vmap
 from ...ppl.errors import (
     BranchError,
+    DataError,
     ImpureProgramError,
     ProgramError,
     UnsupportedDistributionError,
@@ -212,7 +213,7 @@ class _Finish(_AtScan):
 class Filtering:
     """The parts of a particle filter, for algorithms that are made of them.
 
-    ``proposal`` and ``ahead``: see ``particle_filter``.
+    ``proposal``, ``ahead`` and ``move``: see ``particle_filter``.
     """
 
     model: Callback
@@ -221,6 +222,7 @@ class Filtering:
     ess: float = 1.0
     proposal: Callback | None = None
     ahead: Callback | None = None
+    move: Callback | None = None
 
     def check(self, *args: Any) -> None:
         """Raise what is wrong with the model, or with the proposal at its first step."""
@@ -312,6 +314,8 @@ class Filtering:
         raise ProgramError(located(what, hint=hint))
 
     def _advance(self, particle: Any, t: int | Tensor, *args: Any) -> tuple[Any, Any, Tensor]:
+        if self.move is not None:
+            particle = self._moved(self.move, particle, args)
         if self.proposal is None:
             return self.through(particle, t, None, args)
         choices = self.proposed(args)
@@ -356,6 +360,25 @@ class Filtering:
             hint = "ahead(carry, next_row, *args) returns one log factor for one particle"
             raise ProgramError(located(what, hint=hint))
         return torch.as_tensor(at.factor)
+
+    def _moved(self, move: Callback, particle: Any, args: tuple[Any, ...]) -> Any:
+        """The particle with other choices before the scan."""
+        (choices, draws), carry = particle
+        with Untracing(), Weighing() as scored:
+            new = move(dict(choices), carry, *args)
+        if not isinstance(new, dict) or new.keys() - choices.keys():
+            what = f"the move {program_name(move)} gives no choices of before the scan"
+            hint = f"return a dict of some of {sorted(choices)}, each with its new value"
+            raise DataError(located(what, hint=hint))
+        if isinstance(scored.log_weight, Tensor):
+            hint = "a move keeps the law of what it moves, so that no weight changes"
+            raise ProgramError(located(f"the move {program_name(move)} scores", hint=hint))
+        for name, x in new.items():
+            if (old := choices[name]).shape != (now := torch.as_tensor(x)).shape:
+                what = f"a move gives a value of shape {list(now.shape)}, not {list(old.shape)}"
+                raise DataError(located(what, site=name, hint="keep the shape of the choice"))
+            choices = {**choices, name: now.to(old.dtype)}
+        return (choices, draws), carry
 
     def _finish(self, particle: Any, outputs: Any, *args: Any) -> tuple[Any, Tensor]:
         before, carry = particle

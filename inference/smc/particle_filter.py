@@ -26,6 +26,7 @@ def particle_filter(
     ess: float = 1.0,
     proposal: Callback | None = None,
     ahead: Callback | None = None,
+    move: Callback | None = None,
 ) -> Program:
     """Sequential Monte Carlo for a program with a ``scan``; it returns a ``Population``.
 
@@ -45,15 +46,20 @@ def particle_filter(
             preferred when resampling before the step of that row, and by which its weight is then
             divided (an auxiliary particle filter; Pitt and Shephard 1999).  Any is valid; a good
             one guesses the score to come.
+        move: ``move(choices, carry, *args)`` returns new values for some of the choices before the
+            scan, such as unknown parameters, before each step.  It must leave the law of these
+            choices invariant, given all that the particle did since: a Gibbs step by statistics
+            that the steps carry (Storvik 2002), or Metropolis steps.  ``check.valid`` tells.
 
     Errors:
+        DataError: the move gives values for no choices before the scan, or of other shapes.
         GuideError: the proposal does not fit the step.
         ProgramError: the program has no scan; a factor is not finite, or no number.
     """
 
     if particles < 1:
         raise ValueError("particle_filter needs at least one particle")
-    filtering = Filtering(model, particles, scheme, ess, proposal, ahead)
+    filtering = Filtering(model, particles, scheme, ess, proposal, ahead, move)
     checked = Bookkeeping()
 
     def step(state: tuple[Population, bool, Any], t: Tensor) -> tuple[Any, Any]:

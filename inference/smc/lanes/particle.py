@@ -25,8 +25,9 @@ class Particle:
     """A particle of a filter with these arguments, which are given as tensors to each function.
 
     A particle is ``before`` (all that was chosen before the scan) and what the scan carries.  Of
-    both, and of its noise, the numbers make one vector; those of ``before`` that no step and no end
-    looks at are not ``moved``.
+    both, and of its noise, the numbers make one vector.  The first ``fixed`` stay as they are from
+    step to step: those of ``before``, unless they have a move.  Of these, such as no step and no
+    end looks at are not ``moved``.
 
     Errors:
         Unsupported, UnknownDraw: lane code does not know an operation, or noise makes no such draw.
@@ -43,6 +44,7 @@ class Particle:
             raise Unsupported("a scan of no steps")
         _require_exact(taken_apart((before, carry))[0])
         self.before, self.carry = Layout.of(before), Layout.of(carry)
+        self.fixed = self.before.size if filtering.move is None else 0
         self.dtype = self._real()
         self.output: Layout | None = None  # until the step has told
         self.value: Form  # of the result, which the end tells
@@ -59,7 +61,7 @@ class Particle:
         self._passed = None if self.end is None else passed_on(self.end, self.size)
         graphs = [self.step.graph, *([self.ahead.graph] if self.ahead else []),
                   *([] if self.end is None else [self.end])]  # fmt: skip
-        looked = [looked_at(graph, self.before.size) for graph in graphs]
+        looked = [looked_at(graph, self.fixed) for graph in graphs]
         self.moved = [self.end is None or any(each) for each in zip(*looked, strict=True)]
 
     @property
@@ -162,9 +164,12 @@ class Particle:
 
     def _step(self, u: Tensor, t: int | Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         args = self._args(rest)
-        (_, carry), output, log_weight = self.filtering._advance(self.tree(u), t, *args)
+        (before, carry), output, log_weight = self.filtering._advance(self.tree(u), t, *args)
         after = self.carry.vector(carry, u.dtype)
-        results = after, _spoilt(log_weight.to(u.dtype), after, self.carry)
+        log_weight = _spoilt(log_weight.to(u.dtype), after, self.carry)
+        if not self.fixed:
+            after = torch.cat([self.before.vector(before, u.dtype), after])
+        results = after, log_weight
         if output is None:
             return results
         self.output = Layout.of(output)
