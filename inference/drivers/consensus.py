@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import pyro.distributions as dist
@@ -18,9 +19,10 @@ from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import DataError, ProgramError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.program import Callback, Program, program, program_name
-from ...ppl.tasks.checkpoint import stream
+from ...ppl.tasks.checkpoint import Checkpoint, Store, stream
 from ...ppl.tasks.workers import Client, Workers
 from ...ppl.tensors.abstract_tensor import Mark, abstract, marks_of
+from ...ppl.tensors.keys import fingerprint
 from ...ppl.tensors.seeds import seeded
 from ..results.fit import Fit
 from ..runs.progress import Progress
@@ -73,13 +75,20 @@ class Consensus:
             raise ValueError(f"Consensus: combine is 'average' or 'normal', not {self.combine!r}")
 
     def run(
-        self, p: Callback, *rows: Any, seed: int = 0, executor: Executor | Client | None = None
+        self,
+        p: Callback,
+        *rows: Any,
+        seed: int = 0,
+        checkpoint: Checkpoint | str | Path | None = None,
+        executor: Executor | Client | None = None,
     ) -> Fit:
         """Approximate the posterior of ``p(*rows)``.
 
         Args:
             rows: the arguments of the program, tensors of one length: part s gets every S-th row,
                 from row s on.
+            checkpoint: a file where the fits of parts are kept, and from which a run that was
+                killed goes on.
             executor: whose workers fit the parts: a ``ProcessPoolExecutor``, a client of Dask, or
                 any other whose workers are processes.  The result is the same.
 
@@ -93,10 +102,15 @@ class Consensus:
         start = time.perf_counter()
         parts = self._parts(rows)
         whole = _require_shared(p, as_arguments(rows), parts)
-        fits = dict[int, Fit]()
+        store = Store(checkpoint, self._about(p, rows, seed))
+        kept = (store.content or {"parts": {}})["parts"]
+        fits: dict[int, Fit] = {s: Fit(**part) for s, part in kept.items()}
+        left = {s: part for s, part in enumerate(parts) if s not in fits}
         with Progress(self.shards, f"Consensus of {self.shards} parts", self.progress) as progress:
-            for s, fit in self._fits(p, parts, seed, executor):
+            progress.advance(len(fits))
+            for s, fit in self._fits(p, left, seed, executor):
                 fits[s] = fit
+                store.write({"parts": {number: asdict(each) for number, each in fits.items()}})
                 progress.advance()
         vectors = [fits[s][VECTOR].double() for s in range(self.shards)]
         with seeded(stream(seed, OF_THE_WHOLE)):
@@ -122,16 +136,21 @@ class Consensus:
             raise DataError(located(what, hint="lower shards"))
         return [tuple(x[s :: self.shards] for x in rows) for s in range(self.shards)]
 
+    def _about(self, p: Callback, rows: tuple[Any, ...], seed: int) -> dict[str, Any]:
+        """What a checkpoint belongs to."""
+        what = fingerprint((p, rows, _quiet(self.driver)))
+        return {"seed": seed, "shards": self.shards, "program, data or driver": what}
+
     def _fits(
         self,
         p: Callback,
-        parts: list[tuple[Tensor, ...]],
+        parts: dict[int, tuple[Tensor, ...]],
         seed: int,
         executor: Executor | Client | None,
     ) -> Iterator[tuple[int, Fit]]:
         """By number, the fits of the parts, as they get done."""
         work = _Part(_quiet(self.driver), p, self.shards)
-        tasks = {s: (rows, stream(seed, s)) for s, rows in enumerate(parts)}
+        tasks = {s: (rows, stream(seed, s)) for s, rows in parts.items()}
         if executor is not None:
             yield from Workers(executor, work).results(tasks)
             return

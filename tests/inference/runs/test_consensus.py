@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,6 +212,23 @@ def test_an_executor_gives_the_same() -> None:
     assert not torch.equal(here["mean"], driver.run(mixed, y, seed=4)["mean"])
     torch.testing.assert_close(here["w"].sum(-1), torch.ones(1, 200))
     assert any(note.startswith("part ") for note in here.warnings()) or len(here.warnings()) == 1
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_broken_run_goes_on(tmp_path: Path, lost: int) -> None:
+    """Part ``lost`` of four, and those after it, are not done; then they are, and no others."""
+    y, file = numbers(7, 40), tmp_path / "run"
+    driver = Consensus(ADVI(steps=20, draws=200, compiled=False), 4, progress=False)
+    whole = driver.run(mixed, y, seed=3)
+    breaking, rest = InTurn(lost=frozenset(range(lost, 4))), InTurn()
+    with pytest.raises(ProgramError, match="gave up a task"):
+        driver.run(mixed, y, seed=3, checkpoint=file, executor=breaking)
+    again = driver.run(mixed, y, seed=3, checkpoint=file, executor=rest)
+    assert (breaking.done, rest.done) == (lost, 4 - lost)
+    assert all(torch.equal(whole[name], again[name]) for name in ("mean", "scale", "w"))
+    assert whole.warnings() == again.warnings()
+    with pytest.raises(DataError, match="of another run: seed 3 is now 4"):
+        driver.run(mixed, y, seed=4, checkpoint=file)
 
 
 # ----------------------------------------------------------------------------------------- refusals
