@@ -37,7 +37,8 @@ class ScrambledNet(dist.TorchDistribution):  # type: ignore[misc]
 
     def __init__(self, n: int, d: int, digits: int = MOST) -> None:
         self.n, self.d, self.digits = n, d, digits
-        self.columns = min((n - 1).bit_length(), digits)
+        self.numbers = (n - 1).bit_length()  # of Sobol', which 2^numbers points have
+        self.columns = min(self.numbers, digits)
         super().__init__(torch.Size(), torch.Size((n, d)), validate_args=False)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
@@ -56,7 +57,7 @@ class ScrambledNet(dist.TorchDistribution):  # type: ignore[misc]
         heights = torch.tensor([1 << (self.digits - 1 - c) for c in range(self.columns)])
         scramble = heights + coins % heights if self.columns else coins
         points = shift[..., None, :]
-        for digits in _directions(self.d, self.columns):
+        for digits in _directions(self.d, self.numbers, self.columns):
             direction = torch.tensor(digits)
             moved = torch.zeros_like(shift)
             for c in range(self.columns):
@@ -65,6 +66,13 @@ class ScrambledNet(dist.TorchDistribution):  # type: ignore[misc]
         points = points[..., : self.n, :]
         order = points[..., 0].argsort(dim=-1, stable=True)[..., None].expand(points.shape)
         return (points.gather(-2, order).double() + 0.5) / (1 << self.digits)
+
+    def directions(self) -> Tensor:
+        """The direction numbers [d, numbers], of which bit c is the digit c."""
+        shape = self.numbers, self.d, self.columns
+        digits = torch.tensor(_directions(self.d, self.numbers, self.columns)).reshape(shape)
+        numbers = (digits.long() << torch.arange(self.columns)).sum(-1)
+        return numbers.T.contiguous()
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         return self._table()[0]
@@ -79,12 +87,12 @@ class ScrambledNet(dist.TorchDistribution):  # type: ignore[misc]
 
 
 @cache
-def _directions(d: int, columns: int) -> list[list[list[int]]]:
-    """Of each direction number of Sobol', the first digits [columns, d, columns], highest first."""
+def _directions(d: int, numbers: int, columns: int) -> list[list[list[int]]]:
+    """Of direction numbers of Sobol', the first digits [numbers, d, columns], highest first."""
     with _disable_current_modes():
         engine: Any = torch.quasirandom.SobolEngine(d)
         places = torch.arange(engine.MAXBIT - 1, engine.MAXBIT - 1 - columns, -1)
-        digits = (engine.sobolstate[:, :columns, None] >> places) & 1
+        digits = (engine.sobolstate[:, :numbers, None] >> places) & 1
         found: list[list[list[int]]] = digits.movedim(1, 0).tolist()
     return found
 

@@ -45,10 +45,14 @@ MOST = 4096  # draws of one step
 class Code:
     """A function ``(u [size], noise, *rest) -> tensors`` of a particle's numbers, in lane code.
 
-    ``graph`` and ``function`` take both in one vector; ``normal`` says which noise is.
+    ``graph`` and ``function`` take both in one vector; ``normal`` says which noise is.  The last
+    ``points`` of the numbers are coordinates of a point of a net.
     """
 
-    def __init__(self, fn: Function, u: Tensor, *rest: Tensor, places: int) -> None:
+    def __init__(
+        self, fn: Function, u: Tensor, *rest: Tensor, places: int, points: int = 0
+    ) -> None:
+        self.points = points
         self.graph, self.normal = traced(fn, u, *rest)
         graph = rewritten(fold(deepcopy(self.graph)))
         both = u.new_zeros(LANES, max(len(u) + len(self.normal), 1))

@@ -38,8 +38,16 @@ class CodeOf(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("call", "tables", "work")),
-        ("noise", ctypes.c_long),
-        ("normal", ctypes.c_void_p),
+        *(("noise", ctypes.c_long), ("normal", ctypes.c_void_p), ("points", ctypes.c_long)),
+    ]
+
+
+class Digits(ctypes.Structure):
+    """``Digits`` of ``nets.h``."""
+
+    _fields_ = [
+        *((name, ctypes.c_long) for name in ("all", "columns", "numbers")),
+        ("directions", ctypes.c_void_p),
     ]
 
 
@@ -52,12 +60,13 @@ class _Run(ctypes.Structure):
         ("key", ctypes.c_uint64 * 2),
         *((name, ctypes.c_void_p) for name in ("given", "state", "log_weights", "history")),
         *((name, ctypes.c_void_p) for name in ("ancestors", "states", "weights")),
+        ("digits", Digits),
     ]
 
 
 def source() -> str:
     """The code of the engine."""
-    parts = (FOLDER / name for name in ("noise.h", "filter.cpp", "backward.cpp"))
+    parts = (FOLDER / name for name in ("noise.h", "nets.h", "filter.cpp", "backward.cpp"))
     return "\n".join((header(), *(part.read_text() for part in parts)))
 
 
@@ -102,6 +111,7 @@ class Engine:
             work=work.data_ptr(),
             noise=len(normal),
             normal=normal.data_ptr(),
+            points=code.points,
         )
 
     def __call__(self, rest: list[Tensor], key: Tensor, given: Tensor | None = None) -> Filtered:

@@ -1,6 +1,5 @@
 // The loop over time of a particle filter whose particles are vectors: see ``filtering.py``, which
 // defines it.  Given the choices of a run there, it makes the same populations.
-#include <algorithm>
 
 // u [coordinates + noise][count], tables -> what is carried [carried][count], outputs, log weight
 typedef void (*Step)(long count, const NUMBER *, const void *const *, NUMBER *const *, void *work);
@@ -13,6 +12,7 @@ struct Code {
     void *work;
     long noise;
     const int64_t *normal;  // [noise]: whether a number is normal, or uniform
+    long points;            // numbers before its noise, which are coordinates of a net
 };
 
 struct Run {  // in the order of engine.py
@@ -31,6 +31,7 @@ struct Run {  // in the order of engine.py
     int64_t *ancestors;   // [steps][particles], or null
     NUMBER *states;       // [steps + 1][before + carried][particles], from the start on, or null
     double *weights;      // [steps + 1][particles], likewise
+    Digits digits;        // of nets by which particles move, if it has any
 };
 
 static const long PART = 512;  // so many particles go through a step together
@@ -40,16 +41,20 @@ struct Filter {
     Run *run;
     long n, coordinates;
     std::vector<NUMBER> other, columns, carried, outputs, log_weight;
-    std::vector<double> ends, points, ahead, seen;
-    std::vector<int32_t> chosen;
+    std::vector<double> ends, points, ahead, seen, grid;
+    std::vector<int32_t> chosen, order;
+    std::vector<int64_t> coins;
     uint64_t place = 0;  // of the next stream of numbers
 
     explicit Filter(Run *run) : run(run), n(run->particles), coordinates(run->before + run->carried) {
-        long noise = std::max({run->start.noise, run->step.noise, run->ahead.noise});
+        long noise = run->ahead.noise;
+        for (const Code *code : {&run->start, &run->step})
+            noise = std::max(noise, code->points + code->noise);
         other.resize(run->states ? 0 : coordinates * n), columns.resize((coordinates + noise) * PART);
         carried.resize(coordinates * PART), outputs.resize(run->outputs * PART), log_weight.resize(PART);
         ends.resize(n + 8), points.resize(n + 1), chosen.resize(n + COPIES);
         if (run->ahead.call) ahead.resize(n), seen.resize(n);
+        if (run->digits.all) order.resize(n);
     }
 
     // Numbers of all particles [coordinates][n] before step t
@@ -72,8 +77,28 @@ struct Filter {
         }
     }
 
-    // The noise of particles [first, first + some), behind the coordinates in the columns
+    // A net of points in as many coordinates, in ``grid``
+    void scatter(long d) {
+        grid.resize(d * n);
+        if (!d) return;
+        if (run->given) {
+            std::copy_n(run->given, d * n, grid.begin());
+            run->given += d * n;
+            return;
+        }
+        long count = d * (1 + run->digits.columns);
+        std::vector<double> uniform(count);
+        draw(uniform.data(), 0, count, run->key, place++, false);
+        coins.resize(count);
+        for (long i = 0; i < count; i++) coins[i] = uniform[i] * ((int64_t) 1 << run->digits.all);
+        net(n, d, run->digits, coins.data(), grid.data());
+    }
+
+    // The points and the noise of particles [first, first + some), behind the coordinates in the columns
     void noise(const Code &code, NUMBER *to, long first, long some) {
+        const double *point = grid.data() + (long) grid.size() - code.points * n + first;
+        for (long k = 0; k < code.points; k++, to += some, point += n)
+            for (long i = 0; i < some; i++) to[i] = point[i];
         for (long k = 0; k < code.noise; k++, to += some) {
             if (run->given) {
                 const double *from = run->given + k * n + first;
@@ -90,6 +115,7 @@ struct Filter {
     }
 
     void start() {
+        scatter(run->start.points);
         for (long first = 0; first < n; first += PART) {
             long some = std::min(PART, n - first);
             noise(run->start, columns.data(), first, some);
@@ -150,6 +176,11 @@ struct Filter {
         return found;
     }
 
+    // Equal weights, of a total that is relative to the largest of those before
+    void equalise(double most, double total) {
+        std::fill_n(run->log_weights, n, most + std::log(total) - std::log((double) n));
+    }
+
     // Draw ancestors for step t, unless the weights are even enough; whether they were drawn
     bool resample(long t) {
         bool looks = run->ahead.call, right = !looks || look(t);
@@ -167,8 +198,27 @@ struct Filter {
         for (long i = 0; i < n; i++) ends[i] = total += ends[i];
         if (run->scheme == MULTINOMIAL) sorted(total);
         else strata(total);
-        std::fill_n(run->log_weights, n, most + std::log(total) - std::log((double) n));
+        equalise(most, total);
         for (long i = 0; i < n && looks; i++) run->log_weights[i] -= ahead[chosen[i]];
+        return true;
+    }
+
+    // Draw ancestors by the first coordinates of a net, from particles in order; whether there were any
+    bool resample_by_net(long t) {
+        scatter(1 + run->step.points);
+        double most = weigh(run->log_weights), total = 0;
+        if (!std::isfinite(most)) {
+            std::fill_n(run->log_weights, n, most);
+            return false;
+        }
+        neighbours(at(t) + run->before * n, run->carried, n, order);
+        std::vector<double> sums(n);
+        for (long j = 0; j < n; j++) sums[j] = total += ends[order[j]];
+        for (long i = 0, j = 0; j < n; j++) {
+            while (i < n - 1 && sums[i] / total < grid[j]) i++;
+            chosen[j] = order[i];
+        }
+        equalise(most, total);
         return true;
     }
 
@@ -202,7 +252,7 @@ struct Filter {
 
     void step(long t) {
         *run->time = t;
-        bool resampled = t > 0 && resample(t);
+        bool resampled = run->digits.all ? resample_by_net(t) : t > 0 && resample(t);
         const NUMBER *now = at(t);
         NUMBER *next = at(t + 1);
         if (run->ancestors) {

@@ -46,14 +46,17 @@ class Particle:
         self.before, self.carry = Layout.of(before), Layout.of(carry)
         self.fixed = self.before.size if filtering.move is None else 0
         self.dtype = self._real()
+        self.points = self._points(args)
         self.output: Layout | None = None  # until the step has told
         self.value: Form  # of the result, which the end tells
         rest = self.rest(args)
-        u = torch.full((self.size,), 0.25, dtype=self.dtype)
-        self.start = Code(self._start, u[:0], *rest, places=self.steps)
-        time = torch.tensor(0)
-        self.step = Code(self._step, u, time, *rest, places=self.steps)
-        self.first = traced(self._first, u, time, *rest)[0]
+        u, time = torch.full((self.size,), 0.25, dtype=self.dtype), torch.tensor(0)
+        begun, onward = (torch.cat([x, x.new_full((k,), 0.25)]) for x, k in
+                         zip((u[:0], u), self.points, strict=True))  # fmt: skip
+        about: dict[str, Any] = {"places": self.steps}
+        self.start = Code(self._start, begun, *rest, points=self.points[0], **about)
+        self.step = Code(self._step, onward, time, *rest, points=self.points[1], **about)
+        self.first = traced(self._first, onward, time, *rest)[0]
         self.ahead: Code | None = None
         if filtering.ahead is not None and self.steps > 1:
             self.ahead = Code(self._ahead, u, time, *rest, places=self.steps)
@@ -118,6 +121,10 @@ class Particle:
         *values, log_weight = ended(state, *rest, *along)
         return Population(self.value.tree(values), weights + log_weight)
 
+    def _points(self, args: tuple[Any, ...]) -> tuple[int, int]:
+        """How many coordinates of nets make the start of a particle, and its step."""
+        return 0, 0
+
     def disagreeing(self, rest: list[Tensor]) -> str:
         """What of the code is not what the program does, for one choice of noise; or nothing."""
         return next((name for name, same in self._agreements(rest) if not same), "")
@@ -138,7 +145,7 @@ class Particle:
 
     def with_noise(self, code: Code, begun: Tensor | None = None) -> Tensor:
         """A particle's numbers and some noise: multiples of the golden ratio, as chances."""
-        normal = torch.tensor(code.normal, dtype=torch.bool)
+        normal = torch.tensor([False] * code.points + code.normal, dtype=torch.bool)
         u = ((torch.arange(len(normal)) + 1) * 0.6180339887498949).frac().to(self.dtype)
         u = torch.where(normal, torch.special.ndtri(u), u)
         both = u if begun is None else torch.cat([begun, u])

@@ -11,6 +11,12 @@
 
 template <class A, class C> INLINE A pick(C mask, A yes, A no) { return mask ? yes : no; }
 
+template <class K> INLINE bool any(K where) {
+    for (unsigned long l = 0; l < sizeof where / sizeof where[0]; l++)
+        if (where[l]) return true;
+    return false;
+}
+
 static const double HIGH = 0x1.62e42fefa0000p-1, LOW = 0x1.cf79abc9e3b3ap-40;  // their sum is ln 2
 // (exp(r) - 1 - r) / r^2 for |r| <= ln 2 / 2 to 1.3e-17, and (2 atanh(s) / s - 2) / s^2 as a function of
 // s^2 for |s| <= 3 - 2 sqrt 2 to 6e-20: fits at the points of Chebyshev
@@ -26,6 +32,21 @@ static const float HIGH_F = 0x1.62ep-1f, LOW_F = 0x1.0bfbe8p-15f, WHOLE_F = 0x1.
 static constexpr float EXP_F[] = {0x1p-1f, 0x1.555556p-3f, 0x1.5554e4p-5f, 0x1.1110e0p-7f,
     0x1.6d4920p-10f, 0x1.a12a42p-13f};
 static constexpr float LOG_F[] = {0x1.555556p-1f, 0x1.9999ecp-2f, 0x1.245c44p-2f, 0x1.ddced8p-3f};
+
+// The quantile of the standard normal at u, over u - 1/2, as a function of w / 3 - 1 for
+// w = -log(4 u (1 - u)) <= 6, to 6e-17: a fit at the points of Chebyshev
+static constexpr double QUANTILE[] = {0x1.25e47a9d5da59p+2, 0x1.06704b7d927d7p+1,
+    -0x1.2b26437a1db7fp-3, -0x1.058f103403483p-4, 0x1.6e17be42bd884p-5, -0x1.1e653e025382bp-7,
+    -0x1.d86a70aa4fde9p-9, 0x1.6cd6f9e9aea57p-9, -0x1.ccf3f860b0c11p-12, -0x1.3f2745fcb001bp-12,
+    0x1.8510ac9e0a6e6p-13, -0x1.082b39628d7c1p-16, -0x1.b5001db5210b1p-16, 0x1.98623f81fc400p-17,
+    0x1.67b4c8009536ep-24, -0x1.2051ab7b9b191p-19, 0x1.9e5bae12c9baep-21, 0x1.adf166490a8bap-24,
+    -0x1.7e8151105cfabp-23, 0x1.6b8d29770ddecp-25, 0x1.59d40438bd646p-26, -0x1.8e1b7ce934c66p-27,
+    -0x1.f222c1eea923ap-31, 0x1.3d67bf78ab6b5p-30};
+
+// The same for float, to 1.3e-8
+static constexpr float QUANTILE_F[] = {0x1.25e47ap+2f, 0x1.06704cp+1f, -0x1.2b26aep-3f,
+    -0x1.058ed2p-4f, 0x1.6e2b6ep-5f, -0x1.1e7c3ap-7f, -0x1.ddb786p-9f, 0x1.6e6e2cp-9f,
+    -0x1.79b9aep-12f, -0x1.5975cap-12f, 0x1.d882a2p-14f, 0x1.4b39a6p-17f};
 
 // -------------------------------------------------------------------------------- gamma functions
 

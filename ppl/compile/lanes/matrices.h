@@ -134,12 +134,6 @@ template <long n> static void factors(const V *a, V *lu, V *pivots, V *failed) {
 
 static const long SWEEPS = 60;  // far more than it takes
 
-template <class K> INLINE bool any(K where) {
-    for (long l = 0; l < LANES; l++)
-        if (where[l]) return true;
-    return false;
-}
-
 // Cosine and sine of the angle that is nearest to 0 and makes `product` 0, of two numbers or columns whose
 // squares have this difference
 INLINE void angle(M needed, V difference, V product, V *c, V *s) {

@@ -49,7 +49,7 @@ REALS: dict[str, str] = {
     "sinh": "each(OF(std::sinh), {0})",
     "sqrt": "root({0})",
     "sub": "{0} - {1}",
-    "special_ndtri": "each(OF(normal_quantile), {0})",
+    "special_ndtri": "quantile({0})",
     "tan": "each(OF(std::tan), {0})",
     "tanh": "hyperbolic_tangent({0})",
     "trunc": "each(OF(std::trunc), {0})",

@@ -142,6 +142,29 @@ static F wide_log1p(F x) {
 static F wide_expm1(F x) { return __builtin_convertvector(wide_expm1(__builtin_convertvector(x, D)), F); }
 static F wide_tanh(F x) { return __builtin_convertvector(wide_tanh(__builtin_convertvector(x, D)), F); }
 
+// The quantile of the standard normal; beyond the fit, number by number
+INLINE D quantile(D u) {
+    D w = -wide_log(4.0 * (u * (1.0 - u))), t = w * (1.0 / 3) - 1.0;
+    D t2 = t * t, t4 = t2 * t2, t8 = t4 * t4;
+    D z = (u - 0.5) * (series(QUANTILE, t) + t8 * (series(QUANTILE + 8, t) + t8 * series(QUANTILE + 16, t)));
+    if (any(w > 6))
+        for (int l = 0; l < LANES; l++)
+            if (w[l] > 6) z[l] = normal_quantile(u[l]);
+    return z;
+}
+
+INLINE F cubic(const float *c, F x) { return (c[0] + c[1] * x) + (c[2] + c[3] * x) * (x * x); }
+
+INLINE F quantile(F u) {
+    F w = -wide_log(4.0f * (u * (1.0f - u))), t = w * (1.0f / 3) - 1.0f;
+    F t2 = t * t, t4 = t2 * t2;
+    F z = (u - 0.5f) * (cubic(QUANTILE_F, t) + t4 * (cubic(QUANTILE_F + 4, t) + t4 * cubic(QUANTILE_F + 8, t)));
+    if (any(w > 6))
+        for (int l = 0; l < LANES; l++)
+            if (w[l] > 6) z[l] = normal_quantile(u[l]);
+    return z;
+}
+
 INLINE V exponential(V x) { return wide_exp(x); }
 INLINE V exponential_less_one(V x) { return wide_expm1(x); }
 INLINE V logarithm(V x) { return wide_log(x); }

@@ -31,7 +31,8 @@ YS = torch.tensor([1.0, 0.0, 1.0]).double()
 
 
 @pytest.mark.parametrize(
-    ("n", "d", "digits"), [(1, 2, 2), (2, 2, 2), (3, 2, 2), (4, 2, 2), (2, 3, 2), (2, 2, 3)]
+    ("n", "d", "digits"),
+    [(1, 2, 2), (2, 2, 2), (3, 2, 2), (4, 2, 2), (2, 3, 2), (2, 2, 3), (5, 2, 2), (9, 1, 2)],
 )
 def test_each_point_is_uniform(n: int, d: int, digits: int) -> None:
     """By all scrambles: in each cell of the grid lie as many points in expectation."""
@@ -230,7 +231,7 @@ def test_points_make_what_a_proposal_draws() -> None:
     check.valid(sqmc(chain, 2, odd, digits=2), chain, YS[:1]).require()
 
 
-MOVED = "inference.smc.sqmc:_ByNets.moved"
+MOVED = "inference.smc.by_nets:ByNets.moved"
 FAULTS = [
     Fault("ancestors by place", MOVED, "return order[torch.", "return order.sort().values[torch."),
     Fault("weights in another order", MOVED, "log_weights.double()[order]", "log_weights.double()"),

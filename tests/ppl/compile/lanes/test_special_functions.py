@@ -115,6 +115,7 @@ BY_TORCH: dict[str, Callable[[Tensor], Tensor]] = {
     "each(OF(digamma), x)": torch.digamma,
     "each(OF(log_gamma), x)": torch.lgamma,
     "each(OF(normal_quantile), x)": torch.special.ndtri,
+    "quantile(x)": torch.special.ndtri,
 }
 
 
