@@ -35,10 +35,11 @@ class NaturalGradient(torch.optim.Optimizer):
     2002.10060) for the retraction.
 
     Args:
-        guide: whose parameters move, and no others.
+        guide: whose parameters move so.
         lr: the rate r of the steps.
         retraction: I - r H + (r H)^2 / 2 in place of I - r H, which is the same to first order and
             always positive definite: a step at most doubles a variance.
+        rest: an optimiser of other parameters, those of the model, which steps with this one.
 
     Errors:
         GuideError: the guide is of another kind.
@@ -46,7 +47,13 @@ class NaturalGradient(torch.optim.Optimizer):
         ProgramError: without a retraction, a step leaves the positive definite matrices.
     """
 
-    def __init__(self, guide: Guide, lr: float = 0.1, retraction: bool = True) -> None:
+    def __init__(
+        self,
+        guide: Guide,
+        lr: float = 0.1,
+        retraction: bool = True,
+        rest: torch.optim.Optimizer | None = None,
+    ) -> None:
         if not isinstance(guide, MeanField | FullRank):
             what = f"{type(guide).__name__} is no guide of normal laws with natural parameters"
             raise GuideError(located(what, hint="use MeanField or FullRank, or another optimiser"))
@@ -54,7 +61,9 @@ class NaturalGradient(torch.optim.Optimizer):
             raise ValueError(f"NaturalGradient: lr is above 0, not {lr}")
         super().__init__(guide.parameters(), {"lr": lr})
         self.guide: MeanField | FullRank = guide
-        self.retraction = retraction
+        self.retraction, self.rest = retraction, rest
+        for group in [] if rest is None else rest.param_groups:
+            self.add_param_group(group)  # the same objects: a schedule moves the rates of both
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -72,7 +81,21 @@ class NaturalGradient(torch.optim.Optimizer):
         for name, site in guide.tables.items():
             logits = guide.logits[key_of(name)]
             logits.sub_(rate * _by_mean(logits, _slope(logits), site.space.kind != "Bool"))
+        if self.rest is not None:
+            self.rest.step()
         return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of both optimisers."""
+        own = super().state_dict()
+        return own if self.rest is None else {**own, "rest": self.rest.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what ``state_dict`` gave."""
+        super().load_state_dict({name: x for name, x in state_dict.items() if name != "rest"})
+        if self.rest is not None:
+            self.rest.load_state_dict(state_dict["rest"])
+            self.param_groups[1:] = self.rest.param_groups
 
     def _independent(self, guide: MeanField, rate: float) -> None:
         """S_new^-1 = S^-1 (1 + x), x the rate times the slope of the loss by log s."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,52 @@ def test_other_guides_and_rates_are_refused() -> None:
         NaturalGradient(Flow(model_of(2)))
     with pytest.raises(ValueError, match="lr is above 0"):
         NaturalGradient(MeanField(model_of(2)), lr=0.0)
+
+
+def growing(rate: float = 0.05) -> Any:
+    """A model with a scale to be learnt, of data with variance 10; its guide and an optimiser."""
+    y = math.sqrt(10.0) * without_chance(40)
+    log_scale = torch.nn.Parameter(torch.zeros(()))
+
+    def model() -> None:
+        with plate("n", 40):
+            x = sample("x", dist.Normal(0.0, log_scale.exp()))
+            observe("y", dist.Normal(x, 1.0), y)
+
+    guide = MeanField(model)
+    return model, guide, log_scale, torch.optim.Adam([log_scale], lr=rate)
+
+
+def without_chance(n: int) -> Tensor:
+    x = numbers(3, n)
+    return (x - x.mean()) / x.std(correction=0)
+
+
+def test_other_parameters_step_with_them() -> None:
+    """Empirical Bayes: y is normal of variance s^2 + 1, which is 10 at the best s = 3."""
+    model, guide, log_scale, adam = growing()
+    optimizer = NaturalGradient(guide, lr=0.5, rest=adam)
+    falling = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
+    SVI(elbo(model, guide), optimizer, falling, samples=4, **QUIET).run(steps=300)
+    assert float(log_scale.detach().exp()) == pytest.approx(3.0, abs=0.1)
+    law = law_of(guide)[1].detach().diagonal()
+    assert float((law - math.sqrt(0.9)).abs().max()) < 0.1
+    assert [g["lr"] for g in adam.param_groups] == [g["lr"] for g in optimizer.param_groups[1:]]
+    assert adam.param_groups[0]["lr"] == pytest.approx(0.05 * 0.99**300)
+
+
+def test_both_go_on_from_a_checkpoint(tmp_path: Path) -> None:
+    def run(steps: int, **about: Any) -> tuple[Tensor, float]:
+        model, guide, log_scale, adam = growing()
+        optimizer = NaturalGradient(guide, lr=0.3, rest=adam)
+        falling = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        SVI(elbo(model, guide), optimizer, falling, **QUIET).run(steps=steps, **about)
+        return guide.loc.detach(), float(log_scale.detach())
+
+    file = tmp_path / "run"
+    run(7, checkpoint=file)
+    (loc, scale), (wanted, end) = run(15, checkpoint=file), run(15)
+    assert torch.equal(loc, wanted) and scale == end
 
 
 def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
