@@ -13,6 +13,7 @@ from .ergodicity import ergodic
 from .involution import check_involution as involution
 from .orbit import check_orbit as orbit
 from .stationarity import invariant, reversible
+from .stationary import stationary
 from .unbiased import unbiased
 from .validity import valid
 
@@ -25,6 +26,7 @@ __all__ = [
     "orbit",
     "reversible",
     "sbc",
+    "stationary",
     "unbiased",
     "valid",
 ]

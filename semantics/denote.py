@@ -88,11 +88,12 @@ def doubted(
     budget: int = BUDGET,
     depth: int | None = None,
     bound: float | None = None,
+    rough: bool = False,
 ) -> Measure:
     """What ``denote`` gives, of a program that is not trusted to do the same each time.
 
     All of the first thousand paths are run again and compared, ``again`` runs at least, with the
-    global generators of random numbers elsewhere.
+    global generators of random numbers elsewhere.  What is ``rough`` has no error of its own.
 
     Errors:
         ImpureProgramError: the program behaves differently when run again, changes its arguments,
@@ -102,7 +103,7 @@ def doubted(
     before = key(given)
     settings = {"budget": budget, "merge": True, "terms": depth, "again": again}
     settings["depth"] = DEPTH if depth is None else depth
-    measure = _denoted(p, given, "value", quadrature, settings, bound)
+    measure = _denoted(p, given, "value", quadrature, settings, bound, rough=rough)
     if key(given) != before:
         raise ImpureProgramError(
             located("the program changes its argument in place", hint="change a copy of it")
@@ -141,6 +142,7 @@ def _denoted(
     settings: dict[str, Any],
     bound: float | None,
     inside: bool = False,
+    rough: bool = False,
 ) -> Measure:
     """The measure; one that another evaluation asks for is ``inside`` that, which sees its data."""
     target, budget = p if of == "value" else _choices_of(p), settings["budget"]
@@ -156,8 +158,8 @@ def _denoted(
     def once(nodes: int | None) -> tuple[Measure, bool]:
         return unless_impossible(p, args, lambda: evaluate(nodes))
 
-    if quadrature is None:
-        return once(None)[0]
+    if quadrature is None or rough:
+        return once(quadrature)[0]
     failure: ProgramError | None = None
     again = settings.get("again")
     if (density := (_untracked_density if again else _static_density)(p, args)) is not None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import pyro.poutine as poutine
 import torch
-from pyro.distributions import Delta
+from pyro.distributions import Delta, Uniform
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -58,6 +58,7 @@ from ..ppl.language.handlers import (
 from ..ppl.language.queries import Ideal
 from ..ppl.language.recursion import Activation
 from ..ppl.types.supports import support_of
+from .compared import Compared, Interval, is_uniform
 from .measure import EPSILON, Measure, logsumexp
 from .paths import CUT, Explorer, Outcome, Store, restore, states_of
 
@@ -150,6 +151,9 @@ class Evaluator(Explorer):
             self._valid.add(identity)
         if msg["is_observed"] or msg["value"] is not None:
             self._score(msg, identity)
+        elif is_draw(msg) and is_uniform(fn):
+            self._see(fn.low)
+            msg["value"] = Compared.of(_Undecided(fn, self), fn.low.dtype)
         else:
             outcome = self._choose(identity, lambda: self._enumerate(msg))
             msg["value"] = _followed(fn, outcome.value)
@@ -450,6 +454,36 @@ class Evaluator(Explorer):
                 )
             front = after
         return [Outcome(stack_outputs(list(o.value)), o.states, o.log_weight) for o in front] + cut
+
+
+class _Undecided(Interval):
+    """A uniform number on the path of an evaluator: parts and nodes of it are choices there."""
+
+    def __init__(self, law: Any, evaluator: Evaluator) -> None:
+        super().__init__(law.low.detach(), law.high.detach())
+        self.evaluator, self.path = evaluator, evaluator._current[-1]
+        self.path.undecided = True
+
+    def pick(self, log_shares: Tensor) -> int:
+        logs = enumerate(log_shares.tolist())
+        return int(self._choose([Outcome(i, (), log) for i, log in logs if log > -math.inf]))
+
+    def node(self) -> Tensor:
+        law, nodes = Uniform(self.low, self.high, validate_args=False), self.evaluator.quadrature
+        if nodes is None:
+            finite_support(law)  # there is none: it raises
+        values, logs = quadrature_rule(law, nodes or 1)
+        self.evaluator.approximate = True
+        options = zip(values, logs.tolist(), strict=True)
+        return cast(Tensor, self._choose([Outcome(x, (), log) for x, log in options]))
+
+    def _choose(self, options: list[Outcome]) -> Any:
+        if self.evaluator._current[-1] is not self.path:
+            raise ProgramError(
+                located("a uniform number is used within a call that is not told of it")
+            )
+        identity = ("uniform", self.evaluator._key((self.low, self.high)), len(options))
+        return self.evaluator._choose(identity, lambda: options).value
 
 
 def _cut(log_weight: float) -> Outcome:

@@ -132,9 +132,8 @@ def _asked(subject: str, what: str, function: Rows, points: Tensor, shape: torch
             raise ProgramError(located(wrong, hint="map each row on its own"))
         return value
 
-    times = max(2, math.ceil(AGAIN / len(points)))
     try:
-        found: Tensor = repeated(subject, what, ask, function, times)
+        found: Tensor = repeated(subject, what, ask, function, AGAIN)
     except Broken:
         for row in points:
             with held(subject, f"{what} at x = {row.tolist()}"):

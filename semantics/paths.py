@@ -13,11 +13,12 @@ from textwrap import shorten
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
+from torch.utils._pytree import tree_map
 
 from ..ppl.errors import BudgetError, ImpureProgramError, ProgramError, located
 from ..ppl.language.effects import stack
 from ..ppl.language.handlers import Handler
-from ..ppl.tensors.keys import Cell, Keys
+from ..ppl.tensors.keys import Cell, Keys, Pending
 from .measure import logsumexp, readable
 from .sources import Sources, elsewhere
 
@@ -44,6 +45,7 @@ class Path:
     position: int = 0
     log_weight: float = 0.0
     names: set[str] = field(default_factory=set)
+    undecided: bool = False  # whether it holds numbers that are known by comparisons only
 
 
 class Dead(BaseException):
@@ -182,6 +184,9 @@ class Explorer(Messenger):  # type: ignore[misc]
         self._current.append(path)
         try:
             value = fn()
+            if path.undecided:
+                self._key((value, states_of(handlers)))  # which decides all that is returned
+                value = tree_map(lambda x: x.number() if isinstance(x, Pending) else x, value)
         except Dead:
             self.gave_up = True
             return None
@@ -253,6 +258,13 @@ class Explorer(Messenger):  # type: ignore[misc]
             if recorded != identity:
                 raise self._impure("a site had another name, distribution or argument")
         else:
+            if len(path.log) >= self.budget:
+                raise BudgetError(
+                    located(
+                        f"one path makes more than {self.budget} choices",
+                        hint="write a loop that may go on for ever by fix(...), or raise budget=",
+                    )
+                )
             options = outcomes()
             if not options:
                 raise Dead

@@ -14,13 +14,14 @@ from torch import Tensor
 from ..ppl.errors import ProgramError, located
 from ..ppl.language.program import program_name
 from .candidate import held, measure_of, verdict
+from .clouds import Refined, Words, compare
 from .comparing import TOLERANCE, allowance, masses, unseen
-from .denote import BUDGET, CONVERGED, denote, however_rough
+from .denote import BUDGET, denote, however_rough
 from .measure import Measure, readable, share
 from .report import Report, decide
-from .waves import MOST, Waves, rows_of, shares
 
 Program = Callable[..., Any]
+WORDS = Words("under the model", "in expectation under the algorithm")
 
 
 def meaning(output: Any) -> Iterator[tuple[Any, float]]:
@@ -83,10 +84,10 @@ def valid(
     expected = expectation(outputs)
     if quadrature is not None and not truth.alike(expected):
         half = max(2, quadrature // 2)
-        rough, rougher = (however_rough(measure, half) for measure in (model_by, outputs_by))
-        pairs = (truth, rough), (expected, expectation(rougher))
-        if (report := _by_waves(subject, *pairs, tolerance, start)) is not None:
-            return report
+        coarse, coarser = (however_rough(measure, half) for measure in (model_by, outputs_by))
+        wanted, found = Refined.of(truth, coarse), Refined.of(expected, expectation(coarser))
+        if wanted is not None and found is not None and wanted.width == found.width:
+            return compare(subject, wanted, found, WORDS, tolerance, start)
     deviation, where = expected.deviation(truth)
     counterexample = ""
     if where is not None:
@@ -109,63 +110,9 @@ def valid(
     )
 
 
-def _is_lone(measure: Measure, halved: Measure) -> bool:
-    """Whether one node holds most of the mass, so that the others tell nothing of its error.
-
-    A value that half the nodes give, too, is no node but an atom.
-    """
-    value, log_weight = max(measure.atoms, key=lambda atom: atom[1], default=(None, -math.inf))
-    most = share(log_weight, measure.log_mass()) > 0.5
-    return most and halved.log_weight(value) == -math.inf
-
-
 def _unit(output: Any) -> float:
     """The rounding unit of an output's weights, where they are numbers of a dtype."""
     weights = getattr(output, "log_weights", output[-1] if isinstance(output, tuple) else None)
     if not isinstance(weights, Tensor) or not weights.is_floating_point():
         return 0.0
     return torch.finfo(weights.dtype).eps
-
-
-def _by_waves(
-    subject: str,
-    truth: tuple[Measure, Measure],
-    expected: tuple[Measure, Measure],
-    tolerance: float,
-    start: float,
-) -> Report | None:
-    """Compare the integrals of waves by measures of many and of half the nodes; None if none apply.
-
-    Halving the nodes estimates an error and does not bound it: up to three times what is allowed
-    the verdict is unknown, and so it is where the mass or many waves have not converged.
-    """
-    found = [rows_of(value for value, _ in measure.atoms) for measure in (*truth, *expected)]
-    rows = [row for row in found if row is not None]
-    if len(rows) < len(found) or len({row.shape[1] for row in rows}) > 1:
-        return None
-    top = max(truth[0].log_mass(), expected[0].log_mass())
-    waves = Waves.about(rows[0], shares(truth[0], truth[0].log_mass()))
-    fine, halved, other, other_halved = (
-        shares(measure, top) @ torch.cat([torch.ones(len(row), 1), waves(row)], 1)
-        for measure, row in zip((*truth, *expected), rows, strict=True)
-    )
-    gaps, errors = (fine - other).abs(), (fine - halved).abs() + (other - other_halved).abs()
-    told = errors <= CONVERGED
-    known = bool(told[0]) and float(told.double().mean()) >= MOST
-    worst = int((gaps / (tolerance + errors)).where(told | (not known), 0.0).argmax())
-    gap, error = float(gaps[worst]), float(errors[worst])
-    what = "the mass" if worst == 0 else f"the integral of {waves.name(worst - 1)}"
-    report = decide(
-        subject,
-        gap,
-        tolerance + error,
-        "of the mass, with the quadrature error of the worst of some test functions",
-        f"{what} is {float(fine[worst]):.10g} of the mass under the model, and "
-        f"{float(other[worst]):.10g} in expectation under the algorithm",
-        time.perf_counter() - start,
-    )
-    fails = gap > 3 * (tolerance + error) and error <= CONVERGED and not _is_lone(*expected)
-    if fails or (report.verdict == "pass" and known):
-        return report
-    note = "the quadrature has not converged: raise quadrature="
-    return replace(report, verdict="unknown", notes=(*report.notes, note))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..inference.kernels import TraceKernel
 from ..inference.kernels.traces import points_of
-from ..ppl.errors import ConvergenceError, located
+from ..ppl.errors import ConvergenceError, InfiniteSupportError, located
 from ..ppl.language.program import Callback
 from ..ppl.tasks.workers import Client
 from ..semantics import Report, check
@@ -25,6 +25,7 @@ STAGES = 25, 50, 100, 200, 400  # simulations of a calibration, as long as the b
 LEVEL = 1e-6  # of all stages
 DRAWS = 50  # of each fit that ranks are among
 NODES = 16, 32, 64
+NODES_OF_KERNELS = 32, 64, 128
 
 
 def layers_of_kernel(kernel: Any, target: Callback, args: tuple[Any, ...]) -> tuple[Layer, ...]:
@@ -33,9 +34,21 @@ def layers_of_kernel(kernel: Any, target: Callback, args: tuple[Any, ...]) -> tu
     if isinstance(kernel, TraceKernel):
         step, states = kernel.on(target, *args), points_of(target)
     return (
-        Layer("invariant", lambda left: check.invariant(step, states, *args)),
+        Layer("invariant", lambda left: stationary(step, states, args)),
         Layer("ergodic", lambda left: check.ergodic(step, states, *args)),
     )
+
+
+def stationary(kernel: Callback, target: Callback, args: tuple[Any, ...]) -> Report:
+    """Whether a kernel keeps a target, by more and more nodes where choices are continuous."""
+    try:
+        return check.invariant(kernel, target, *args)
+    except InfiniteSupportError:
+        for nodes in NODES_OF_KERNELS:
+            report = check.invariant(kernel, target, *args, quadrature=nodes)
+            if report.verdict != "unknown":
+                break
+        return report
 
 
 def layers_of_algorithm(

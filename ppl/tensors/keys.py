@@ -13,6 +13,7 @@ import hashlib
 import math
 import sys
 import types
+from abc import ABC, abstractmethod
 from array import array
 from collections import deque
 from collections.abc import Hashable, Iterator
@@ -77,6 +78,8 @@ class Keys:
             self._open.pop()
 
     def _structure(self, value: Any) -> Hashable:
+        if isinstance(value, Pending):
+            return self(value.number())
         if isinstance(value, Unkeyed):
             return (type, type(value).__qualname__)
         if isinstance(value, Cell):
@@ -248,6 +251,14 @@ class Cell:
     """A place in the store of an evaluation: it is known by its address, not by its contents."""
 
     address: int
+
+
+class Pending(ABC):
+    """A number that is not known yet: it becomes one where its key is asked for."""
+
+    @abstractmethod
+    def number(self) -> Tensor:
+        """The number that it becomes."""
 
 
 class Unkeyed:

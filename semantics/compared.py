@@ -1,0 +1,316 @@
+"""Uniform numbers that are compared: each comparison is a choice between intervals, and exact.
+
+An accept step asks whether u < r, or log u < log r.  No rule of quadrature is good at that, and
+none is needed: u lies in an interval; a comparison cuts it at the threshold, and takes one part
+with the probability that is its share of the length.  Only where u is used as a number (it is
+returned, or stretched to an angle) are there nodes, in the interval that is left.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..ppl.tensors.keys import Pending
+
+MOST = 1000  # whole numbers that one may be cut into
+Map = Callable[[Tensor], Tensor]
+
+
+class Interval(ABC):
+    """Where a uniform number lies: in ``low`` to ``high``, as far as comparisons have told."""
+
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        self.low, self.high = low.double(), high.double()
+        self.settled = False  # whether it is a number by now
+
+    @abstractmethod
+    def pick(self, log_shares: Tensor) -> int:
+        """Take one of k parts, by the logs [k] of their shares."""
+
+    @abstractmethod
+    def node(self) -> Tensor:
+        """Take a number of the interval."""
+
+    def split(self, cuts: Tensor) -> int:
+        """Take one of the parts that the cuts [k] leave, and tell which."""
+        inner = torch.minimum(torch.maximum(cuts, self.low), self.high).sort().values
+        edges = torch.cat([self.low[None], inner, self.high[None]])
+        whole = self.high - self.low
+        part = self.pick((edges.diff() / torch.where(whole > 0, whole, 1.0)).log())
+        self.low, self.high = edges[part], edges[part + 1]
+        return part
+
+    def settle(self) -> None:
+        """Make it a number."""
+        if not self.settled:
+            self.low = self.high = self.node().double()
+            self.settled = True
+
+    @property
+    def middle(self) -> Tensor:
+        """One of its numbers, which compares as all of them do."""
+        return (self.low + self.high) / 2
+
+
+class Compared(Pending):
+    """A monotone function of a uniform number, in place of a tensor.
+
+    ``forth`` is the function, ``back`` its inverse, and ``rising`` its direction, None where that
+    is not known.  Comparisons, and functions that are monotone, leave the number undecided; any
+    other function of torch or numpy makes it a number.
+    """
+
+    def __init__(
+        self, interval: Interval, dtype: torch.dtype, forth: Map, back: Map, rising: bool | None
+    ) -> None:
+        self.interval, self.dtype = interval, dtype
+        self.forth, self.back, self.rising = forth, back, rising
+
+    @staticmethod
+    def of(interval: Interval, dtype: torch.dtype) -> Compared:
+        """The uniform number itself."""
+        return Compared(interval, dtype, lambda u: u, lambda t: t, True)
+
+    def number(self) -> Tensor:
+        """Its value, after the uniform number has become one."""
+        self.interval.settle()
+        return self.forth(self.interval.middle).to(self.dtype)
+
+    def then(self, forth: Map, back: Map, rising: bool | None) -> Compared:
+        """A monotone function of it."""
+        first, last = self.forth, self.back
+        direction = None if rising is None or self.rising is None else rising == self.rising
+        return Compared(
+            self.interval, self.dtype, lambda u: forth(first(u)), lambda t: last(back(t)), direction
+        )
+
+    def reshape(self, *shape: Any) -> Compared:
+        """The one number in another shape."""
+        return self.then(lambda u: u.reshape(*shape), lambda t: t, True)
+
+    def against(self, threshold: Any, name: str) -> Tensor:
+        """Whether it is less, or more, than a threshold: a choice.  Nothing is either of NaN."""
+        threshold = torch.as_tensor(threshold).double()
+        cuts = self.back(threshold)
+        if self.rising is None or cuts.numel() > 1:
+            self.interval.split(cuts.flatten().nan_to_num(nan=0.0))
+            compare: Callable[..., Tensor] = getattr(torch, name)
+            return compare(self.forth(self.interval.middle), threshold)
+        wanted = int((name in ("lt", "le")) != self.rising)  # the part in which it is so
+        never = self.interval.high if wanted else self.interval.low
+        cuts = torch.where(threshold.isnan(), never, cuts).reshape(1)
+        shape = torch.broadcast_shapes(self.shape, threshold.shape)
+        return torch.tensor(self.interval.split(cuts) == wanted).expand(shape)
+
+    def among(self, bounds: Tensor, **sides: Any) -> Tensor:
+        """How many of sorted bounds [k] lie below it: a choice."""
+        if not self.interval.settled:
+            self.interval.split(self.back(bounds.double()))
+        return torch.searchsorted(bounds.double(), self.forth(self.interval.middle), **sides)
+
+    def whole(self) -> int:
+        """Its integral part: a choice among those that it may have."""
+        ends = sorted(float(self.forth(x)) for x in (self.interval.low, self.interval.high))
+        if self.interval.settled or not ends[1] - ends[0] < MOST:
+            return int(self.number())
+        cuts = torch.arange(math.floor(ends[0]) + 1, math.ceil(ends[1]), dtype=torch.float64)
+        self.interval.split(self.back(cuts))
+        return int(self.forth(self.interval.middle))
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return apply(func, _name(func), args, kwargs or {})
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        name = SHORT.get(ufunc.__name__, ufunc.__name__)
+        if method == "__call__" and not kwargs and name in MONOTONE:
+            tensors = [x if isinstance(x, Compared) else torch.as_tensor(x) for x in inputs]
+            found = apply(getattr(torch, name), name, tuple(tensors), {})
+            return found if isinstance(found, Compared) else found.numpy()[()]
+        return getattr(ufunc, method)(*_deep(inputs, _array), **kwargs)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func is np.searchsorted and len(args) == 2 and args[1] is self:
+            return int(self.among(torch.as_tensor(np.asarray(args[0])), **kwargs))
+        return func(*_deep(args, _array), **_deep(kwargs, _array))
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.number().numpy().__array__(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or not hasattr(Tensor, name):
+            raise AttributeError(name)
+        if name in ASPECTS:
+            return getattr(self.forth(self.interval.middle).to(self.dtype), name)
+        if not callable(function := getattr(Tensor, name)):
+            return getattr(self.number(), name)
+        return functools.partial(_method, function, name, self)
+
+    def __bool__(self) -> bool:
+        return bool(self.number())
+
+    def __float__(self) -> float:
+        return float(self.number())
+
+    def __int__(self) -> int:
+        return self.whole()
+
+    __index__ = __int__
+
+    def __repr__(self) -> str:
+        return f"Compared({self.interval.low} < u < {self.interval.high})"
+
+
+def is_uniform(law: Any) -> bool:
+    """Whether a law is that of one uniform number, whose ends carry no derivatives."""
+    if not isinstance(law, torch.distributions.Uniform) or law.batch_shape:
+        return False
+    return not (law.low.requires_grad or law.high.requires_grad)
+
+
+def apply(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A function of tensors, by its name, some of which are undecided."""
+    undecided = [x for x in args if isinstance(x, Compared) and not x.interval.settled]
+    if len(undecided) == 1 and not kwargs:
+        (u,) = undecided
+        found = _of_one(u, name) if len(args) == 1 else None
+        if len(args) == 2:
+            first = args[0] is u
+            found = _of_two(u, _settled(args[int(first)]), name, first)
+        if found is not None:
+            return found
+    return func(*_deep(args), **_deep(kwargs))
+
+
+def _of_one(u: Compared, name: str) -> Compared | None:
+    if name in SAME:
+        return u
+    return u.then(*UNARY[name]) if name in UNARY else None
+
+
+def _of_two(u: Compared, other: Any, name: str, first: bool) -> Any:
+    if name in MIRRORED:
+        return u.against(other, name if first else MIRRORED[name])
+    if name == ("bucketize" if first else "searchsorted"):
+        return u.among(other)
+    maps = BINARY[name](other, first) if name in BINARY else None
+    return None if maps is None else u.then(*maps)
+
+
+def _method(function: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+    return apply(function, SHORT.get(name, name), args, kwargs)
+
+
+def _operate(self: Compared, function: Any, name: str, *args: Any) -> Any:
+    return apply(function, name, (self, *args), {})
+
+
+def _name(function: Any) -> str:
+    """What a function of torch does, by its name without underscores."""
+    name = str(function.__name__).strip("_")
+    return SHORT.get(name, name)
+
+
+def _settled(value: Any) -> Any:
+    return value.number() if isinstance(value, Compared) else value
+
+
+def _array(value: Any) -> Any:
+    return value.number().numpy() if isinstance(value, Compared) else value
+
+
+def _deep(value: Any, settle: Callable[[Any], Any] = _settled) -> Any:
+    """With numbers in place of what is undecided, in lists, too."""
+    if isinstance(value, list | tuple):
+        return type(value)(_deep(item, settle) for item in value)
+    if isinstance(value, dict):
+        return {key: _deep(item, settle) for key, item in value.items()}
+    return settle(value)
+
+
+def _sum(x: Any, _: bool) -> tuple[Map, Map, bool | None]:
+    return lambda u: u + _double(x), lambda t: t - _double(x), True
+
+
+def _difference(x: Any, first: bool) -> tuple[Map, Map, bool | None]:
+    if first:
+        return lambda u: u - _double(x), lambda t: t + _double(x), True
+    return lambda u: _double(x) - u, lambda t: _double(x) - t, False
+
+
+def _product(x: Any, _: bool) -> tuple[Map, Map, bool | None] | None:
+    if _is_zero(x):
+        return None
+    return lambda u: u * _double(x), lambda t: t / _double(x), _is_positive(x)
+
+
+def _quotient(x: Any, first: bool) -> tuple[Map, Map, bool | None] | None:
+    if not first or _is_zero(x):
+        return None
+    return lambda u: u / _double(x), lambda t: t * _double(x), _is_positive(x)
+
+
+def _is_zero(x: Any) -> bool:
+    """Whether a factor is known to be zero."""
+    return _is_plain(x) and float(x) == 0
+
+
+def _is_positive(x: Any) -> bool | None:
+    """Whether a factor is positive; None where elements or lanes may differ."""
+    return float(x) > 0 if _is_plain(x) else None
+
+
+def _is_plain(x: Any) -> bool:
+    """Whether it is one number, the same in all lanes."""
+    value = torch.as_tensor(x)
+    return not torch._C._functorch.is_batchedtensor(value) and value.ndim == 0
+
+
+def _double(x: Any) -> Any:
+    return torch.as_tensor(x).double()
+
+
+UNARY: dict[str, tuple[Map, Map, bool]] = {
+    "log": (torch.log, torch.exp, True),
+    "exp": (torch.exp, lambda t: t.clamp(min=0.0).log(), True),
+    "log1p": (torch.log1p, torch.expm1, True),
+    "expm1": (torch.expm1, lambda t: t.clamp(min=-1.0).log1p(), True),
+    "sqrt": (torch.sqrt, lambda t: t.clamp(min=0.0).square(), True),
+    "neg": (torch.neg, torch.neg, False),
+    "logit": (torch.logit, torch.sigmoid, True),
+}
+UNARY["negative"] = UNARY["neg"]
+BINARY: dict[str, Callable[[Any, bool], tuple[Map, Map, bool | None] | None]] = {
+    "add": _sum,
+    "radd": _sum,
+    "sub": _difference,
+    "subtract": _difference,
+    "rsub": lambda x, first: _difference(x, not first),
+    "mul": _product,
+    "multiply": _product,
+    "rmul": _product,
+    "div": _quotient,
+    "truediv": _quotient,
+    "true_divide": _quotient,
+}
+MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
+SHORT = {"less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge", "divide": "div"}
+MONOTONE = {*UNARY, *BINARY, *MIRRORED}
+SAME = {"detach", "clone", "double", "cpu", "contiguous", "squeeze"}
+ASPECTS = {"shape", "ndim", "dtype", "device", "requires_grad", "size", "dim", "numel"}
+OPERATORS = (
+    "lt le gt ge neg add radd sub rsub mul rmul truediv rtruediv pow rpow mod matmul getitem"
+)
+for _operator in OPERATORS.split():
+    _function = getattr(Tensor, f"__{_operator}__")
+    setattr(Compared, f"__{_operator}__", functools.partialmethod(_operate, _function, _operator))

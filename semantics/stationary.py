@@ -1,0 +1,123 @@
+"""Whether any code that moves states keeps a measure: by draws, at a stated level.
+
+If x is drawn from the measure and y is where the code takes it, f(y) - f(x) has mean zero for every
+f.  One step is taken from each x, so that no two differences depend on each other, and nothing is
+asked of the code: it may draw from torch, numpy and random as it likes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ppl.errors import ProgramError, located
+from ..ppl.interpretations.generate import generate
+from ..ppl.language.program import program_name
+from .betting import Bets
+from .candidate import held, verdict
+from .measure import readable
+from .report import Report
+from .sources import elsewhere
+from .waves import COUNT, Waves, rows_of
+
+PILOT, BATCH = 200, 50
+
+
+@verdict
+def stationary(
+    kernel: Callable[[Any], Any],
+    target: Callable[..., Any],
+    *args: Any,
+    draws: int = 20_000,
+    level: float = 1e-6,
+    width: float = 0.1,
+    bound: float | None = None,
+    seed: int = 0,
+) -> Report:
+    """Whether a kernel keeps the measure of ``target``, by steps from draws of it.
+
+    For code that ``invariant`` cannot evaluate: loops of unknown length, other people's samplers.
+
+    Args:
+        kernel: any function from a state (what ``target`` returns) to a state.  It may draw by the
+            effects, or from the global generators of torch, numpy and random, which are seeded.
+        draws: the most steps; a wrong kernel is found earlier.
+        level: the chance that a right kernel is said to be wrong, whatever the number of draws.
+        width: what half the change of a bounded test function's mean may be and not be found; the
+            verdict is unknown where a larger one could hide.
+        bound: the most that the target's scores multiply its weight by; a program without scores,
+            or whose scores are at most one, needs none.
+        seed: of everything.
+
+    Errors:
+        ValueError: ``draws`` is not positive, or ``level`` not in (0, 1).
+        ProgramError: a score exceeds ``bound``; states are not numbers of one form.
+    """
+    if draws < 1 or not 0 < level < 1:
+        raise ValueError(f"draws are positive and the level is in (0, 1): {draws}, {level}")
+    start, subject = time.perf_counter(), f"{program_name(kernel)} keeps {program_name(target)}"
+    limit = 0.0 if bound is None else math.log(bound)
+
+    def drawn() -> tuple[Any, float]:
+        trace, log_weight = generate(target, {}, *args)
+        if float(log_weight) > limit:
+            what = f"the scores multiply the weight of a state by {math.exp(float(log_weight)):.6g}"
+            raise ProgramError(located(what, hint="say bound=, the most that they ever do"))
+        return trace.value, math.exp(float(log_weight) - limit)
+
+    with elsewhere(seed), torch.no_grad():
+        pilot = [drawn() for _ in range(PILOT)]
+        weights = torch.tensor([weight for _, weight in pilot], dtype=torch.float64)
+        waves = Waves.about(_numbers([x for x, _ in pilot]), weights / weights.sum())
+        bets = Bets(2 * COUNT)
+        while bets.number < draws and bets.log_evidence() < -math.log(level):
+            starts = [drawn() for _ in range(min(BATCH, draws - bets.number))]
+            ends = []
+            for x, _ in starts:
+                with held(subject, f"at the state {readable(x)}"), torch.enable_grad():
+                    ends.append(kernel(x))
+            before, after = (waves(_numbers(rows)) for rows in ([x for x, _ in starts], ends))
+            shares = torch.tensor([weight for _, weight in starts], dtype=torch.float64)
+            bets.place(shares[:, None] * (after - before) / 2)
+    return _verdict(subject, bets, waves, level, width, time.perf_counter() - start)
+
+
+def _numbers(states: list[Any]) -> Tensor:
+    rows = rows_of(states)
+    if rows is None:
+        raise ProgramError(
+            located("states differ in form, or hold what is no number", hint="return tensors")
+        )
+    return rows
+
+
+def _verdict(
+    subject: str, bets: Bets, waves: Waves, level: float, width: float, seconds: float
+) -> Report:
+    means, seen = bets.means(), bets.seen(level)
+    found = bets.log_evidence() >= -math.log(level)
+    worst = int(bets.log_wealth.amax(1).argmax())
+    told = (
+        f"half the change of the mean of {waves.name(worst)} is {float(means[worst]):.4g}, in "
+        f"{bets.number} steps: a right kernel would be worth 1, and this one is worth "
+        f"{math.exp(min(700.0, bets.log_evidence())):.3g}, to those who bet against it"
+    )
+    report = Report(
+        subject,
+        "fail" if found else "pass",
+        float(means[worst].abs()),
+        float(seen[worst]),
+        f"is what would be found in {bets.number} steps at level {level:g}",
+        told if found else "",
+        seconds,
+    )
+    if not found and float(seen.max()) > width:
+        note = f"changes of up to {float(seen.max()):.2g} could hide: raise draws="
+        return replace(report, verdict="unknown", notes=(note,))
+    return report
