@@ -15,6 +15,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.fx import GraphModule, Interpreter, Node
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
@@ -71,8 +72,9 @@ class Probes:
         if not is_followed(leaf):
             return leaf
         if key not in self.zeros:
-            zeros = torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device)
-            self.zeros[key] = zeros.requires_grad_()
+            with temporarily_clear_interpreter_stack():  # the same zeros for all lanes
+                zeros = torch.zeros(leaf.shape, dtype=leaf.dtype, device=leaf.device)
+                self.zeros[key] = zeros.requires_grad_()
         return leaf + self.zeros[key]
 
     def sites(self, found: Sequence[Tensor]) -> list[tuple[str, Tensor]]:

@@ -115,7 +115,9 @@ def filtered_by(
     log_densities = log_weights = torch.zeros(particles)
     fresh = particles - (retained is not None)
     lanes = fresh > 1
+    run = current()
     for t, y in enumerate(observations):
+        before, past = len(run.scores), total
         if states is not None:
             index = _resampled(t, log_weights, fresh, ancestors)
             states, log_densities = (x.index_select(0, index) for x in (states, log_densities))
@@ -132,9 +134,20 @@ def filtered_by(
         choices, log_p, log_q, states = _joined(torch.cat, parts)
         log_weights = log_p - log_q
         total = total + log_mean_exp(log_weights)
+        _excuse(run.scores[before:], past)
         log_densities = log_p if t == 0 else log_densities + log_p
         chosen.append(choices)
     return Filter(total, chosen, numbers, log_densities, log_weights)
+
+
+def _excuse(scores: list[Score], past: Tensor) -> None:
+    """Let the scores of a step not weigh what was before it, which they do not move.
+
+    A graph finds that by itself, from all that is in it; and a baseline stands for all of the cost.
+    """
+    for score in scores:
+        if score.baseline is None and not is_tracing():
+            score.offset = score.offset + past.detach()
 
 
 def _resampled(t: int, log_weights: Tensor, fresh: int, ancestors: Strategy) -> Tensor:

@@ -5,6 +5,7 @@ Expected values come from a sum over all states and ancestors that is written ou
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +17,14 @@ from support.variational import (
     FLIP,
     SEEN,
     Y,
+    captured,
     chain_of_flips,
     close,
     f,
+    moments,
     replayed,
+    slopes,
+    value_of,
 )
 from torch import Tensor
 
@@ -43,6 +48,7 @@ from pushforward.inference.vi.gradients.replay import Score
 from pushforward.semantics import check, denote
 
 AT = f([0.4, -0.3])
+module = importlib.import_module("pushforward.inference.vi.filtered")
 
 
 @pytest.fixture(autouse=True)
@@ -198,7 +204,51 @@ def test_python_may_look_at_a_state() -> None:
     check.unbiased(replayed(build, AT), exact(2), AT, tolerance=1e-10).require()
 
 
+# --------------------------------------------------------------------- what is before a choice
+
+
+def test_scores_do_not_weigh_what_was_before_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same mean, and less variance, as the graph has it."""
+    mean, variance = moments(built(2), AT.tolist())
+    _, by_graph = moments(built(2), AT.tolist(), None, captured)
+    monkeypatch.setattr(module, "_excuse", lambda *_: None)
+    same, more = moments(built(2), AT.tolist())
+    close(mean, same, 1e-10)
+    assert bool((variance[1:] < 0.9 * more[1:]).any())
+    close(variance, by_graph, 1e-9)
+
+
+def test_to_excuse_what_a_choice_moves_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seeded fault: the evidence of the choice's own step."""
+    monkeypatch.setattr(
+        module, "_excuse", lambda scores, _: [setattr(s, "offset", s.value.sum()) for s in scores]
+    )
+    report = check.unbiased(replayed(built(2), AT), exact(2), AT)
+    assert report.verdict == "fail" and "gradient" in report.counterexample
+
+
 # --------------------------------------------------------------------------------- several choices
+
+
+@pytest.mark.slow
+def test_paths_of_lanes() -> None:
+    """Values that follow theta, and ancestors by their scores: at any nodes of the noise, the mean
+    of the derivative is the derivative of the mean."""
+
+    def build(theta: Tensor) -> Any:
+        def step(t: int, state: Any, y: Tensor) -> None:
+            x = sample("x", dist.Normal(f(0.0) if state is None else 0.9 * state, 1.2))
+            observe("y", dist.Normal(x, 0.8), y)
+
+        def propose(t: int, state: Any, y: Tensor) -> Tensor:
+            at = f(0.0) if state is None else state
+            return sample("x", reparam(dist.Normal(at + 0.5 * y, theta[0].exp())))
+
+        return fivo(step, propose, 2, [f(0.5), f(-1.0)])
+
+    at = f([-0.1])
+    mean, _ = moments(build, at.tolist(), 2)
+    close(mean[1:], slopes(value_of(build, 2), at), 1e-8)
 
 
 def test_plates_and_paths_in_lanes() -> None:

@@ -21,6 +21,7 @@ from pushforward.inference.vi import (
     MovingAverage,
     elbo,
     enum,
+    fivo,
     mvd,
     objective,
     over,
@@ -376,6 +377,44 @@ def test_the_noise_of_each_site(compiled: bool, double: None) -> None:
     assert result.site_noise["noisy"][0] > 1.0
     assert "at site noisy" in repr(result)
     assert set(result.noise) == {"parameter 0", "parameter 1"}
+
+
+def near_at(loc: Tensor) -> Any:
+    """-E (x - 1)^2 of a normal law at ``loc``: no density, so that only its values move."""
+    law = lambda: sample("x", reparam(dist.Normal(loc, 0.7)))  # noqa: E731
+    return objective(lambda: -((sample_trace(law).value - 1.0) ** 2))()
+
+
+def filter_at(loc: Tensor) -> Any:
+    def step(t: int, state: Any, y: Tensor) -> None:
+        observe("y", dist.Normal(sample("x", dist.Normal(0.0, 1.0)), 1.0), y)
+
+    def propose(t: int, state: Any, y: Tensor) -> Tensor:
+        return sample("x", reparam(dist.Normal(loc, 0.7)))
+
+    return fivo(step, propose, 3, [torch.tensor(1.0)])
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("kind", ["near", "over", "fivo"])
+def test_sites_in_lanes_are_followed(kind: str, samples: int, double: None) -> None:
+    """Lanes of samples, of rows and of particles: the derivative at a site, by a parameter of its
+    law that is one of the guide and moves nothing else, is that of the guide."""
+    loc = torch.nn.Parameter(torch.tensor(0.3))
+    rows = objective(lambda given: over(lambda row: near_at(loc), given))()
+    bound, args = {
+        "near": (near_at(loc), ()),
+        "over": (rows, (torch.zeros(4),)),
+        "fivo": (filter_at(loc), ()),
+    }[kind]
+    about = bound, [loc], samples
+    graph = Captured(*about, *args, compiled=False, monitor=True)
+    for step in (Replayed(*about, monitor=True), graph):
+        found = step(*args)
+        (by_site,) = (x for name, x in found.sites if name == "x")
+        assert by_site.shape == () and float(by_site.abs()) > 1e-6
+        if kind != "fivo":  # where the density of the proposal moves too
+            torch.testing.assert_close(-by_site, found.by[0])
 
 
 SCRIPT = """
