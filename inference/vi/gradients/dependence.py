@@ -8,6 +8,9 @@ In a plate, where each element of a choice has a score of its own, so are for ea
 that depend on other elements only.  Dependence is that of the graph; where an operation is not
 known to keep elements apart, they are taken to mix.
 
+A baseline that learns is told what its score still weighs, the mean of that over elements.  A score
+about a number, which is meant for the whole, keeps all parts.
+
 Source: Schulman, Heess, Weber, Abbeel (arXiv 1506.05254), theorem 1; Wingate, Weber (arXiv
 1301.1299).
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,19 +30,28 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from ....ppl.tensors.capture import is_traced
 from ....ppl.tensors.seeds import seeded
+from .baselines import Constant
 from .replay import Score, weighed
 
 aten = torch.ops.aten
 
 
+class Scored(NamedTuple):
+    """A score of a trace: nodes of its choice [*lanes, *batch, *event], of its log densities
+    [*lanes, *batch], and of the cost [*lanes] that its baseline learns, if it has one."""
+
+    choice: Node
+    elements: Node
+    cost: Node | None
+
+
 @dataclass(frozen=True)
 class Weighing:
-    """A value of a trace that was weighed by scores: nodes of value, result, and of each score its
-    choice [*lanes, *batch, *event] and its log densities [*lanes, *batch]."""
+    """A value of a trace that was weighed by scores: nodes of value and result."""
 
     value: Node
     result: Node
-    scores: list[tuple[Node, Node]]
+    scores: list[Scored]
 
 
 @dataclass
@@ -50,12 +62,21 @@ class Recording:
 
     def __call__(self, value: Tensor, scores: list[Score]) -> Tensor:
         result = weighed(value, scores)
-        nodes = [(node_of(score.value), node_of(score.elements)) for score in scores]
         ends = node_of(value), node_of(result)
-        known = [(v, e) for v, e in nodes if v is not None and e is not None]
+        known = [s for score in scores if (s := _scored(score)) is not None]
         if known and ends[0] is not None and ends[1] is not None:
             self.found.append(Weighing(ends[0], ends[1], known))
         return result
+
+
+def _scored(score: Score) -> Scored | None:
+    """The nodes of a score, if there are parts that it may not have to weigh."""
+    choice, elements = node_of(score.value), node_of(score.elements)
+    if choice is None or elements is None or isinstance(score.baseline, Constant):
+        return None
+    learns = score.baseline is not None and score.cost is not None
+    cost = node_of(score.cost) if learns and score.cost is not None else None
+    return None if learns and cost is None else Scored(choice, elements, cost)
 
 
 def node_of(x: Tensor) -> Node | None:
@@ -79,10 +100,10 @@ def rao_blackwellised(
         with seeded(0):
             ShapeProp(graph).propagate(*inputs)  # type: ignore[no-untyped-call]
         parts = list(_parts(weighing.value, lambda x: x))
-        for choice, elements in weighing.scores:
-            kept = _alignments(graph, choice, len(_shape(elements)))
+        for score in weighing.scores:
+            kept = _alignments(graph, score.choice, len(_shape(score.elements)))
             if _is_steady(graph, weighing.result, kept):
-                _subtract(graph, weighing, elements, parts, kept)
+                _subtract(graph, weighing, score, parts, kept)
     graph.graph.lint()
     graph.recompile()
     return graph
@@ -290,10 +311,25 @@ def mark_of_infinity(condition: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------------- correction
 
 
+def _above(node: Node) -> set[Node]:
+    """A node and all that it is made of."""
+    found, pending = set[Node](), [node]
+    while pending:
+        each = pending.pop()
+        if each not in found:
+            found.add(each)
+            pending += each.all_input_nodes
+    return found
+
+
 def _subtract(
-    graph: GraphModule, weighing: Weighing, elements: Node, parts: list[Part], kept: Kept
+    graph: GraphModule, weighing: Weighing, scored: Scored, parts: list[Part], kept: Kept
 ) -> None:
-    """result - sum_i cancelled(l_i) sg(what does not depend on element i)."""
+    """result - sum_i cancelled(l_i) sg(what does not depend on element i).
+
+    The parts come before the value that they are parts of, and so does what is made of them.
+    """
+    elements = scored.elements
     lanes, rank = _shape(weighing.value), len(_shape(elements))
     batch = list(range(len(lanes), rank))
 
@@ -305,9 +341,13 @@ def _subtract(
             x = call(aten.unsqueeze.default, x, -1)
         return x
 
-    at = max((weighing.result, elements), key=list(graph.graph.nodes).index)
-    marker = at.next
-    with graph.graph.inserting_before(marker):
+    order = list(graph.graph.nodes)
+    early = max(
+        (weighing.value, *([scored.cost] if scored.cost is not None else [])), key=order.index
+    )
+    while early.next.op == "placeholder":
+        early = early.next
+    with graph.graph.inserting_before(early.next):
         vain: list[Node] = []
         for part in parts:
             if part.node not in kept:
@@ -324,6 +364,15 @@ def _subtract(
         total = vain[0]
         for more in vain[1:]:
             total = call(aten.add.Tensor, total, more)
+        if scored.cost is not None:
+            left = call(aten.sub.Tensor, lifted(scored.cost), total)
+            left = call(aten.mean.dim, left, batch) if batch else left
+            told = call(aten.detach.default, left)
+            scored.cost.replace_all_uses_with(
+                told, delete_user_cb=lambda user: user not in _above(told), propagate_meta=False
+            )
+    at = max((weighing.result, elements), key=list(graph.graph.nodes).index)
+    with graph.graph.inserting_before(at.next):
         score = call(aten.sub.Tensor, elements, call(aten.detach.default, elements))
         loss = call(aten.mul.Tensor, score, call(aten.detach.default, total))
         if batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,15 @@ from support.variational import BACK_ENDS, close, f, moments
 from torch import Tensor
 
 from pushforward import dist, plate, sample
-from pushforward.inference.vi import objective, reinforce, sample_trace
+from pushforward.inference.vi import (
+    Captured,
+    Constant,
+    Learned,
+    MovingAverage,
+    objective,
+    reinforce,
+    sample_trace,
+)
 from pushforward.inference.vi.gradients import dependence
 from pushforward.semantics import check
 
@@ -185,3 +194,111 @@ def test_random_costs(seed: int) -> None:
     size = float(exact(at).abs()) + 1.0
     estimate = BACK_ENDS["graph"](build, at)
     check.unbiased(estimate, exact, at, tolerance=1e-9 * size**2).require()
+
+
+# ---------------------------------------------------------------------------------------- baselines
+
+BEFORE = 100.0  # a part that no choice moves
+
+
+def learned(mean: float) -> MovingAverage:
+    """An average that has come to a number."""
+    average = MovingAverage()
+    average.learn(f(mean))
+    return average
+
+
+def about(baseline: Any, cost: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    """Flips in a plate, and a flip after them that looks at them; each about a baseline."""
+
+    def build(theta: Tensor) -> Any:
+        def guide() -> tuple[Tensor, Tensor]:
+            with plate("n", 2):
+                b = sample("b", reinforce(dist.Bernoulli(theta[:2]), baseline=baseline))
+            chance = theta[2] * (0.5 + 0.4 * b.mean())
+            return b, sample("c", reinforce(dist.Bernoulli(chance), baseline=baseline))
+
+        @objective
+        def total() -> Tensor:
+            return cost(*sample_trace(guide).value) + torch.full((), BEFORE)
+
+        return total()
+
+    return build
+
+
+COSTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "apart": lambda b, c: (f([2.0, -3.0]) * b).sum() + c,
+    "mixed": lambda b, c: (b.sum() - c) ** 2,
+    "after": lambda b, c: 4.0 * c - b.sum(),
+    "before": lambda b, c: 7.0 * b.sum(),
+}
+
+
+@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize(
+    "baseline",
+    [lambda: learned(30.0), lambda: Constant(f(3.0)), lambda: Learned(lambda x: x.sum(), f([2.0]))],
+    ids=["average", "constant", "learned"],
+)
+def test_no_baseline_moves_the_mean(name: str, baseline: Any) -> None:
+    """Whatever it says; over all flips, by the sum that is written out."""
+    cost, at = COSTS[name], f([0.3, 0.6, 0.5])
+
+    def exact(theta: Tensor) -> Tensor:
+        total = torch.zeros(())
+        for i, j, k in itertools.product((0.0, 1.0), repeat=3):
+            b, c = f([i, j]), f(k)
+            last = theta[2] * (0.5 + 0.4 * b.mean())
+            chance = torch.where(b == 1, theta[:2], 1 - theta[:2]).prod()
+            chance = chance * torch.where(c == 1, last, 1 - last)
+            total = total + chance * (cost(b, c) + BEFORE)
+        return total
+
+    graph = BACK_ENDS["graph"](about(baseline(), cost), at)
+    check.unbiased(graph, exact, at, tolerance=1e-9).require()
+
+
+def test_a_baseline_learns_what_its_score_weighs() -> None:
+    """Of the flips of a plate the mean of their own costs; and nothing of what no choice moves."""
+    theta, average = f([0.3, 0.6, 0.5]).requires_grad_(), MovingAverage()
+    graph = Captured(about(average, COSTS["before"])(theta), [theta], 1, compiled=False)
+    for seed in range(10):
+        torch.manual_seed(seed)
+        found = graph()
+        value = float(found.values) - BEFORE
+        told = {site: float(cost) for site, _, cost in found.costs}
+        assert told["b"] == pytest.approx(value / 2, abs=1e-9)
+        assert told["c"] == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["apart", "before"])
+def test_a_baseline_that_has_learnt_lowers_the_variance(name: str) -> None:
+    """Below that of the graph without one: it was that of the part that no choice moves."""
+    at = f([0.3, 0.6, 0.5]).requires_grad_()
+    average = MovingAverage(0.99)
+    graph = Captured(about(average, COSTS[name])(at), [at], 1, compiled=False)
+
+    def spread(of: Captured, learns: bool) -> float:
+        torch.manual_seed(0)
+        rows = []
+        for _ in range(400):
+            found = of()
+            rows.append(found.by[0])
+            for _, baseline, cost in found.costs if learns else ():
+                baseline.learn(cost)
+        return float(torch.stack(rows[100:]).var(0).sum())
+
+    plain = Captured(about(None, COSTS[name])(at), [at], 1, compiled=False)
+    assert spread(graph, learns=True) < 1.05 * spread(plain, learns=False)
+    average.learn(f(1e6))  # the control: an average of another cost
+    assert spread(graph, learns=False) > 10 * spread(plain, learns=False)
+
+
+def test_a_number_stays_a_baseline_of_the_whole() -> None:
+    """The variance is that of replay, where the number is near the cost."""
+    build = about(Constant(f(BEFORE)), COSTS["apart"])
+    mean, variance = moments(build, [0.3, 0.6, 0.5])
+    same, by_graph = moments(build, [0.3, 0.6, 0.5], None, BACK_ENDS["graph"])
+    close(mean, same)
+    close(variance, by_graph)
