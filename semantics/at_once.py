@@ -35,9 +35,10 @@ from ..ppl.types.supports import support_of
 from .candidate import AGAIN
 from .clouds import Cloud
 from .compared import Compared, Interval, is_uniform
-from .measure import Measure
+from .measure import EPSILON, Measure
 from .shifted import nodes
 from .sources import Sources, elsewhere
+from .waves import row_of
 
 LANES = 20  # for each path of a budget: one costs far less
 CHUNK = 200_000  # lanes that are held at once
@@ -52,9 +53,11 @@ class Apart(Exception):
 
 
 def steps(
-    kernel: Callable[..., Any], before: Measure, count: int, *, kept: bool, budget: int
+    kernel: Callable[..., Any], before: Measure, count: int | None, *, kept: bool, budget: int
 ) -> Cloud | None:
     """Where a kernel's steps from a measure lead, by ``count`` nodes for each continuous choice.
+
+    If there are none, continuous choices are not known.
 
     With ``kept`` the rows hold the state before a step, too, in front.  None if the kernel cannot
     be run at many states at once, or is not seen to do the same in lanes and again.
@@ -78,11 +81,15 @@ def steps(
     rows = [torch.cat([_rows(states)[f.origin], f.rows], 1) if kept else f.rows for f in found]
     weights = torch.cat([logs[f.origin] + f.log_weights for f in found])
     possible = weights > -math.inf
-    return Cloud(torch.cat(rows)[possible], weights[possible])
+    resolution = max(before.resolution, *(f.resolution for f in found))
+    return Cloud(torch.cat(rows)[possible], weights[possible], resolution)
 
 
 class _Path(NamedTuple):
-    """The lanes [l] of one path: its finite choices, sizes of its continuous ones, and results."""
+    """The lanes [l] of one path: its finite choices, sizes of its continuous ones, and results.
+
+    ``resolution`` is the rounding unit of its log weights.
+    """
 
     choices: list[int]
     sizes: list[int]
@@ -90,9 +97,12 @@ class _Path(NamedTuple):
     places: Tensor
     rows: Tensor
     log_weights: Tensor
+    resolution: float
 
 
-def _paths(kernel: Callable[..., Any], states: Any, count: int, most: int) -> Iterator[_Path]:
+def _paths(
+    kernel: Callable[..., Any], states: Any, count: int | None, most: int
+) -> Iterator[_Path]:
     """Every path of the kernel from all states [n]."""
     waiting: list[tuple[list[int], list[int]]] = [([], [])]
     lanes = runs = 0
@@ -115,7 +125,7 @@ def _paths(kernel: Callable[..., Any], states: Any, count: int, most: int) -> It
 
 
 def _lanes_of(
-    kernel: Callable[..., Any], states: Any, count: int, choices: list[int], sizes: list[int]
+    kernel: Callable[..., Any], states: Any, count: int | None, choices: list[int], sizes: list[int]
 ) -> tuple[_Path, list[list[int]]] | list[int]:
     """A path and those that branch off; or the sizes of one with another continuous choice."""
     n = len(tree_leaves(states)[0])
@@ -130,7 +140,8 @@ def _lanes_of(
         return more.sizes
     if bool(weights.isnan().any()) or bool((weights == math.inf).any()):
         raise Apart
-    return _Path(run.taken, sizes, origin, places, rows, weights), run.opened
+    path = _Path(run.taken, sizes, origin, places, rows, weights, run.resolution)
+    return path, run.opened
 
 
 class _More(Exception):
@@ -148,19 +159,23 @@ class _Run:
     """
 
     def __init__(
-        self, kernel: Callable[..., Any], count: int, choices: list[int], sizes: list[int]
+        self, kernel: Callable[..., Any], count: int | None, choices: list[int], sizes: list[int]
     ) -> None:
         self.kernel, self.count, self.choices, self.sizes = kernel, count, choices, sizes
         self.taken: list[int] = []
         self.opened: list[list[int]] = []
+        self.resolution = EPSILON
 
     def __call__(self, state: Any, places: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        chooser = _Chooser(self, places, shift)
+        chooser, form = _Chooser(self, places, shift), _form(state)
         with chooser:
             value = self.kernel(state)
             value = tree_map(lambda x: x.number() if isinstance(x, Compared) else x, value)
         self.taken, self.opened = chooser.taken, chooser.opened
-        return _row(value).detach(), chooser.log_weight.detach()
+        self.resolution = chooser.resolution
+        if _form(value) != form:
+            raise Apart
+        return row_of(value), chooser.log_weight.detach()
 
 
 class _Chooser(Messenger):  # type: ignore[misc]
@@ -172,6 +187,13 @@ class _Chooser(Messenger):  # type: ignore[misc]
         self.taken: list[int] = []
         self.opened: list[list[int]] = []
         self.log_weight = torch.zeros((), dtype=torch.float64)
+        self.resolution = EPSILON
+
+    def see(self, numbers: Tensor) -> Tensor:
+        """Note the rounding unit of numbers on which the weight depends."""
+        if numbers.is_floating_point():
+            self.resolution = max(self.resolution, torch.finfo(numbers.dtype).eps)
+        return numbers
 
     def pick(self, log_shares: Tensor) -> int:
         """A finite choice, by the logs [k] of its probabilities: the same in all lanes."""
@@ -188,6 +210,8 @@ class _Chooser(Messenger):  # type: ignore[misc]
 
     def node(self, law: Any) -> Tensor:
         """A continuous choice: another node in each lane."""
+        if self.run.count is None:
+            raise Apart
         shift = self.shift * (1 + self.axis)
         values, logs = nodes(law, self.run.count, shift)
         if self.axis == len(self.run.sizes):
@@ -220,17 +244,17 @@ class _Chooser(Messenger):  # type: ignore[misc]
         law = law_of(msg)
         if msg["is_observed"] or msg["value"] is not None:
             if not msg["infer"].get("_deterministic"):
-                self.log_weight = self.log_weight + scaled_log_prob(msg).double()
+                self.log_weight = self.log_weight + self.see(scaled_log_prob(msg)).double()
         elif not (is_draw(msg) or is_one(msg["scale"])):
             raise Apart
         elif is_draw(msg) and is_uniform(law):
-            msg["value"] = Compared.of(_InLanes(law, self), law.low.dtype)
+            msg["value"] = Compared.of(_InLanes(law, self), self.see(law.low).dtype)
         elif lists_values(law) or support_of(law).is_discrete:
             values, _ = finite_support(law, impossible=True)
-            logs = log_density(law, values)
+            logs = self.see(log_density(law, values))
             msg["value"] = values[self.pick(logs.reshape(len(values), -1).sum(1))]
         else:
-            msg["value"] = self.node(law)
+            msg["value"] = self.see(self.node(law))
         msg["done"] = True
 
 
@@ -258,7 +282,9 @@ def _lane(lanes: Lanes, args: tuple[Any, ...], i: int) -> Any:
         return lanes.fn(*lanes.arguments(args, i))
 
 
-def _require_alike(kernel: Callable[..., Any], states: Any, count: int, paths: list[_Path]) -> None:
+def _require_alike(
+    kernel: Callable[..., Any], states: Any, count: int | None, paths: list[_Path]
+) -> None:
     """Raise unless single runs, of each path some and 64 at least, give what lanes gave."""
     each = max(2, math.ceil(AGAIN / len(paths)))
     generator = torch.Generator().manual_seed(0)
@@ -287,9 +313,10 @@ def _stacked(values: list[Any]) -> Any:
     return tree_unflatten(leaves, specs[0])
 
 
-def _row(value: Any) -> Tensor:
-    """The numbers of a value."""
-    return torch.cat([torch.as_tensor(x).double().reshape(-1) for x in tree_leaves(value)])
+def _form(value: Any) -> tuple[Any, ...]:
+    """How the numbers of a value stand in it."""
+    leaves, spec = tree_flatten(value)
+    return (spec, *(torch.as_tensor(x).shape for x in leaves))
 
 
 def _rows(states: Any) -> Tensor:

@@ -50,13 +50,18 @@ def rows_of(values: Iterable[Any]) -> Tensor | None:
     """The numbers in each value, as rows [n, k]; None if values differ in form or hold others."""
     rows = []
     for value in values:
-        leaves = tree_leaves(value)
-        if not all(isinstance(x, Tensor | int | float) for x in leaves):
+        if not all(isinstance(x, Tensor | int | float) for x in tree_leaves(value)):
             return None
-        rows.append(torch.cat([torch.as_tensor(x).detach().double().reshape(-1) for x in leaves]))
+        rows.append(row_of(value))
     if not rows or len({len(row) for row in rows}) > 1 or not len(rows[0]):
         return None
     return torch.stack(rows)
+
+
+def row_of(value: Any) -> Tensor:
+    """The numbers [k] in a value."""
+    leaves = [torch.as_tensor(x).detach().double().reshape(-1) for x in tree_leaves(value)]
+    return torch.cat(leaves)
 
 
 def shares(measure: Measure, log_whole: float) -> Tensor:

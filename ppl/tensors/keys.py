@@ -294,10 +294,18 @@ def _tensor_key(value: Tensor) -> tuple[torch.Size, torch.dtype, bytes]:
         return (value.shape, value.dtype, _tensor_key(value.double())[2])
     found = value.numpy(force=True)
     if found.dtype.kind in "fc":
-        parts = found.view(found.real.dtype) if found.dtype.kind == "c" else found
-        fraction, exponent = np.frexp(parts)
-        found = np.ldexp(np.round(np.ldexp(fraction, BITS)), exponent - BITS) + 0.0
+        found = _shortened(found.view(found.real.dtype) if found.dtype.kind == "c" else found)
     return (value.shape, value.dtype, found.tobytes())
+
+
+def shortened(values: Tensor) -> Tensor:
+    """Numbers in double precision, each rounded as keys round it: equal where their keys are."""
+    return torch.as_tensor(_shortened(values.double().numpy(force=True)))
+
+
+def _shortened(values: Any) -> Any:
+    fraction, exponent = np.frexp(values)
+    return np.ldexp(np.round(np.ldexp(fraction, BITS)), exponent - BITS) + 0.0
 
 
 class Values(Keys):
