@@ -41,7 +41,7 @@ class Interval(ABC):
 
     def split(self, cuts: Tensor) -> int:
         """Take one of the parts that the cuts [k] leave, and tell which."""
-        inner = torch.minimum(torch.maximum(cuts, self.low), self.high).sort().values
+        inner = torch.minimum(torch.maximum(cuts.detach(), self.low), self.high).sort().values
         edges = torch.cat([self.low[None], inner, self.high[None]])
         whole = self.high - self.low
         part = self.pick((edges.diff() / torch.where(whole > 0, whole, 1.0)).log())
@@ -118,7 +118,9 @@ class Compared(Pending):
 
     def whole(self) -> int:
         """Its integral part: a choice among those that it may have."""
-        ends = sorted(float(self.forth(x)) for x in (self.interval.low, self.interval.high))
+        ends = sorted(
+            float(self.forth(x).detach()) for x in (self.interval.low, self.interval.high)
+        )
         if self.interval.settled or not ends[1] - ends[0] < MOST:
             return int(self.number())
         cuts = torch.arange(math.floor(ends[0]) + 1, math.ceil(ends[1]), dtype=torch.float64)
@@ -262,12 +264,12 @@ def _quotient(x: Any, first: bool) -> tuple[Map, Map, bool | None] | None:
 
 def _is_zero(x: Any) -> bool:
     """Whether a factor is known to be zero."""
-    return _is_plain(x) and float(x) == 0
+    return _is_plain(x) and float(torch.as_tensor(x).detach()) == 0
 
 
 def _is_positive(x: Any) -> bool | None:
     """Whether a factor is positive; None where elements or lanes may differ."""
-    return float(x) > 0 if _is_plain(x) else None
+    return float(torch.as_tensor(x).detach()) > 0 if _is_plain(x) else None
 
 
 def _is_plain(x: Any) -> bool:

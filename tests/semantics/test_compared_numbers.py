@@ -167,6 +167,22 @@ def test_as_a_number_it_needs_nodes_in_what_is_left() -> None:
     assert denote(squared, quadrature=8).expect() == pytest.approx(1 / 24, abs=1e-15)
 
 
+def test_parameters_that_carry_derivatives() -> None:
+    """The number does not move with a threshold, and what is made of it moves with its factors."""
+    scale = torch.tensor(0.5, requires_grad=True)
+
+    def estimator(at: Tensor) -> Tensor:
+        u = draw(dist.Uniform(0.0, 1.0))
+        return (u * at).sum() if u < at.sum() else torch.zeros(())
+
+    def value_of(at: Tensor) -> Tensor:
+        measure = denote(lambda: estimator(at), quadrature=8)
+        return measure.expect()
+
+    # the integral of u s from 0 to s
+    assert float(value_of(scale.reshape(1))) == pytest.approx(0.5**3 / 2, abs=1e-14)
+
+
 def test_it_passes_through_calls_loops_and_results() -> None:
     @program
     def inner(u: Tensor) -> Tensor:
