@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from pyro.distributions.torch_distribution import ExpandedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Uniform
+from torch.distributions import Independent, Uniform
+from torch.distributions.constraints import is_dependent
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from ..ppl.distributions.densities import log_density
@@ -31,6 +33,7 @@ from ..ppl.language.effects import (
     whole_indices,
 )
 from ..ppl.language.handlers import Lane, is_one
+from ..ppl.tensors.keys import settled
 from ..ppl.types.supports import support_of
 from .candidate import AGAIN
 from .clouds import Cloud
@@ -120,13 +123,13 @@ def _paths(
             continue
         path, opened = found
         lanes += len(path.origin)
-        waiting.extend((prefix, path.sizes) for prefix in opened)
+        waiting.extend((prefix, sizes[:used]) for prefix, used in opened)
         yield path
 
 
 def _lanes_of(
     kernel: Callable[..., Any], states: Any, count: int | None, choices: list[int], sizes: list[int]
-) -> tuple[_Path, list[list[int]]] | list[int]:
+) -> tuple[_Path, list[_Opened]] | list[int]:
     """A path and those that branch off; or the sizes of one with another continuous choice."""
     n = len(tree_leaves(states)[0])
     axes = [torch.arange(size) for size in (n, *sizes)]
@@ -135,13 +138,21 @@ def _lanes_of(
     run = _Run(kernel, count, choices, sizes)
     lanes = tree_map(lambda leaf: leaf[origin], states)
     try:
-        rows, weights = torch.func.vmap(run, chunk_size=CHUNK)(lanes, places, _shifts(origin))
+        shifts = _shifts(origin)
+        rows, weights, wrong = torch.func.vmap(run, chunk_size=CHUNK)(lanes, places, shifts)
     except _More as more:
         return more.sizes
-    if bool(weights.isnan().any()) or bool((weights == math.inf).any()):
+    if bool((weights.isnan() | (weights == math.inf) | wrong & (weights > -math.inf)).any()):
         raise Apart
     path = _Path(run.taken, sizes, origin, places, rows, weights, run.resolution)
     return path, run.opened
+
+
+class _Opened(NamedTuple):
+    """A path that another has left: its finite choices, and how many continuous ones precede."""
+
+    choices: list[int]
+    used: int
 
 
 class _More(Exception):
@@ -155,7 +166,8 @@ class _More(Exception):
 class _Run:
     """A run of a kernel at one state, by its finite choices, and the place of each continuous one.
 
-    ``taken`` are the finite choices that it made, and ``opened`` the paths that it left.
+    ``taken`` are the finite choices that it made, and ``opened`` the paths that it left.  It tells
+    the numbers of the result, the log weight, and whether a law had parameters that it cannot have.
     """
 
     def __init__(
@@ -163,19 +175,19 @@ class _Run:
     ) -> None:
         self.kernel, self.count, self.choices, self.sizes = kernel, count, choices, sizes
         self.taken: list[int] = []
-        self.opened: list[list[int]] = []
+        self.opened: list[_Opened] = []
         self.resolution = EPSILON
 
-    def __call__(self, state: Any, places: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, state: Any, places: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         chooser, form = _Chooser(self, places, shift), _form(state)
         with chooser:
             value = self.kernel(state)
-            value = tree_map(lambda x: x.number() if isinstance(x, Compared) else x, value)
+            value = tree_map(settled, value)
         self.taken, self.opened = chooser.taken, chooser.opened
         self.resolution = chooser.resolution
         if _form(value) != form:
             raise Apart
-        return row_of(value), chooser.log_weight.detach()
+        return row_of(value), chooser.log_weight.detach(), chooser.wrong
 
 
 class _Chooser(Messenger):  # type: ignore[misc]
@@ -185,7 +197,9 @@ class _Chooser(Messenger):  # type: ignore[misc]
         super().__init__()
         self.run, self.places, self.shift, self.axis = run, places, shift, 0
         self.taken: list[int] = []
-        self.opened: list[list[int]] = []
+        self.opened: list[_Opened] = []
+        self.names: set[str] = set()
+        self.wrong = torch.tensor(False)
         self.log_weight = torch.zeros((), dtype=torch.float64)
         self.resolution = EPSILON
 
@@ -203,7 +217,8 @@ class _Chooser(Messenger):  # type: ignore[misc]
             part = self.run.choices[at]
         else:
             part = 0
-            self.opened.extend([*self.taken, other] for other in range(1, len(log_shares)))
+            others = range(1, len(log_shares))
+            self.opened.extend(_Opened([*self.taken, other], self.axis) for other in others)
         self.taken.append(part)
         self.log_weight = self.log_weight + log_shares[part].double()
         return part
@@ -242,6 +257,7 @@ class _Chooser(Messenger):  # type: ignore[misc]
             msg["done"] = True
             return
         law = law_of(msg)
+        self._look_at(msg["name"], law, named=not is_draw(msg))
         if msg["is_observed"] or msg["value"] is not None:
             if not msg["infer"].get("_deterministic"):
                 self.log_weight = self.log_weight + self.see(scaled_log_prob(msg)).double()
@@ -256,6 +272,21 @@ class _Chooser(Messenger):  # type: ignore[misc]
         else:
             msg["value"] = self.see(self.node(law))
         msg["done"] = True
+
+    def _look_at(self, name: str, law: Any, named: bool) -> None:
+        """Note a law whose parameters are out of range in some lanes.
+
+        What else is told of sites, a run by itself tells.
+        """
+        if named and name in self.names:
+            raise Apart
+        self.names |= {name} if named else set()
+        while isinstance(law, Independent | ExpandedDistribution):
+            law = law.base_dist
+        for parameter, constraint in getattr(law, "arg_constraints", {}).items():
+            value = getattr(law, "__dict__", {}).get(parameter)
+            if isinstance(value, Tensor) and not is_dependent(constraint):
+                self.wrong = self.wrong | ~constraint.check(value).all()
 
 
 class _InLanes(Interval):
@@ -293,7 +324,7 @@ def _require_alike(
         for i in torch.randint(len(path.origin), (each,), generator=generator).tolist():
             state = tree_map(lambda leaf: leaf[path.origin[i]], states)  # noqa: B023
             with elsewhere(number):
-                row, log_weight = run(state, path.places[i], _shifts(path.origin[i]))
+                row, log_weight, _ = run(state, path.places[i], _shifts(path.origin[i]))
             if float(path.log_weights[i]) == float(log_weight) == -math.inf:
                 continue
             found, wanted = torch.cat([row, log_weight[None]]), path.rows[i]

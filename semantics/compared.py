@@ -12,12 +12,14 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..ppl.errors import ProgramError, located
 from ..ppl.tensors.keys import Pending
 
 MOST = 1000  # whole numbers that one may be cut into
@@ -38,6 +40,9 @@ class Interval(ABC):
     @abstractmethod
     def node(self) -> Tensor:
         """Take a number of the interval."""
+
+    def __deepcopy__(self, memo: Any) -> Interval:
+        return self  # of which a copy is the same number
 
     def split(self, cuts: Tensor) -> int:
         """Take one of the parts that the cuts [k] leave, and tell which."""
@@ -113,19 +118,39 @@ class Compared(Pending):
     def among(self, bounds: Tensor, **sides: Any) -> Tensor:
         """How many of sorted bounds [k] lie below it: a choice."""
         if not self.interval.settled:
-            self.interval.split(self.back(bounds.double()))
+            each = bounds.double().reshape(-1, *(1,) * self.ndim)
+            self.interval.split(self.back(each).flatten().nan_to_num(nan=0.0))
         return torch.searchsorted(bounds.double(), self.forth(self.interval.middle), **sides)
 
-    def whole(self) -> int:
-        """Its integral part: a choice among those that it may have."""
+    def within(self, name: str) -> bool:
+        """Whether it lies where a function is defined: a choice, if it may be either.
+
+        Errors:
+            Undecided: elements differ.
+        """
+        low, high = DOMAINS[name]
+        ends = [self.forth(x) for x in (self.interval.low, self.interval.high)]
+        if not any(map(_is_batched, ends)):
+            if all(bool(((low <= end) & (end <= high)).all()) for end in ends):
+                return True
+            if ends[0].numel() > 1:
+                raise Undecided
+        if self.rising is None:
+            raise Undecided
+        edges = torch.tensor([x for x in (low, high) if math.isfinite(x)], dtype=torch.float64)
+        part = self.interval.split(torch.stack([self.back(edge).reshape(()) for edge in edges]))
+        return part == (1 if len(edges) == 2 or self.rising == math.isfinite(low) else 0)
+
+    def whole(self, part: Callable[[float], int] = int) -> int:
+        """Its integral part, or another whole number: a choice among those that it may have."""
         ends = sorted(
             float(self.forth(x).detach()) for x in (self.interval.low, self.interval.high)
         )
         if self.interval.settled or not ends[1] - ends[0] < MOST:
-            return int(self.number())
+            return part(float(self.number()))
         cuts = torch.arange(math.floor(ends[0]) + 1, math.ceil(ends[1]), dtype=torch.float64)
         self.interval.split(self.back(cuts))
-        return int(self.forth(self.interval.middle))
+        return part(float(self.forth(self.interval.middle).detach()))
 
     @classmethod
     def __torch_function__(
@@ -136,14 +161,14 @@ class Compared(Pending):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         name = SHORT.get(ufunc.__name__, ufunc.__name__)
         if method == "__call__" and not kwargs and name in MONOTONE:
-            tensors = [x if isinstance(x, Compared) else torch.as_tensor(x) for x in inputs]
+            tensors = [x if issubclass(type(x), Compared) else torch.as_tensor(x) for x in inputs]
             found = apply(getattr(torch, name), name, tuple(tensors), {})
-            return found if isinstance(found, Compared) else found.numpy()[()]
+            return found if issubclass(type(found), Compared) else found.numpy()[()]
         return getattr(ufunc, method)(*_deep(inputs, _array), **kwargs)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func is np.searchsorted and len(args) == 2 and args[1] is self:
-            return int(self.among(torch.as_tensor(np.asarray(args[0])), **kwargs))
+            return self.among(torch.as_tensor(np.asarray(args[0])), **kwargs).numpy()[()]
         return func(*_deep(args, _array), **_deep(kwargs, _array))
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
@@ -158,6 +183,19 @@ class Compared(Pending):
             return getattr(self.number(), name)
         return functools.partial(_method, function, name, self)
 
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __len__(self) -> int:
+        what = "a uniform number is made a tensor by torch.tensor or as_tensor"
+        raise TypeError(located(what, hint="use it as it is, or float(u)"))
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(float(self), digits)
+
+    def __format__(self, form: str) -> str:
+        return format(float(self), form) if form else repr(self)
+
     def __bool__(self) -> bool:
         return bool(self.number())
 
@@ -166,8 +204,6 @@ class Compared(Pending):
 
     def __int__(self) -> int:
         return self.whole()
-
-    __index__ = __int__
 
     def __repr__(self) -> str:
         return f"Compared({self.interval.low} < u < {self.interval.high})"
@@ -180,29 +216,69 @@ def is_uniform(law: Any) -> bool:
     return not (law.low.requires_grad or law.high.requires_grad)
 
 
+class Undecided(Exception):
+    """What is asked of a number needs its value."""
+
+
 def apply(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A function of tensors, by its name, some of which are undecided."""
-    undecided = [x for x in args if isinstance(x, Compared) and not x.interval.settled]
+    if name in IN_PLACE:
+        return _in_place(IN_PLACE[name], args, kwargs)
+    undecided = [x for x in args if issubclass(type(x), Compared) and not x.interval.settled]
     if len(undecided) == 1 and not kwargs:
         (u,) = undecided
-        found = _of_one(u, name) if len(args) == 1 else None
-        if len(args) == 2:
-            first = args[0] is u
-            found = _of_two(u, _settled(args[int(first)]), name, first)
+        found = None
+        with suppress(Undecided):
+            if len(args) == 1:
+                found = _of_one(u, name)
+            elif name in SHAPES and args[0] is u:
+                found = SHAPES[name](u, *args[1:])
+            elif len(args) == 2:
+                first = args[0] is u
+                found = _of_two(u, _settled(args[int(first)]), name, first)
         if found is not None:
             return found
     return func(*_deep(args), **_deep(kwargs))
 
 
-def _of_one(u: Compared, name: str) -> Compared | None:
+def _in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A function that changes its first argument: that stands for another function from now on."""
+    first = args[0]
+    found = apply(getattr(torch, name), name, args, kwargs) if name in MONOTONE else None
+    if not (issubclass(type(first), Compared) and issubclass(type(found), Compared)):
+        what = f"a uniform number is changed in place, by {name}_"
+        raise ProgramError(located(what, hint=f"use {name}, without the underscore"))
+    vars(first).update(vars(found))
+    return first
+
+
+def _of_one(u: Compared, name: str) -> Any:
     if name in SAME:
         return u
+    if name in SHAPES:
+        return SHAPES[name](u)
+    if name in ROUNDED:
+        return torch.tensor(float(u.whole(ROUNDED[name])), dtype=u.dtype)
+    if name == "long":
+        return torch.tensor(u.whole())
+    if name in DOMAINS and not u.within(name):
+        return torch.tensor(math.nan, dtype=u.dtype)
     return u.then(*UNARY[name]) if name in UNARY else None
 
 
 def _of_two(u: Compared, other: Any, name: str, first: bool) -> Any:
     if name in MIRRORED:
         return u.against(other, name if first else MIRRORED[name])
+    if name in ("eq", "ne") and not issubclass(type(other), Compared):
+        shape = torch.broadcast_shapes(u.shape, torch.as_tensor(other).shape)
+        return torch.tensor(name == "ne").expand(shape)  # of one number in a continuum
+    if name in BINARY and _is_plain(other) and not bool(_double(other).isfinite()):
+        nan = bool(_double(other).isnan())
+        if nan or BINARY[name] in (_sum, _difference) or name == "rsub":
+            number = u.forth(u.interval.middle)
+            pair = (number, other) if first == (name[0] != "r") else (other, number)
+            return getattr(torch, name.removeprefix("r"))(*map(_double, pair)).to(u.dtype)
+        raise Undecided
     if name == ("bucketize" if first else "searchsorted"):
         return u.among(other)
     maps = BINARY[name](other, first) if name in BINARY else None
@@ -219,16 +295,17 @@ def _operate(self: Compared, function: Any, name: str, *args: Any) -> Any:
 
 def _name(function: Any) -> str:
     """What a function of torch does, by its name without underscores."""
-    name = str(function.__name__).strip("_")
+    name = str(function.__name__)
+    name = name.strip("_") if name.startswith("__") else name
     return SHORT.get(name, name)
 
 
 def _settled(value: Any) -> Any:
-    return value.number() if isinstance(value, Compared) else value
+    return value.number() if issubclass(type(value), Compared) else value
 
 
 def _array(value: Any) -> Any:
-    return value.number().numpy() if isinstance(value, Compared) else value
+    return value.number().numpy() if issubclass(type(value), Compared) else value
 
 
 def _deep(value: Any, settle: Callable[[Any], Any] = _settled) -> Any:
@@ -275,7 +352,25 @@ def _is_positive(x: Any) -> bool | None:
 def _is_plain(x: Any) -> bool:
     """Whether it is one number, the same in all lanes."""
     value = torch.as_tensor(x)
-    return not torch._C._functorch.is_batchedtensor(value) and value.ndim == 0
+    return not _is_batched(value) and value.ndim == 0
+
+
+def _is_batched(value: Tensor) -> bool:
+    """Whether lanes have different ones."""
+    return bool(torch._C._functorch.is_batchedtensor(value))
+
+
+def _item(u: Compared, at: Any) -> Compared:
+    if u.ndim != 1 or at not in (0, -1, (0,)):
+        raise Undecided
+    return u.reshape(())
+
+
+def _cast(u: Compared, *wanted: Any) -> Compared:
+    if not all(isinstance(x, torch.dtype) and x.is_floating_point for x in wanted):
+        raise Undecided
+    dtype = wanted[0] if wanted else u.dtype
+    return Compared(u.interval, dtype, u.forth, u.back, u.rising)
 
 
 def _double(x: Any) -> Any:
@@ -308,9 +403,35 @@ BINARY: dict[str, Callable[[Any, bool], tuple[Map, Map, bool | None] | None]] = 
 MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 SHORT = {"less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge", "divide": "div"}
 MONOTONE = {*UNARY, *BINARY, *MIRRORED}
-SAME = {"detach", "clone", "double", "cpu", "contiguous", "squeeze"}
+SAME = {"detach", "clone", "cpu", "contiguous", "requires_grad_"}
+SHAPES: dict[str, Callable[..., Compared]] = {
+    "item": lambda u: u.reshape(()),
+    "squeeze": lambda u, *dim: u.reshape(()),
+    "flatten": lambda u: u.reshape(1),
+    "unsqueeze": lambda u, dim: u.reshape((1,) * (u.ndim + 1)),
+    "view": lambda u, *shape: u.reshape(*shape),
+    "reshape": lambda u, *shape: u.reshape(*shape),
+    "getitem": _item,
+    "to": _cast,
+    "double": lambda u: _cast(u, torch.float64),
+    "float": lambda u: _cast(u, torch.float32),
+}
+ROUNDED: dict[str, Callable[[float], int]] = {
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "trunc": math.trunc,
+}
+DOMAINS = {
+    "log": (0.0, math.inf),
+    "sqrt": (0.0, math.inf),
+    "log1p": (-1.0, math.inf),
+    "logit": (0.0, 1.0),
+}
 ASPECTS = {"shape", "ndim", "dtype", "device", "requires_grad", "size", "dim", "numel"}
+IN_PLACE = {f"{name}_": name for name in (*MONOTONE, "clamp", "round", "abs", "pow", "copy")}
+IN_PLACE |= {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div"}
 OPERATORS = (
+    "eq ne iadd isub imul itruediv abs floordiv rfloordiv rmod "
     "lt le gt ge neg add radd sub rsub mul rmul truediv rtruediv pow rpow mod matmul getitem"
 )
 for _operator in OPERATORS.split():

@@ -18,10 +18,11 @@ from torch.utils._pytree import tree_map
 from ..ppl.errors import BudgetError, ImpureProgramError, ProgramError, located
 from ..ppl.language.effects import stack
 from ..ppl.language.handlers import Handler
-from ..ppl.tensors.keys import Cell, Keys, Pending
+from ..ppl.tensors.keys import Cell, Keys, settled
 from .measure import logsumexp, readable
 from .sources import Sources, elsewhere
 
+MOST = 100  # choices for each path of the budget
 MANY = 1000  # paths of one evaluation that are run again, where all are to be
 FEW, WIDTH = 4, 200  # choices, and characters, of those that an error came after
 CUT = object()  # the value of a path that was given up: its weight bounds what is missing
@@ -112,7 +113,7 @@ class Explorer(Messenger):  # type: ignore[misc]
 
     def __init__(self, budget: int, again: int = 0) -> None:
         super().__init__()
-        self.budget, self.paths = budget, 0
+        self.budget, self.paths, self.choices = budget, 0, 0
         self.again, self.runs_again = again, 0
         self.gave_up = False  # whether some path was left before its end
         self.store = Store()
@@ -177,6 +178,17 @@ class Explorer(Messenger):  # type: ignore[misc]
                 )
             )
 
+    def _count_choices(self, path: Path) -> None:
+        self.choices += 1
+        hint = "write a loop that may go on for ever by fix(...), or raise budget="
+        if len(path.log) > self.budget:
+            what = f"one path makes more than {self.budget} choices"
+        elif self.choices > MOST * self.budget:
+            what = f"the exact evaluation needs more than {MOST * self.budget} choices"
+        else:
+            return
+        raise BudgetError(located(what, hint=hint))
+
     def _run_path(
         self, fn: Callable[[], Any], path: Path, handlers: list[Messenger], states: tuple[Any, ...]
     ) -> Outcome | None:
@@ -186,7 +198,7 @@ class Explorer(Messenger):  # type: ignore[misc]
             value = fn()
             if path.undecided:
                 self._key((value, states_of(handlers)))  # which decides all that is returned
-                value = tree_map(lambda x: x.number() if isinstance(x, Pending) else x, value)
+                value = tree_map(settled, value)
         except Dead:
             self.gave_up = True
             return None
@@ -253,18 +265,12 @@ class Explorer(Messenger):  # type: ignore[misc]
     def _choose(self, identity: Hashable, outcomes: Callable[[], list[Outcome]]) -> Outcome:
         """Take the next outcome: the recorded one on replay, else the first; the others wait."""
         path = self._current[-1]
+        self._count_choices(path)
         if path.position < path.fixed:
             recorded, outcome = path.log[path.position]
             if recorded != identity:
                 raise self._impure("a site had another name, distribution or argument")
         else:
-            if len(path.log) >= self.budget:
-                raise BudgetError(
-                    located(
-                        f"one path makes more than {self.budget} choices",
-                        hint="write a loop that may go on for ever by fix(...), or raise budget=",
-                    )
-                )
             options = outcomes()
             if not options:
                 raise Dead

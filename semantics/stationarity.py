@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..ppl.errors import ProgramError, located
 from ..ppl.language.program import program_name
 from .at_once import steps
-from .candidate import measure_of, verdict
+from .candidate import Broken, measure_of, verdict
 from .clouds import Cloud, Refined, Words, compare
 from .comparing import TOLERANCE, allowance, masses, unseen
 from .denote import BUDGET, denote, however_rough
@@ -147,16 +147,22 @@ def _moved(
         ProgramError: states are no numbers, or differ in form.
     """
     before = however_rough(lambda n: denote(target, *args, quadrature=n, **limits), nodes)
-    found = steps(kernel, before, nodes, kept=kept, budget=limits["budget"])
+    found, after = steps(kernel, before, nodes, kept=kept, budget=limits["budget"]), None
     note = f"{len(before)} states at once"
     if found is None:
         step = _step_from(kernel, subject, len(before), limits, nodes)
         after = before.then(lambda x: step(x).map(lambda y: (x, y))) if kept else before.then(step)
         found, note = Cloud.of(after), f"{len(before)} states one by one"
     start = Cloud.of(before)
+    if isinstance(after, Measure) and not len(after):
+        raise Broken(subject, "a step loses all mass")
     if found is None or start is None or found.rows.shape[1] != (1 + kept) * start.rows.shape[1]:
         what = f"{program_name(kernel)} takes a state to one of another form, or to no numbers"
         raise ProgramError(located(what, hint="by quadrature states are tensors of one shape"))
+    if not len(found.rows):
+        raise Broken(subject, "a step loses all mass")
+    if bool(found.rows.isnan().any()):
+        raise Broken(subject, "a step leads to a state that is NaN")
     if kept:
         return _Moved(
             found, Cloud(found.rows.roll(start.rows.shape[1], 1), found.log_weights), note

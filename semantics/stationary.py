@@ -7,6 +7,7 @@ asked of the code: it may draw from torch, numpy and random as it likes.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ppl.errors import ProgramError, located
+from ..ppl.errors import ProgramError, ZeroMassError, located
 from ..ppl.interpretations.generate import generate
 from ..ppl.language.program import program_name
 from .betting import Bets
@@ -58,9 +59,11 @@ def stationary(
     Errors:
         ValueError: ``draws`` is not positive, or ``level`` not in (0, 1).
         ProgramError: a score exceeds ``bound``; states are not numbers of one form.
+        ZeroMassError: hardly a draw has any weight.
     """
-    if draws < 1 or not 0 < level < 1:
-        raise ValueError(f"draws are positive and the level is in (0, 1): {draws}, {level}")
+    if draws < 1 or not 0 < level < 1 or (bound is not None and not bound > 0):
+        what = f"{draws}, {level}, {bound}"
+        raise ValueError(f"draws and bound are positive and the level is in (0, 1): {what}")
     start, subject = time.perf_counter(), f"{program_name(kernel)} keeps {program_name(target)}"
     limit = 0.0 if bound is None else math.log(bound)
 
@@ -74,18 +77,39 @@ def stationary(
     with elsewhere(seed), torch.no_grad():
         pilot = [drawn() for _ in range(PILOT)]
         weights = torch.tensor([weight for _, weight in pilot], dtype=torch.float64)
+        if not bool(weights.sum() > 0):
+            what = f"none of {PILOT} draws has any weight under the scores"
+            raise ZeroMassError(located(what, hint="say a smaller bound=, or write another law"))
         waves = Waves.about(_numbers([x for x, _ in pilot]), weights / weights.sum())
-        bets = Bets(2 * COUNT)
+        bets, mass = Bets(2 * COUNT), 0.0
         while bets.number < draws and bets.log_evidence() < -math.log(level):
-            starts = [drawn() for _ in range(min(BATCH, draws - bets.number))]
-            ends = []
-            for x, _ in starts:
-                with held(subject, f"at the state {readable(x)}"), torch.enable_grad():
-                    ends.append(kernel(x))
-            before, after = (waves(_numbers(rows)) for rows in ([x for x, _ in starts], ends))
-            shares = torch.tensor([weight for _, weight in starts], dtype=torch.float64)
-            bets.place(shares[:, None] * (after - before) / 2)
-    return _verdict(subject, bets, waves, level, width, time.perf_counter() - start)
+            batch = [drawn() for _ in range(min(BATCH, draws - bets.number))]
+            starts = [(x, weight) for x, weight in batch if weight > 0]
+            gains = torch.zeros((len(batch), 2 * COUNT), dtype=torch.float64)
+            if starts:
+                before = _numbers([x for x, _ in starts])
+                after = _moved(subject, kernel, [x for x, _ in starts], before)
+                shares = torch.tensor([weight for _, weight in starts], dtype=torch.float64)
+                gains[: len(starts)] = shares[:, None] * (waves(after) - waves(before)) / 2
+                mass += float(shares.sum())
+            bets.place(gains)
+    mass /= bets.number
+    return _verdict(subject, bets, mass, waves, level, width, time.perf_counter() - start)
+
+
+def _moved(subject: str, kernel: Callable[[Any], Any], states: list[Any], rows: Tensor) -> Tensor:
+    """Where a kernel takes each state of so many rows."""
+    ends = []
+    for x in states:
+        with held(subject, f"at the state {readable(x)}"), torch.enable_grad():
+            ends.append(kernel(copy.deepcopy(x)))
+            found = rows_of(ends[-1:])
+            if found is None or found.shape[1] != rows.shape[1]:
+                what = "it takes a state to one of another form, or to no numbers"
+                raise ProgramError(located(what, hint="return as many numbers as it is given"))
+            if bool(found.isnan().any()):
+                raise ProgramError(located("it takes a state to one that is NaN"))
+    return _numbers(ends)
 
 
 def _numbers(states: list[Any]) -> Tensor:
@@ -98,9 +122,17 @@ def _numbers(states: list[Any]) -> Tensor:
 
 
 def _verdict(
-    subject: str, bets: Bets, waves: Waves, level: float, width: float, seconds: float
+    subject: str,
+    bets: Bets,
+    mass: float,
+    waves: Waves,
+    level: float,
+    width: float,
+    seconds: float,
 ) -> Report:
-    means, seen = bets.means(), bets.seen(level)
+    """Means are told as shares of the mass, which the weights have on average."""
+    whole = mass if mass > 0 else math.nan
+    means, seen = bets.means() / whole, bets.seen(level) / whole
     found = bets.log_evidence() >= -math.log(level)
     worst = int(bets.log_wealth.amax(1).argmax())
     told = (
@@ -117,7 +149,7 @@ def _verdict(
         told if found else "",
         seconds,
     )
-    if not found and float(seen.max()) > width:
-        note = f"changes of up to {float(seen.max()):.2g} could hide: raise draws="
+    if not found and not float(seen.max()) <= width:
+        note = f"changes of up to {float(seen.max()):.2g} of the mass could hide: raise draws="
         return replace(report, verdict="unknown", notes=(note,))
     return report

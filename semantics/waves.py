@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -17,6 +18,8 @@ from torch.utils._pytree import tree_leaves
 from .measure import Measure, share
 
 COUNT = 32
+TINY = 1e-9  # of a number: quartiles this close are one value
+NUMBERS = (Tensor, int, float, np.ndarray, np.generic)
 MOST = 0.75  # of them, whose means a quadrature must tell; the others are left out
 
 
@@ -31,10 +34,11 @@ class Waves:
     @staticmethod
     def about(rows: Tensor, weights: Tensor) -> Waves:
         """Waves on the scale of weighted rows [n, k]; the weights sum to one."""
-        low, middle, high = (_quantiles(rows, weights, q) for q in (0.25, 0.5, 0.75))
+        middle = _quantiles(rows, weights, 0.5)
+        spread = _spreads(rows, weights, middle)
         generator = torch.Generator().manual_seed(0)
         rates = 2 * torch.randn(COUNT, rows.shape[1], generator=generator, dtype=torch.float64)
-        return Waves(middle, (high - low).clamp(min=1e-12), rates)
+        return Waves(middle, spread, rates)
 
     def __call__(self, rows: Tensor) -> Tensor:
         angles = torch.atan((rows - self.middle) / self.spread) @ self.rates.T
@@ -50,7 +54,7 @@ def rows_of(values: Iterable[Any]) -> Tensor | None:
     """The numbers in each value, as rows [n, k]; None if values differ in form or hold others."""
     rows = []
     for value in values:
-        if not all(isinstance(x, Tensor | int | float) for x in tree_leaves(value)):
+        if not all(isinstance(x, NUMBERS) for x in tree_leaves(value)):
             return None
         rows.append(row_of(value))
     if not rows or len({len(row) for row in rows}) > 1 or not len(rows[0]):
@@ -60,13 +64,37 @@ def rows_of(values: Iterable[Any]) -> Tensor | None:
 
 def row_of(value: Any) -> Tensor:
     """The numbers [k] in a value."""
-    leaves = [torch.as_tensor(x).detach().double().reshape(-1) for x in tree_leaves(value)]
-    return torch.cat(leaves)
+    leaves = tree_leaves(ordered(value))
+    return torch.cat([torch.as_tensor(x).detach().double().reshape(-1) for x in leaves])
+
+
+def ordered(value: Any) -> Any:
+    """A value with its mappings in the order of their names: they are equal in any."""
+    if isinstance(value, dict):
+        return {name: ordered(value[name]) for name in sorted(value, key=str)}
+    return type(value)(map(ordered, value)) if type(value) in (list, tuple) else value
 
 
 def shares(measure: Measure, log_whole: float) -> Tensor:
     """The weights [n] of the atoms, as shares of a mass."""
     return torch.tensor([share(lw, log_whole) for _, lw in measure.atoms], dtype=torch.float64)
+
+
+def _spreads(rows: Tensor, weights: Tensor, middle: Tensor) -> Tensor:
+    """Of every number: between its quartiles or, where these are equal, of what is not the middle.
+
+    So a value that holds most of the mass does not hide where the rest lies.
+    """
+    found = _quantiles(rows, weights, 0.75) - _quantiles(rows, weights, 0.25)
+    for i in (found <= TINY * (1.0 + middle.abs())).nonzero()[:, 0].tolist():
+        away = (rows[:, i] - middle[i]).abs()
+        others = (away > TINY * (1.0 + middle[i].abs())) & (weights > 0)
+        if bool(others.any()):
+            share = weights[others] / weights[others].sum()
+            found[i] = _quantiles(away[others][:, None], share, 0.5)[0]
+        else:
+            found[i] = 1.0
+    return found
 
 
 def _quantiles(rows: Tensor, weights: Tensor, q: float) -> Tensor:

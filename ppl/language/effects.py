@@ -27,6 +27,7 @@ from ..distributions.points import filled
 from ..distributions.repeated import Repeated
 from ..distributions.subsets import Subsets
 from ..errors import DataError, NoDensityError, ProgramError, located
+from ..tensors.keys import settled
 
 # A message of Pyro's runtime: a mutable mapping, with our own types and entries beside Pyro's.
 Message: TypeAlias = Any
@@ -114,6 +115,7 @@ def sample(name: str, distribution: Any, *, obs: Any = None, infer: Any = None) 
 def observe(name: str, distribution: Any, value: Any) -> Tensor:
     """Score ``value`` by the density of ``distribution``, and return it."""
     _require_law(distribution, name)
+    value = settled(value)
     if not isinstance(value, Tensor):
         value = fitted(as_data(name, value), distribution, exact=has_dtype(value))
     if not stack():
@@ -124,7 +126,7 @@ def observe(name: str, distribution: Any, value: Any) -> Tensor:
 def factor(name: str, log_weight: Tensor | float) -> None:
     """Multiply the weight of this path by ``exp(log_weight)``."""
     if stack():
-        pyro.factor(name, torch.as_tensor(log_weight))
+        pyro.factor(name, torch.as_tensor(settled(log_weight)))
 
 
 def deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Tensor:

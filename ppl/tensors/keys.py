@@ -61,6 +61,8 @@ class Keys:
         kind = type(value)
         if kind is tuple:
             return (tuple, *map(self, value))
+        if issubclass(kind, Pending):
+            return self(value.number())
         if isinstance(value, Tensor):
             return _tensor_key(value)
         if kind in _ATOMS or isinstance(value, _ATOMS):
@@ -78,8 +80,6 @@ class Keys:
             self._open.pop()
 
     def _structure(self, value: Any) -> Hashable:
-        if isinstance(value, Pending):
-            return self(value.number())
         if isinstance(value, Unkeyed):
             return (type, type(value).__qualname__)
         if isinstance(value, Cell):
@@ -92,7 +92,8 @@ class Keys:
         if isinstance(value, set | frozenset):
             return (type(value), frozenset(map(self, value)))
         if isinstance(value, dict):
-            return (dict, *((key, self(item)) for key, item in value.items()))
+            names = sorted(value, key=repr)  # equal dictionaries differ in order
+            return (dict, *((name, self(value[name])) for name in names))
         if isinstance(value, types.FunctionType):
             return (
                 value.__code__,
@@ -261,6 +262,11 @@ class Pending(ABC):
         """The number that it becomes."""
 
 
+def settled(value: Any) -> Any:
+    """A value, or the number that it becomes."""
+    return value.number() if issubclass(type(value), Pending) else value
+
+
 class Unkeyed:
     """What a key does not look into: no result depends on it."""
 
@@ -316,6 +322,8 @@ class Values(Keys):
             return (torch.Size(), array("d", [_rounded(float(value))]).tobytes())
         if isinstance(value, np.ndarray | np.generic):
             value = torch.as_tensor(value)
+        if issubclass(type(value), Pending):
+            value = value.number()
         if isinstance(value, Tensor) and not value.is_complex():
             double = value.detach().double()
             if value.is_floating_point() or bool((double.abs() < _EXACT).all()):

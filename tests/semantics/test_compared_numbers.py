@@ -5,6 +5,7 @@ The expected probabilities come from bisection of the same functions on floats, 
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from support.sizes import quick
 from torch import Tensor
 
 from pushforward import dist, draw, factor, program, sample
-from pushforward.ppl.errors import BudgetError, InfiniteSupportError
+from pushforward.ppl.errors import BudgetError, InfiniteSupportError, ProgramError
 from pushforward.semantics import check, denote
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -165,6 +166,86 @@ def test_as_a_number_it_needs_nodes_in_what_is_left() -> None:
         denote(squared)
     # the integral of u^2 from 0 to 1/2
     assert denote(squared, quadrature=8).expect() == pytest.approx(1 / 24, abs=1e-15)
+
+
+def in_place(x: Any, change: str) -> Any:
+    if change == "log_":
+        x.log_()
+    elif change == "torch.log_":
+        torch.log_(x)
+    elif change == "mul_":
+        x.mul_(2.0).log_()
+        x.sub_(math.log(2.0))
+    else:
+        y = x
+        y += 1.0
+        x -= 1.0
+        y.log_()
+    return x
+
+
+CHANCES: dict[str, tuple[Callable[[Any], Any], float]] = {
+    "copied": (lambda u: copy.deepcopy(u) < 0.3, 0.3),
+    "copied, and another": (lambda u: bool(copy.copy(u) < 0.3) and bool(u < 0.6), 0.3),
+    "log_": (lambda u: in_place(u, "log_") < -1.0, math.exp(-1)),
+    "torch.log_": (lambda u: in_place(u, "torch.log_") < -1.0, math.exp(-1)),
+    "mul_": (lambda u: in_place(u, "mul_") < -1.0, math.exp(-1)),
+    "+=": (lambda u: in_place(u, "+=") < -1.0, math.exp(-1)),
+    "equal": (lambda u: u == 0.5, 0.0),
+    "unequal": (lambda u: u != 0.5, 1.0),
+    "log of less than zero": (lambda u: (u - 0.5).log() < -1.0, math.exp(-1)),
+    "root of less than zero": (lambda u: (u - 0.5).sqrt() < 0.3, 0.09),
+    "log1p of less than -1": (lambda u: torch.log1p(-2 * u) < -0.5, 0.5 - (1 - math.exp(-0.5)) / 2),
+    "not more than a NaN": (lambda u: not bool((u - 0.5).log() > -1.0), 0.5 + math.exp(-1)),
+    "plus NaN": (lambda u: u + math.nan < 0.3, 0.0),
+    "times NaN": (lambda u: u * torch.tensor(math.nan) < 0.3, 0.0),
+    "plus inf": (lambda u: u + math.inf > 1e300, 1.0),
+    "inf minus": (lambda u: math.inf - u < math.inf, 0.0),
+    "log minus inf": (lambda u: u.log() - math.inf < 0, 1.0),
+    "item": (lambda u: u.item() < 0.3, 0.3),
+    "view": (lambda u: u.reshape(1).view(1, 1).squeeze() < 0.3, 0.3),
+    "first": (lambda u: u.reshape(1)[0] < 0.3, 0.3),
+    "to": (lambda u: u.to(torch.float64) < 0.3, 0.3),
+    "floor": (lambda u: (4 * u - 2).floor() == -1.0, 0.25),
+    "ceil": (lambda u: (4 * u).ceil() == 2.0, 0.25),
+    "long": (lambda u: (4 * u).long() == 3, 0.25),
+}
+
+
+@pytest.mark.parametrize("name", CHANCES)
+def test_what_is_done_to_tensors(name: str) -> None:
+    function, expected = CHANCES[name]
+    found = denote(lambda: bool(function(draw(dist.Uniform(0.0, 1.0))))).pmf()
+    assert found.get(True, 0.0) == pytest.approx(expected, abs=1e-12)
+    assert sum(found.values()) == pytest.approx(1.0, abs=1e-15)
+
+
+def test_positions_in_a_table() -> None:
+    """Systematic resampling by one search: each weight is met as often as it says."""
+    cumulated = np.cumsum([0.5, 0.2, 0.3])
+
+    def copies() -> tuple[int, ...]:
+        places = (draw(dist.Uniform(0.0, 1.0)) + np.arange(4)) / 4
+        return tuple(np.bincount(np.searchsorted(cumulated, places), minlength=3).tolist())
+
+    measure = denote(copies)
+    means = [measure.expect(lambda v: float(v[i])) for i in range(3)]  # noqa: B023
+    assert [float(x) for x in means] == pytest.approx([2.0, 0.8, 1.2], abs=1e-12)
+
+
+def test_scores_of_numbers() -> None:
+    def weighed() -> Tensor:
+        factor("u", draw(dist.Uniform(0.0, 1.0)).log())
+        return torch.zeros(())
+
+    assert denote(weighed, quadrature=16).mass() == pytest.approx(0.5, abs=1e-12)
+
+
+def test_what_it_cannot_be_is_told_of() -> None:
+    with pytest.raises(TypeError, match="use it as it is"):
+        denote(lambda: torch.as_tensor(draw(dist.Uniform(0.0, 1.0))))
+    with pytest.raises(ProgramError, match="changed in place, by clamp_"):
+        denote(lambda: draw(dist.Uniform(0.0, 1.0)).clamp_(max=0.25))
 
 
 def test_parameters_that_carry_derivatives() -> None:

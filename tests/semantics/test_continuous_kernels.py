@@ -24,7 +24,7 @@ from support.continuous_kernels import (
 from support.sizes import quick
 from torch import Tensor
 
-from pushforward import dist, draw, program, sample
+from pushforward import dist, draw, factor, program, sample
 from pushforward.ppl.errors import BudgetError, ProgramError
 from pushforward.semantics import check, denote
 from pushforward.semantics.at_once import steps
@@ -206,6 +206,84 @@ def test_shifted_rules_have_mass_mean_and_variance(name: str, shift: float) -> N
     square = torch.tensordot(weights, (values.double() - mean).square(), 1)
     assert torch.allclose(mean, law.mean.double(), atol=1e-7)
     assert torch.allclose(square, law.variance.double(), atol=1e-6)
+
+
+standard = program(lambda: sample("x", normal(0.0, 1.0)))
+
+
+def now_and_then(branch: str) -> Callable[[Tensor], Tensor]:
+    """An autoregressive step, or none: the branches make different numbers of choices."""
+
+    def kernel(x: Tensor) -> Tensor:
+        if branch == "coin":
+            stays = bool(draw(dist.Bernoulli(0.5)) == 1)
+        elif branch == "coin, exchanged":
+            stays = bool(draw(dist.Bernoulli(0.5)) == 0)
+        else:
+            stays = bool(draw(UNIT) > 0.5)
+        return x if stays else 0.6 * x + 0.8 * draw(normal(0.0, 1.0))
+
+    return kernel
+
+
+@pytest.mark.parametrize("branch", ["coin", "coin, exchanged", "uniform"])
+def test_branches_with_fewer_choices(branch: str) -> None:
+    check.invariant(now_and_then(branch), standard, quadrature=64).require()
+
+
+IMPOSSIBLE: dict[str, Callable[[Tensor], Tensor]] = {
+    "negative scale": lambda x: draw(dist.Normal(0.6 * x, torch.tensor(-0.8))),
+    "somewhere": lambda x: draw(dist.Normal(0.6 * x, torch.where(x > 1, -0.8, 0.8))),
+    "NaN": lambda x: x * math.nan + draw(normal(0.0, 1.0)),
+    "no mass": lambda x: killed(x),
+    "a name twice": lambda x: 0.6 * x + 0.8 * (sample("z", normal(0, 1)) + 0 * twice()),
+}
+
+
+def twice() -> Tensor:
+    return sample("z", normal(0.0, 1.0))
+
+
+def killed(x: Tensor) -> Tensor:
+    factor("none", torch.tensor(-math.inf))
+    return x
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_what_would_raise_in_a_run_fails(name: str) -> None:
+    assert check.invariant(IMPOSSIBLE[name], standard, quadrature=16).verdict == "fail"
+
+
+@program
+def spike_and_slab() -> Tensor:
+    return sample("there", dist.Bernoulli(0.2)) * sample("x", normal(0.0, 1.0))
+
+
+def test_a_spike_hides_nothing() -> None:
+    def wider() -> tuple[Tensor, Tensor]:
+        there = draw(dist.Bernoulli(0.2))
+        return there * draw(normal(0.0, 5.0)), torch.zeros(())
+
+    def right() -> tuple[Tensor, Tensor]:
+        return draw(dist.Bernoulli(0.2)) * draw(normal(0.0, 1.0)), torch.zeros(())
+
+    assert check.valid(wider, spike_and_slab, quadrature=32).verdict == "fail"
+    check.valid(right, spike_and_slab, quadrature=32).require()
+
+
+def test_the_order_of_names_is_no_part_of_a_state() -> None:
+    @program
+    def named() -> dict[str, Tensor]:
+        return {"x": sample("x", normal(0.0, 1.0)), "y": sample("y", normal(3.0, 1.0))}
+
+    def right(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"y": state["y"], "x": -state["x"]}
+
+    def wrong(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"y": state["x"], "x": state["y"]}
+
+    check.invariant(right, named, quadrature=32).require()
+    assert check.invariant(wrong, named, quadrature=16).verdict == "fail"
 
 
 def test_slices_of_unknown_length_are_told_of() -> None:

@@ -16,7 +16,7 @@ from support.sizes import quick
 from torch import Tensor
 
 from pushforward import dist, draw, factor, observe, program, sample
-from pushforward.ppl.errors import ProgramError
+from pushforward.ppl.errors import ProgramError, ZeroMassError
 from pushforward.semantics import check
 from pushforward.semantics.betting import STAKES, Bets
 
@@ -69,7 +69,7 @@ def test_right_kernels_seldom_fail() -> None:
 def test_right_kernels_pass(name: str) -> None:
     model, log_density = conditioned(0.0, 0.7, 4.0)
     # the density of a t law of scale 0.7 and 4 degrees of freedom is at most 3/8 / 0.7
-    report = check.stationary(RIGHT[name](log_density), model, draws=600, bound=0.536)
+    report = check.stationary(RIGHT[name](log_density), model, draws=2500, bound=0.536)
     report.require()
     assert report.tolerance < 0.1
 
@@ -147,7 +147,7 @@ def test_scores_weigh_draws() -> None:
     def log_density(x: Tensor) -> Tensor:
         return -x * x / 2 + torch.nn.functional.logsigmoid(2 * x)
 
-    check.stationary(RIGHT["random walk"](log_density), seen, draws=600).require()
+    check.stationary(RIGHT["random walk"](log_density), seen, draws=2500).require()
     prior = RIGHT["random walk"](normal(0.0, 1.0).log_prob)
     assert check.stationary(prior, seen, draws=8000).verdict == "fail"
 
@@ -167,6 +167,79 @@ def test_too_few_draws_leave_it_open() -> None:
     report = check.stationary(RIGHT["random walk"](normal(0.0, 1.0).log_prob), standard, draws=60)
     assert report.verdict == "unknown"
     assert "raise draws=" in report.notes[0]
+
+
+@program
+def positive() -> Tensor:
+    x = sample("x", normal(0.0, 1.0))
+    factor("half", torch.where(x > 0, 0.0, -math.inf))
+    return x
+
+
+def in_place(x: Tensor) -> Tensor:
+    x += 1.0
+    return x
+
+
+WRONG_IN_NUMBERS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "always NaN": (lambda x: x * math.nan, "NaN"),
+    "NaN somewhere": (lambda x: torch.where(x > 1, math.nan, x), "NaN"),
+    "in place": (in_place, "half the change"),
+    "wider": (lambda x: torch.stack([x, x]), "another form"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_IN_NUMBERS)
+def test_states_that_cannot_be_right(name: str) -> None:
+    kernel, told = WRONG_IN_NUMBERS[name]
+    report = check.stationary(kernel, standard, draws=2000)
+    assert report.verdict == "fail"
+    assert told in report.counterexample
+
+
+def test_no_step_is_taken_from_where_there_is_no_mass() -> None:
+    def kernel(x: Tensor) -> Tensor:
+        assert x > 0
+        y = x + draw(normal(0.0, 1.0))
+        return y if y > 0 and draw(UNIT).log() < (x * x - y * y) / 2 else x
+
+    check.stationary(kernel, positive, draws=3000).require()
+
+
+def test_what_few_weights_cannot_show_is_left_open() -> None:
+    """Ten data at one: the posterior does not keep x to -x, and prior draws seldom see it."""
+
+    @program
+    def far() -> Tensor:
+        x = sample("x", normal(0.0, 1.0))
+        for i in range(10):
+            observe(f"y{i}", normal(x, 1.0), torch.tensor(1.0))
+        return x
+
+    assert check.stationary(lambda x: -x, far, draws=300).verdict != "pass"
+
+    @program
+    def impossible() -> Tensor:
+        x = sample("x", normal(0.0, 1.0))
+        factor("none", torch.tensor(-math.inf))
+        return x
+
+    with pytest.raises(ZeroMassError):
+        check.stationary(lambda x: x, impossible, draws=100)
+
+
+def test_a_spike_hides_nothing() -> None:
+    """Most of the mass is at one value, and the rest is moved elsewhere."""
+
+    @program
+    def spike_and_slab() -> Tensor:
+        there = sample("there", dist.Bernoulli(0.2))
+        return there * sample("x", normal(1.0, 0.1))
+
+    def kernel(x: Tensor) -> Tensor:
+        return x if x == 0 else draw(normal(3.0, 0.5))
+
+    assert check.stationary(kernel, spike_and_slab, draws=4000).verdict == "fail"
 
 
 def test_a_kernel_that_breaks_fails() -> None:

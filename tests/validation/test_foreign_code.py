@@ -12,7 +12,7 @@ from pyro.infer.mcmc import HMC, NUTS
 from torch import Tensor
 
 from pushforward import dist, factor, program, sample
-from pushforward.ppl.errors import ProgramError
+from pushforward.ppl.errors import UnsupportedDistributionError
 from pushforward.semantics import check, denote
 from pushforward.validation.foreign import Generator, pyro_kernel, with_effects, with_generator
 
@@ -134,8 +134,57 @@ def test_orders_and_arrays() -> None:
     assert denote(shuffled).pmf() == pytest.approx(orders)
 
 
+PAIRS: dict[str, tuple[Callable[[Any], Any], float]] = {
+    "exponential": (lambda r: r.exponential(np.ones(2)), 1.0),
+    "gamma": (lambda r: r.gamma(1.0, np.ones(2)), 1.0),
+    "gamma of shapes": (lambda r: r.gamma(np.ones(2)), 1.0),
+    "normal": (lambda r: 1 + r.normal(np.zeros(2), 1.0), 1.0),
+    "integers": (lambda r: r.integers([1, 1], 4), 4.0),
+    "binomial": (lambda r: r.binomial(2, [0.5, 0.5]), 1.0),
+    "rand": (lambda r: np.floor(2 * r.rand(2).astype(float)), 0.25),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_elements_are_drawn_apart(name: str) -> None:
+    """The mean of a product of two independent numbers, of a known mean each."""
+    method, expected = PAIRS[name]
+    measure = denote(lambda: float(np.prod(method(Generator()))), quadrature=12)
+    assert float(measure.expect()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_coins_of_two_uniform_numbers() -> None:
+    found = denote(lambda: int((Generator().uniform(np.zeros(2), np.ones(2)) < 0.5).sum())).pmf()
+    assert found == pytest.approx({0: 0.25, 1: 0.5, 2: 0.25})
+
+
+def test_probabilities_that_do_not_sum_to_one() -> None:
+    with pytest.raises(ValueError, match=r"sum to 0\.7"):
+        Generator().choice(2, p=[0.5, 0.2])
+
+
+SIZES: dict[str, Callable[[], Tensor]] = {
+    "randn(2)": lambda: torch.randn(2),
+    "randn(size=)": lambda: torch.randn(size=(2,)),
+    "rand(size=)": lambda: torch.rand(size=(2,)) - 0.5,
+    "randint(size=)": lambda: torch.randint(-1, 2, size=(2,)).double(),
+    "randint(low=)": lambda: torch.randint(low=-1, high=2, size=(2,)).double(),
+    "bernoulli(p=)": lambda: torch.bernoulli(torch.zeros(2), p=0.5) - 0.5,
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_numbers_of_a_tensor_are_drawn_apart(name: str) -> None:
+    def product() -> Tensor:
+        found = SIZES[name]()
+        assert found.shape == (2,)
+        return found.prod()
+
+    assert float(denote(with_effects(product), quadrature=8).expect()) == pytest.approx(0, abs=1e-9)
+
+
 def test_a_method_without_a_rule_is_named() -> None:
-    with pytest.raises(ProgramError, match="no rule for vonmises"):
+    with pytest.raises(UnsupportedDistributionError, match="no rule for vonmises"):
         denote(lambda: Generator().vonmises(0.0, 1.0))
 
 
@@ -243,7 +292,7 @@ def test_torch_has_its_laws() -> None:
 
 
 def test_a_function_without_a_rule_is_named() -> None:
-    with pytest.raises(ProgramError, match=r"poisson has no rule"):
+    with pytest.raises(UnsupportedDistributionError, match=r"poisson has no rule"):
         denote(with_effects(lambda: torch.poisson(torch.tensor(2.0))))
 
 
@@ -277,3 +326,22 @@ def test_pyro_kernels_by_draws(name: str) -> None:
 
     check.stationary(kernel(1.0), standard, draws=2000).require()
     assert check.stationary(kernel(3.0), standard, draws=2000).verdict == "fail"
+
+
+def test_pyro_kernels_of_states_by_name() -> None:
+    @program
+    def named() -> dict[str, Tensor]:
+        one = torch.ones((), dtype=torch.float64)
+        return {
+            "a": sample("a", dist.Normal(0 * one, one)),
+            "b": sample("b", dist.Normal(one, one)),
+        }
+
+    def kernel(middle: float) -> Any:
+        return pyro_kernel(
+            lambda u: HMC(potential_fn=u, step_size=0.9, num_steps=2, **OFF),
+            lambda state: -(state["a"] ** 2 + (state["b"] - middle) ** 2) / 2,
+        )
+
+    check.stationary(kernel(1.0), named, draws=2000).require()
+    assert check.stationary(kernel(0.0), named, draws=2000).verdict == "fail"

@@ -12,9 +12,11 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from ...ppl import draw
-from ...ppl.errors import ProgramError, located
+from ...ppl.errors import UnsupportedDistributionError, located
 from ...ppl.language.program import program_name
 from ...semantics.compared import Compared
+
+SLACK = 1e-8  # in the sum of probabilities, as numpy allows
 
 
 def with_generator(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,25 +40,24 @@ class Generator:
     objects that compare as numbers do.
 
     Errors:
-        ProgramError: a method has no rule here.
+        UnsupportedDistributionError: a method has no rule here.
     """
 
     def random(self, size: Any = None) -> Any:
         return _many(lambda: draw(_unit()), size)
 
-    def uniform(self, low: float = 0.0, high: float = 1.0, size: Any = None) -> Any:
-        return _many(lambda: low + (high - low) * draw(_unit()), size)
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
+        return _many(lambda a, b: a + (b - a) * draw(_unit()), size, low, high)
 
-    def integers(
-        self, low: int, high: int | None = None, size: Any = None, endpoint: bool = False
-    ) -> Any:
-        first, last = (0, low) if high is None else (low, high)
-        count = int(last) - int(first) + endpoint
-        return _many(lambda: int(first) + _index(torch.ones(count)), size)
+    def integers(self, low: Any, high: Any = None, size: Any = None, endpoint: bool = False) -> Any:
+        ends = (0, low) if high is None else (low, high)
+        return _many(lambda a, b: int(a) + _index(torch.ones(int(b - a) + endpoint)), size, *ends)
 
     def choice(self, a: Any, size: Any = None, replace: bool = True, p: Any = None) -> Any:
         values = np.arange(a) if isinstance(a, int | np.integer) else np.asarray(a)
         weights = torch.ones(len(values)) if p is None else torch.as_tensor(np.asarray(p))
+        if p is not None and abs(float(weights.sum()) - 1.0) > SLACK:
+            raise ValueError(f"choice: the probabilities sum to {float(weights.sum())}, not to 1")
         if replace or size is None:
             return _many(lambda: values[_index(weights)], size)
         return values[_distinct(weights, int(np.prod(size)))].reshape(size)
@@ -68,28 +69,36 @@ class Generator:
     def shuffle(self, x: Any) -> None:
         x[:] = self.permutation(np.asarray(x))
 
-    def binomial(self, n: int, p: float, size: Any = None) -> Any:
-        return _many(lambda: int(draw(dist.Binomial(int(n), _number(p)))), size)
+    def binomial(self, n: Any, p: Any, size: Any = None) -> Any:
+        return _many(lambda n, p: int(draw(dist.Binomial(int(n), _number(p)))), size, n, p)
 
     def standard_normal(self, size: Any = None) -> Any:
         return self.normal(size=size)
 
     def normal(self, loc: Any = 0.0, scale: Any = 1.0, size: Any = None) -> Any:
-        standard = dist.Normal(_number(0.0), _number(1.0))
-        shape = np.broadcast_shapes(np.shape(loc), np.shape(scale)) or None
-        return loc + scale * _many(lambda: float(draw(standard)), shape if size is None else size)
+        law = dist.Normal(_number(0.0), _number(1.0))
+        return _many(lambda m, s: m + s * float(draw(law)), size, loc, scale)
 
-    def exponential(self, scale: float = 1.0, size: Any = None) -> Any:
-        return scale * _many(lambda: float(draw(dist.Exponential(_number(1.0)))), size)
+    def exponential(self, scale: Any = 1.0, size: Any = None) -> Any:
+        law = dist.Exponential(_number(1.0))
+        return _many(lambda s: s * float(draw(law)), size, scale)
 
-    def gamma(self, shape: float, scale: float = 1.0, size: Any = None) -> Any:
-        law = dist.Gamma(_number(shape), _number(1.0))
-        return scale * _many(lambda: float(draw(law)), size)
+    def gamma(self, shape: Any, scale: Any = 1.0, size: Any = None) -> Any:
+        def one(a: float, s: float) -> float:
+            return s * float(draw(dist.Gamma(_number(a), _number(1.0))))
 
-    def beta(self, a: float, b: float, size: Any = None) -> Any:
-        return _many(lambda: float(draw(dist.Beta(_number(a), _number(b)))), size)
+        return _many(one, size, shape, scale)
 
-    rand = random_sample = random
+    def standard_gamma(self, shape: Any, size: Any = None) -> Any:
+        return self.gamma(shape, 1.0, size)
+
+    def beta(self, a: Any, b: Any, size: Any = None) -> Any:
+        return _many(lambda a, b: float(draw(dist.Beta(_number(a), _number(b)))), size, a, b)
+
+    def rand(self, *size: int) -> Any:
+        return self.random(size or None)
+
+    random_sample = random
     randint = integers
     standard_exponential = exponential
 
@@ -101,7 +110,8 @@ class Generator:
             raise AttributeError(name)
         known = [each for each in vars(Generator) if not each.startswith("_")]
         hint = f"known are {', '.join(known)}; check.stationary takes any code"
-        raise ProgramError(located(f"a generator has no rule for {name}", hint=hint))
+        what = f"a generator has no rule for {name}"
+        raise UnsupportedDistributionError(located(what, hint=hint))
 
 
 def _number(x: Any) -> Tensor:
@@ -125,14 +135,17 @@ def _distinct(weights: Tensor, count: int) -> list[int]:
     return found
 
 
-def _many(one: Callable[[], Any], size: Any) -> Any:
-    """One number, or an array of them."""
-    if size is None:
-        return one()
-    shape = (int(size),) if isinstance(size, int | np.integer) else tuple(size)
-    values = [one() for _ in range(math.prod(shape))]
+def _many(one: Callable[..., Any], size: Any, *parameters: Any) -> Any:
+    """One number, or an array of them, each with parameters of its own."""
+    shape = np.broadcast_shapes(*map(np.shape, parameters))
+    if size is not None:
+        shape = (int(size),) if isinstance(size, int | np.integer) else tuple(size)
+    elif not shape:
+        return one(*parameters)
+    columns = [np.broadcast_to(np.asarray(x), shape).reshape(-1) for x in parameters]
+    values = [one(*(column[i] for column in columns)) for i in range(math.prod(shape))]
     held = np.empty(len(values), dtype=object)
     for i, value in enumerate(values):
         held[i] = value
-    plain = not any(isinstance(value, Compared) for value in values)
+    plain = not any(issubclass(type(value), Compared) for value in values)
     return (np.asarray(values) if plain else held).reshape(shape)

@@ -12,12 +12,13 @@ from torch import Tensor
 from ...ppl.language.effects import Message
 from ...ppl.language.handlers import Sealed
 
+State = Tensor | dict[str, Tensor]
 Potential = Callable[[dict[str, Tensor]], Tensor]
 NAME = "x"
 
 
-def pyro_kernel(make: Callable[[Potential], Any], log_density: Callable[[Tensor], Tensor]) -> Any:
-    """One transition of a kernel of Pyro on a state [...], made anew for each.
+def pyro_kernel(make: Callable[[Potential], Any], log_density: Callable[[Any], Tensor]) -> Any:
+    """One transition of a kernel of Pyro on a state [...], or tensors by name, made anew for each.
 
     Args:
         make: from a potential to the kernel, with adaptation off:
@@ -28,16 +29,17 @@ def pyro_kernel(make: Callable[[Potential], Any], log_density: Callable[[Tensor]
 
     def potential(state: dict[str, Tensor]) -> Tensor:
         with Sealed():
-            return -log_density(state[NAME])
+            return -log_density(state[NAME] if set(state) == {NAME} else state)
 
-    def transition(state: Tensor) -> Tensor:
+    def transition(state: State) -> State:
+        named = state if isinstance(state, dict) else {NAME: state}
         kernel = make(potential)
-        kernel.initial_params = {NAME: state}
+        kernel.initial_params = named
         with Sealed():
             kernel.setup(0)
         with _Drawing(), torch.enable_grad():
-            found: Tensor = kernel.sample({NAME: state})[NAME]
-        return found.detach()
+            found = {name: x.detach() for name, x in kernel.sample(named).items()}
+        return found if isinstance(state, dict) else found[NAME]
 
     transition.__name__ = transition.__qualname__ = type(make(potential)).__name__
     return transition

@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ...ppl import draw
-from ...ppl.errors import ProgramError, located
+from ...ppl.errors import UnsupportedDistributionError, located
 from ...ppl.language.program import program_name
 from ...semantics.compared import Compared
+
+ANY = "check.stationary takes any code"
 
 
 def with_effects(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,7 +30,7 @@ def with_effects(function: Callable[..., Any]) -> Callable[..., Any]:
     ``bernoulli_`` and ``exponential_``, and ``sample`` of the laws that are made of these.
 
     Errors:
-        ProgramError: another random function is called.
+        UnsupportedDistributionError: another random function is called.
     """
 
     def run(*args: Any) -> Any:
@@ -47,9 +49,11 @@ class _Effects(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in REFUSED:
             what = f"torch.{name.strip('_')} has no rule as an effect"
-            raise ProgramError(located(what, hint="check.stationary takes any code"))
+            raise UnsupportedDistributionError(located(what, hint=ANY))
         if name not in RULES:
             return func(*args, **kwargs)
+        if kwargs.get("out") is not None:
+            raise UnsupportedDistributionError(located(f"torch.{name} with out=", hint=ANY))
         kwargs.pop("generator", None)
         with torch._C.DisableTorchFunction():
             return RULES[name](*args, **kwargs)
@@ -78,19 +82,26 @@ def _normal(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return draw(dist.Normal(torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype)), shape)
 
 
+def _sizes(size: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
+    return _shape(size) if size else tuple(kwargs.get("size", ()))
+
+
 def _rand(*size: Any, **kwargs: Any) -> Any:
-    return _uniform(_shape(size or ((),)), _dtype(kwargs), 0.0, 1.0)
+    return _uniform(_sizes(size, kwargs), _dtype(kwargs), 0.0, 1.0)
 
 
 def _randn(*size: Any, **kwargs: Any) -> Tensor:
-    return _normal(_shape(size or ((),)), _dtype(kwargs))
+    return _normal(_sizes(size, kwargs), _dtype(kwargs))
 
 
 def _randint(*args: Any, **kwargs: Any) -> Tensor:
-    *ends, size = args if len(args) > 1 else (*args, kwargs["size"])
-    low, high = (0, ends[0]) if len(ends) == 1 else ends
+    *ends, size = args if "size" not in kwargs else (*args, kwargs["size"])
+    if "high" in kwargs:
+        ends = [*ends, kwargs["high"]]
+    low, high = (kwargs.get("low", 0), ends[0]) if len(ends) == 1 else ends
     weights = torch.ones(high - low, dtype=torch.float64)
-    return low + draw(dist.Categorical(weights), tuple(size))
+    found: Tensor = low + draw(dist.Categorical(weights), tuple(size))
+    return found
 
 
 def _randperm(n: int, **kwargs: Any) -> Tensor:
@@ -121,12 +132,13 @@ def _gaussian(mean: Any, std: Any = 1.0, size: Any = None, **kwargs: Any) -> Ten
     return draw(law if size is None else law.expand(size))
 
 
-def _bernoulli(p: Tensor, **kwargs: Any) -> Tensor:
-    return draw(dist.Bernoulli(p).to_event(p.ndim))
+def _bernoulli(input: Tensor, p: float | None = None, **kwargs: Any) -> Tensor:
+    chances = input if p is None else torch.full_like(input, p)
+    return draw(dist.Bernoulli(chances).to_event(chances.ndim))
 
 
 def _fill(self: Tensor, values: Any) -> Tensor:
-    return self.copy_(values.number() if isinstance(values, Compared) else values)
+    return self.copy_(values.number() if issubclass(type(values), Compared) else values)
 
 
 def _uniform_(self: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
