@@ -222,7 +222,7 @@ class Undecided(Exception):
 
 def apply(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A function of tensors, by its name, some of which are undecided."""
-    if name in IN_PLACE:
+    if name in IN_PLACE and issubclass(type(args[0]), Compared):
         return _in_place(IN_PLACE[name], args, kwargs)
     undecided = [x for x in args if issubclass(type(x), Compared) and not x.interval.settled]
     if len(undecided) == 1 and not kwargs:
@@ -245,7 +245,7 @@ def _in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A function that changes its first argument: that stands for another function from now on."""
     first = args[0]
     found = apply(getattr(torch, name), name, args, kwargs) if name in MONOTONE else None
-    if not (issubclass(type(first), Compared) and issubclass(type(found), Compared)):
+    if not issubclass(type(found), Compared):
         what = f"a uniform number is changed in place, by {name}_"
         raise ProgramError(located(what, hint=f"use {name}, without the underscore"))
     vars(first).update(vars(found))
@@ -403,7 +403,7 @@ BINARY: dict[str, Callable[[Any, bool], tuple[Map, Map, bool | None] | None]] = 
 MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 SHORT = {"less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge", "divide": "div"}
 MONOTONE = {*UNARY, *BINARY, *MIRRORED}
-SAME = {"detach", "clone", "cpu", "contiguous", "requires_grad_"}
+SAME = {"detach", "cpu", "contiguous", "requires_grad_"}
 SHAPES: dict[str, Callable[..., Compared]] = {
     "item": lambda u: u.reshape(()),
     "squeeze": lambda u, *dim: u.reshape(()),
@@ -412,6 +412,7 @@ SHAPES: dict[str, Callable[..., Compared]] = {
     "view": lambda u, *shape: u.reshape(*shape),
     "reshape": lambda u, *shape: u.reshape(*shape),
     "getitem": _item,
+    "clone": lambda u: _cast(u),
     "to": _cast,
     "double": lambda u: _cast(u, torch.float64),
     "float": lambda u: _cast(u, torch.float32),

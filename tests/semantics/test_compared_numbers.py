@@ -191,6 +191,8 @@ CHANCES: dict[str, tuple[Callable[[Any], Any], float]] = {
     "torch.log_": (lambda u: in_place(u, "torch.log_") < -1.0, math.exp(-1)),
     "mul_": (lambda u: in_place(u, "mul_") < -1.0, math.exp(-1)),
     "+=": (lambda u: in_place(u, "+=") < -1.0, math.exp(-1)),
+    "cloned": (lambda u: bool(in_place(u.clone(), "log_") < -1.0) and bool(u < 0.3), 0.3),
+    "added to a tensor": (lambda u: torch.ones(()).add_(u < 0.3) == 2.0, 0.3),
     "equal": (lambda u: u == 0.5, 0.0),
     "unequal": (lambda u: u != 0.5, 1.0),
     "log of less than zero": (lambda u: (u - 0.5).log() < -1.0, math.exp(-1)),
@@ -231,6 +233,12 @@ def test_positions_in_a_table() -> None:
     measure = denote(copies)
     means = [measure.expect(lambda v: float(v[i])) for i in range(3)]  # noqa: B023
     assert [float(x) for x in means] == pytest.approx([2.0, 0.8, 1.2], abs=1e-12)
+
+
+def test_added_in_place_to_a_tensor() -> None:
+    assert denote(
+        lambda: torch.ones(()).add_(draw(dist.Uniform(0.0, 1.0))), quadrature=4
+    ).expect() == (pytest.approx(1.5, abs=1e-14))
 
 
 def test_scores_of_numbers() -> None:
