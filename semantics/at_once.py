@@ -41,7 +41,7 @@ from .compared import Compared, Interval, is_uniform
 from .measure import EPSILON, Measure
 from .shifted import nodes
 from .sources import Sources, elsewhere
-from .waves import row_of
+from .waves import ordered, row_of
 
 LANES = 20  # for each path of a budget: one costs far less
 CHUNK = 200_000  # lanes that are held at once
@@ -60,10 +60,9 @@ def steps(
 ) -> Cloud | None:
     """Where a kernel's steps from a measure lead, by ``count`` nodes for each continuous choice.
 
-    If there are none, continuous choices are not known.
-
-    With ``kept`` the rows hold the state before a step, too, in front.  None if the kernel cannot
-    be run at many states at once, or is not seen to do the same in lanes and again.
+    Without a ``count`` a kernel with continuous choices cannot be run.  With ``kept`` the rows hold
+    the state before a step, too, in front.  None if the kernel cannot be run at many states at
+    once, or is not seen to do the same in lanes and again.
 
     Errors:
         BudgetError: there are more than 20 lanes for each path of the budget.
@@ -78,7 +77,7 @@ def steps(
             return None
     except BudgetError:
         raise
-    except Exception:
+    except Exception:  # the kernel's own errors arise again path by path, and are told there
         return None
     logs = torch.tensor([log_weight for _, log_weight in before.atoms], dtype=torch.float64)
     rows = [torch.cat([_rows(states)[f.origin], f.rows], 1) if kept else f.rows for f in found]
@@ -136,10 +135,9 @@ def _lanes_of(
     grid = torch.cartesian_prod(*axes).reshape(-1, len(axes))
     origin, places = grid[:, 0], grid[:, 1:]
     run = _Run(kernel, count, choices, sizes)
-    lanes = tree_map(lambda leaf: leaf[origin], states)
+    lanes = _at(states, origin), places, _shifts(origin)
     try:
-        shifts = _shifts(origin)
-        rows, weights, wrong = torch.func.vmap(run, chunk_size=CHUNK)(lanes, places, shifts)
+        rows, weights, wrong = torch.func.vmap(run, chunk_size=CHUNK)(*lanes)
     except _More as more:
         return more.sizes
     if bool((weights.isnan() | (weights == math.inf) | wrong & (weights > -math.inf)).any()):
@@ -303,6 +301,11 @@ class _InLanes(Interval):
         return self._chooser.node(Uniform(self.low, self.high, validate_args=False))
 
 
+def _at(states: Any, origin: Tensor) -> Any:
+    """One of the states, or one for each lane."""
+    return tree_map(lambda leaf: leaf[origin], states)
+
+
 def _shifts(origin: Tensor) -> Tensor:
     """Of the nodes from each state [n]."""
     return origin.double() * GOLDEN
@@ -322,9 +325,9 @@ def _require_alike(
     for number, path in enumerate(paths):
         run = _Run(kernel, count, path.choices, path.sizes)
         for i in torch.randint(len(path.origin), (each,), generator=generator).tolist():
-            state = tree_map(lambda leaf: leaf[path.origin[i]], states)  # noqa: B023
+            origin = path.origin[i]
             with elsewhere(number):
-                row, log_weight, _ = run(state, path.places[i], _shifts(path.origin[i]))
+                row, log_weight, _ = run(_at(states, origin), path.places[i], _shifts(origin))
             if float(path.log_weights[i]) == float(log_weight) == -math.inf:
                 continue
             found, wanted = torch.cat([row, log_weight[None]]), path.rows[i]
@@ -351,5 +354,6 @@ def _form(value: Any) -> tuple[Any, ...]:
 
 
 def _rows(states: Any) -> Tensor:
-    """The numbers of states [n], as rows."""
-    return torch.cat([leaf.double().reshape(len(leaf), -1) for leaf in tree_leaves(states)], 1)
+    """The numbers of states [n], as rows, in the order of ``row_of``."""
+    leaves = tree_leaves(ordered(states))
+    return torch.cat([leaf.double().reshape(len(leaf), -1) for leaf in leaves], 1)

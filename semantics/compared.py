@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..ppl.errors import ProgramError, located
-from ..ppl.tensors.keys import Pending
+from ..ppl.tensors.keys import Pending, settled
 
 MOST = 1000  # whole numbers that one may be cut into
 Map = Callable[[Tensor], Tensor]
@@ -235,7 +235,7 @@ def apply(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -
                 found = SHAPES[name](u, *args[1:])
             elif len(args) == 2:
                 first = args[0] is u
-                found = _of_two(u, _settled(args[int(first)]), name, first)
+                found = _of_two(u, settled(args[int(first)]), name, first)
         if found is not None:
             return found
     return func(*_deep(args), **_deep(kwargs))
@@ -269,7 +269,7 @@ def _of_one(u: Compared, name: str) -> Any:
 def _of_two(u: Compared, other: Any, name: str, first: bool) -> Any:
     if name in MIRRORED:
         return u.against(other, name if first else MIRRORED[name])
-    if name in ("eq", "ne") and not issubclass(type(other), Compared):
+    if name in ("eq", "ne"):
         shape = torch.broadcast_shapes(u.shape, torch.as_tensor(other).shape)
         return torch.tensor(name == "ne").expand(shape)  # of one number in a continuum
     if name in BINARY and _is_plain(other) and not bool(_double(other).isfinite()):
@@ -300,15 +300,11 @@ def _name(function: Any) -> str:
     return SHORT.get(name, name)
 
 
-def _settled(value: Any) -> Any:
-    return value.number() if issubclass(type(value), Compared) else value
-
-
 def _array(value: Any) -> Any:
     return value.number().numpy() if issubclass(type(value), Compared) else value
 
 
-def _deep(value: Any, settle: Callable[[Any], Any] = _settled) -> Any:
+def _deep(value: Any, settle: Callable[[Any], Any] = settled) -> Any:
     """With numbers in place of what is undecided, in lists, too."""
     if isinstance(value, list | tuple):
         return type(value)(_deep(item, settle) for item in value)

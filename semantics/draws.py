@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ..ppl.tensors.keys import Values
+from .clouds import Cloud
 from .comparing import numbers
 from .counts import Counts
 from .denote import CONVERGED
 from .frequencies import cells_of, worst_gap
 from .measure import Measure, readable
-from .waves import MOST, Waves, rows_of, shares
+from .waves import MOST, Waves
 
 ROUNDING = 1e-8  # of the means of waves
 
@@ -86,13 +87,13 @@ class ByWaves:
     @functools.cached_property
     def _expected(self) -> tuple[Waves, Tensor, Tensor, Tensor]:
         """The waves, their means by the law, and the errors and the variances of these."""
-        nodes, fewer = (rows_of(v for v, _ in each.items()) for each in (self.law, self.coarse))
-        assert nodes is not None and fewer is not None
-        masses = shares(self.law, self.law.log_mass())
-        waves = Waves.about(nodes, masses)
-        at_nodes = waves(nodes)
+        fine, coarse = Cloud.of(self.law), Cloud.of(self.coarse)
+        assert fine is not None and coarse is not None
+        masses = fine.shares(fine.log_mass())
+        waves = Waves.about(fine.rows, masses)
+        at_nodes = waves(fine.rows)
         means = masses @ at_nodes
-        others = shares(self.coarse, self.coarse.log_mass()) @ waves(fewer)
+        others = coarse.shares(coarse.log_mass()) @ waves(coarse.rows)
         return waves, means, (means - others).abs(), masses @ at_nodes.square() - means.square()
 
     def __call__(self, drawn: Tensor, level: float) -> Compared:

@@ -465,6 +465,9 @@ class _Undecided(Interval):
         self.path.undecided = True
 
     def pick(self, log_shares: Tensor) -> int:
+        if bool(log_shares.isnan().any()):
+            what = "a uniform number is compared by way of numbers that are NaN or overflow"
+            raise ProgramError(located(what, hint="compare it before they do"))
         logs = enumerate(log_shares.tolist())
         return int(self._choose([Outcome(i, (), log) for i, log in logs if log > -math.inf]))
 
@@ -479,9 +482,8 @@ class _Undecided(Interval):
 
     def _choose(self, options: list[Outcome]) -> Any:
         if self.evaluator._current[-1] is not self.path:
-            raise ProgramError(
-                located("a uniform number is used within a call that is not told of it")
-            )
+            what = "a uniform number is used within a call that is not told of it"
+            raise ProgramError(located(what, hint="pass it as an argument"))
         identity = ("uniform", self.evaluator._key((self.low, self.high)), len(options))
         return self.evaluator._choose(identity, lambda: options).value
 

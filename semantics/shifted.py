@@ -2,7 +2,8 @@
 
 Where an integrand has a kink (an accept step has one), a fixed grid errs in the same way from all
 states.  Trapezoidal rules on the line are as good for any shift, and shifts of irrational rotation
-fill the gaps of one by those of others (Sloan and Joe 1994, Lattice methods, chapter 5).
+fill the gaps of one by those of others, as points of a lattice do (Sloan and Joe 1994, Lattice
+Methods for Multiple Integration).
 """
 
 from __future__ import annotations

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from .measure import Measure, share
-
 COUNT = 32
 TINY = 1e-9  # of a number: quartiles this close are one value
 NUMBERS = (Tensor, int, float, np.ndarray, np.generic)
@@ -73,11 +71,6 @@ def ordered(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: ordered(value[name]) for name in sorted(value, key=str)}
     return type(value)(map(ordered, value)) if type(value) in (list, tuple) else value
-
-
-def shares(measure: Measure, log_whole: float) -> Tensor:
-    """The weights [n] of the atoms, as shares of a mass."""
-    return torch.tensor([share(lw, log_whole) for _, lw in measure.atoms], dtype=torch.float64)
 
 
 def _spreads(rows: Tensor, weights: Tensor, middle: Tensor) -> Tensor:

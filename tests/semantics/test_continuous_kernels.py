@@ -283,6 +283,16 @@ def test_the_order_of_names_is_no_part_of_a_state() -> None:
         return {"y": state["x"], "x": state["y"]}
 
     check.invariant(right, named, quadrature=32).require()
+
+    @program
+    def backward() -> dict[str, Tensor]:
+        return {"y": sample("y", normal(3.0, 1.0)), "x": sample("x", normal(0.0, 1.0))}
+
+    def mirrored(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"y": state["y"], "x": -state["x"]}
+
+    report = check.reversible(mirrored, backward, quadrature=48).require()
+    assert "at once" in report.notes[-1]
     assert check.invariant(wrong, named, quadrature=16).verdict == "fail"
 
 
