@@ -194,6 +194,10 @@ class ConvergenceError(MassError):
     """A quadrature is not accurate enough to be believed."""
 
 
+class NumericalError(PushforwardError, ArithmeticError):
+    """A computation has lost its digits, or a matrix is not what its use needs."""
+
+
 class InfiniteMassError(MassError):
     """The total mass of the program is infinite."""
 

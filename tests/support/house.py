@@ -51,6 +51,10 @@ HOUSE: dict[str, Room] = {
         "captured graphs and loops as machine code",
         "ppl.errors ppl.tensors ppl.distributions ppl.language",
     ),
+    "ppl.markov": Room(
+        "Gaussian Markov laws: kernels in time as state spaces, filters and smoothers",
+        "ppl.errors ppl.tensors ppl.language",
+    ),
     "ppl.calculus": Room(
         "the language on paper: syntax, types, elaboration to programs",
         "ppl.errors ppl.tensors ppl.language",
@@ -134,7 +138,8 @@ HOUSE: dict[str, Room] = {
         " semantics inference.kernels inference.smc ppl.tasks",
     ),
     "models": Room(
-        "ready models and estimators", "kernels nn ppl inference.runs inference.results inference"
+        "ready models and estimators",
+        "kernels nn ppl ppl.markov inference.runs inference.results inference",
     ),
 }
 FRONT_DOOR = "pushforward"  # the command line, the demo, public names: it may import all
