@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,13 @@ from ..ppl.tasks.workers import Client, Workers
 from ..ppl.tensors.keys import fingerprint
 from ..ppl.tensors.seeds import seeded
 from .candidate import Broken, held
-from .report import Report, decide
+from .rank_bets import RankBets
+from .report import Report, Verdict
 
 JOINT = "log density"
 MOST_NUMBERS = 100
 CHUNK = 1000
+LOOK = 20  # simulations between two looks at the evidence
 Choices = dict[str, Tensor]
 
 
@@ -85,7 +87,7 @@ def sbc(
     fit: Callable[..., Any],
     observed: Sequence[str],
     *args: Any,
-    simulations: int = 200,
+    simulations: int = 4_000,
     draws: int = 100,
     quantities: Mapping[str, Callable[[Choices], Tensor]] | None = None,
     level: float = 1e-6,
@@ -102,19 +104,22 @@ def sbc(
             draws [n, ...].  They should be nearly independent.  If it has an argument ``seed``, it
             gets another one each time; else it draws from torch's generator.
         observed: the sites that are data.
-        simulations, draws: fits, and draws of each that are used, evenly spaced.
+        simulations: the most fits; a wrong method is found earlier.
+        draws: how many of each fit are used, evenly spaced.
         quantities: functions of the latent choices to a number; all numbers of all latents unless
             given.  The joint log density is always among them.
-        level: the chance that a right method is said to be wrong.
+        level: the chance that a right method is said to be wrong, however many simulations are
+            made, added later, or looked at before.
         seed: of everything.
         checkpoint: a file where the simulations that are done are kept, and from which a campaign
             that was killed, or is to have more of them, goes on.
         executor: whose workers run the simulations: a ``ProcessPoolExecutor``, a client of Dask, or
             any other whose workers are processes.  The result is the same.
 
-    The test is of the mean rank, which shows a bias, and of the mean distance of ranks from one
-    half, which shows posteriors that are too narrow or too wide.  If it is interrupted, the verdict
-    is that of the simulations so far, and not a pass.  A method that raises an error fails.
+    Money is bet against uniform ranks (``rank_bets``).  The report says how wrong posteriors of one
+    quantity could be without being found: by default, those that are a tenth too wide are.  If it
+    is interrupted, the verdict is that of the simulations so far, and not a pass.  A method that
+    raises an error fails.
 
     Errors:
         DataError: a site is not in the model, or a fit has fewer draws than are asked for.
@@ -139,47 +144,99 @@ def sbc(
         results = Workers(executor, one).results(left)
     shown = track(results, "calibration", len(left), disable=not progress, transient=True)
     broken: dict[int, str] = {}
+    judged = _Judged(found)
+    judged.go_on(simulations)
     try:
-        for i, ranks in shown:
+        for i, ranks in shown if not judged.found(level) else ():
             if isinstance(ranks, str):
                 broken[i] = ranks
             else:
                 found[i] = ranks
                 store.offer(lambda: {"ranks": found})
-            if broken and all(k in found for k in range(min(broken))):
+            judged.go_on(simulations, least=LOOK)
+            if judged.found(level) or (broken and min(broken) == judged.number):
                 break
     except KeyboardInterrupt:
         notes = ("interrupted",)
     store.write({"ranks": found})
-    whole = _whole([found[i] for i in seeds if i in found])
-    if broken:
-        report = Broken(subject, broken[min(broken)]).report(time.perf_counter() - start)
-        return Calibration(**vars(report), ranks=whole)
-    done = min(map(len, whole.values()), default=0)
-    notes = tuple(f"{note} after {done} simulations" for note in notes)
-    deviation, allowed, told = _worst(whole, level)
-    report = decide(
-        subject,
-        deviation,
-        allowed,
-        f"for {done} fits at the level {level:g}",
-        told,
-        time.perf_counter() - start,
-        notes,
-    )
-    if notes and report.verdict == "pass":
-        report = replace(report, verdict="unknown")
-    return Calibration(**vars(report), ranks=whole)
+    judged.go_on(simulations)
+    ranks, seconds = judged.ranks(), time.perf_counter() - start
+    if broken and not judged.found(level):
+        report = Broken(subject, broken[min(broken)]).report(seconds)
+        return Calibration(**vars(report), ranks=ranks)
+    notes = tuple(f"{note} after {judged.number} simulations" for note in notes)
+    report = judged.report(subject, level, seconds, notes)
+    return Calibration(**vars(report), ranks=ranks)
 
 
-def _whole(found: list[dict[str, float]]) -> dict[str, Tensor]:
-    """By quantity, the ranks of the simulations that gave those of all."""
-    ranks: dict[str, list[float]] = {}
-    for each in found:
-        for name, rank in each.items():
-            ranks.setdefault(name, []).append(rank)
-    done = min(map(len, ranks.values()), default=0)
-    return {name: torch.tensor(each[:done]) for name, each in ranks.items()}
+class _Judged:
+    """What is known of the simulations without a gap from the first on."""
+
+    def __init__(self, found: dict[int, dict[str, float]]) -> None:
+        self.all, self.names = found, list[str]()
+        self.rows: list[list[float]] = []
+        self.bets: RankBets | None = None
+
+    @property
+    def number(self) -> int:
+        return len(self.rows)
+
+    def go_on(self, most: int, least: int = 1) -> None:
+        """Bet on what has come since, if it is so much, of the first so many simulations."""
+        end = self.number
+        while end < most and end in self.all:
+            end += 1
+        if end < self.number + least:
+            return
+        rows = [self._row(self.all[i]) for i in range(self.number, end)]
+        self.bets = self.bets or RankBets(len(self.names))
+        self.bets.place(torch.tensor(rows, dtype=torch.float64))
+        self.rows += rows
+
+    def _row(self, ranks: dict[str, float]) -> list[float]:
+        self.names = self.names or list(ranks)
+        if self.names != list(ranks):
+            other = sorted(set(ranks) ^ set(self.names))
+            what = f"{other} are numbers of some simulations, and not of others"
+            raise DataError(located(what, hint="say quantities= that all simulations have"))
+        return [ranks[name] for name in self.names]
+
+    def ranks(self) -> dict[str, Tensor]:
+        """Of every quantity [simulations]."""
+        columns = torch.tensor(self.rows).reshape(self.number, len(self.names)).T
+        return dict(zip(self.names, columns, strict=True))
+
+    def found(self, level: float) -> bool:
+        return self.bets is not None and self.bets.found(level)
+
+    def report(self, subject: str, level: float, seconds: float, notes: tuple[str, ...]) -> Report:
+        """The evidence is a deviation, which the level allows to be so large."""
+        needed = -math.log(level)
+        about = f"of log evidence, by {self.number} fits at the level {level:g}"
+        if self.bets is None:
+            return Report(subject, "unknown", 0.0, needed, about, "", seconds, notes)
+        verdict: Verdict = "unknown" if notes else "pass"
+        told = ""
+        if self.bets.found(level):
+            verdict, name = "fail", self.names[worst := self.bets.worst()]
+            told = _told(name, torch.tensor([row[worst] for row in self.rows]))
+        else:
+            narrow, wide = self.bets.finds(level)
+            sees = f"posteriors {wide:.3g} times too wide, or narrow by a factor of {narrow:.2g}"
+            known = "nothing would be found by now" if math.isinf(wide) else f"{sees} are found"
+            notes = (*notes, known)
+        return Report(subject, verdict, self.bets.best, needed, about, told, seconds, notes)
+
+
+def _told(name: str, ranks: Tensor) -> str:
+    """What ranks [n] say: by their mean or their distance from one half, whichever is worse."""
+    mean, away = float(ranks.mean()), float((ranks - 0.5).abs().mean())
+    if abs(mean - 0.5) / math.sqrt(1 / 12) > abs(away - 0.25) / math.sqrt(1 / 48):
+        side = "above" if mean < 0.5 else "below"
+        return f"draws of {name!r} lie {side} the truth: the mean rank is {mean:.3f}"
+    width = "narrow" if away > 0.25 else "wide"
+    told = f"posteriors of {name!r} are too {width}"
+    return f"{told}: ranks are on average {away:.3f} from one half, not .25"
 
 
 @dataclass(frozen=True)
@@ -288,27 +345,3 @@ def _rank(truth: Tensor, values: Tensor) -> float:
     """Uniform on [0, 1] if truth and values are drawn alike: ties and gaps are filled at random."""
     less, equal = int((values < truth).sum()), int((values == truth).sum())
     return (less + float(torch.rand(())) * (equal + 1)) / (len(values) + 1)
-
-
-def _worst(ranks: dict[str, Tensor], level: float) -> tuple[float, float, str]:
-    """The worst mean of ranks, or of their distances from one half; what Bernstein's bound allows,
-    and what it means."""
-    if not ranks:
-        return 0.0, 0.0, ""
-    share = math.log(4 * len(ranks) / level)
-    worst = (0.0, 1.0, "")
-    for name, u in ranks.items():
-        n = len(u)
-        mean, away = float(u.mean()) - 0.5, float((u - 0.5).abs().mean()) - 0.25
-        side = "above" if mean < 0 else "below"
-        width = "narrow" if away > 0 else "wide"
-        biased = f"draws of {name!r} lie {side} the truth: the mean rank is {mean + 0.5:.3f}"
-        shaped = f"posteriors of {name!r} are too {width}: ranks are on average {away + 0.25:.3f}"
-        for gap, variance, most, told in (
-            (mean, 1 / 12, 0.5, biased),
-            (away, 1 / 48, 0.25, f"{shaped} from one half, not .25"),
-        ):
-            allowed = math.sqrt(2 * variance * share / n) + most * share / (3 * n)
-            if abs(gap) / allowed > worst[0] / worst[1]:
-                worst = (abs(gap), allowed, told)
-    return worst

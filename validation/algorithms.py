@@ -14,18 +14,25 @@ from torch import Tensor
 
 from ..inference.kernels import TraceKernel
 from ..inference.kernels.traces import points_of
-from ..ppl.errors import ConvergenceError, InfiniteSupportError, located
+from ..ppl.errors import (
+    BudgetError,
+    ConvergenceError,
+    InfiniteSupportError,
+    ProgramError,
+    located,
+)
 from ..ppl.language.program import Callback
 from ..ppl.tasks.workers import Client
 from ..semantics import Report, check
 from .layers import Layer
 from .programs import the_same, validity
 
-STAGES = 25, 50, 100, 200, 400  # simulations of a calibration, as long as the budget lasts
-LEVEL = 1e-6  # of all stages
+# simulations of a calibration, as long as the budget lasts: its level holds at all looks together
+STAGES = 25, 50, 100, 200, 400, 800, 1_600, 4_000
 DRAWS = 50  # of each fit that ranks are among
 NODES = 16, 32, 64
 NODES_OF_KERNELS = 32, 64, 128
+PATHS = 1_000  # of a kernel with continuous choices: one that needs more is followed by draws
 
 
 def layers_of_kernel(kernel: Any, target: Callback, args: tuple[Any, ...]) -> tuple[Layer, ...]:
@@ -40,14 +47,24 @@ def layers_of_kernel(kernel: Any, target: Callback, args: tuple[Any, ...]) -> tu
 
 
 def stationary(kernel: Callback, target: Callback, args: tuple[Any, ...]) -> Report:
-    """Whether a kernel keeps a target, by more and more nodes where choices are continuous."""
+    """Whether a kernel keeps a target: by its choices, by more and more nodes where they are
+    continuous, and by draws where there are too many of them or nodes tell nothing."""
     try:
         return check.invariant(kernel, target, *args)
     except InfiniteSupportError:
-        for nodes in NODES_OF_KERNELS:
-            report = check.invariant(kernel, target, *args, quadrature=nodes)
-            if report.verdict != "unknown":
-                break
+        pass
+    except BudgetError:
+        return check.stationary(kernel, target, *args)
+    for nodes in NODES_OF_KERNELS:
+        try:
+            report = check.invariant(kernel, target, *args, quadrature=nodes, budget=PATHS)
+        except BudgetError:
+            return check.stationary(kernel, target, *args)
+        if report.verdict != "unknown":
+            return report
+    try:
+        return check.stationary(kernel, target, *args)
+    except ProgramError:  # a bound of its scores is not known
         return report
 
 
@@ -97,10 +114,9 @@ def layers_of_method(
         with TemporaryDirectory() as folder:
 
             def of(count: int) -> Report:
-                kept, level = f"{folder}/ranks", LEVEL / len(STAGES)
                 rest: dict[str, Any] = {"draws": DRAWS, "seed": seed, "progress": False}
                 return check.sbc(
-                    model, fit, observed, *args, simulations=count, level=level, checkpoint=kept,
+                    model, fit, observed, *args, simulations=count, checkpoint=f"{folder}/ranks",
                     executor=executor, **rest,
                 )  # fmt: skip
 

@@ -288,6 +288,35 @@ def test_functions_from_state_to_state() -> None:
     assert of(always, three).reports["invariant"].verdict == "fail"
 
 
+def normal() -> Tensor:
+    return sample("x", dist.Normal(0.0, 1.0))
+
+
+def slice_step(x: Tensor, slip: float = 0.0) -> Tensor:
+    """Neal's slice sampler, whose loops have no known length: too many paths to evaluate."""
+    unit = dist.Uniform(torch.tensor(0.0), torch.tensor(1.0))
+    height = -(1 + slip) * x**2 / 2 + draw(unit).log()
+    left = x - draw(unit)
+    right = left + 1
+    while -(left**2) / 2 > height:
+        left = left - 1
+    while -(right**2) / 2 > height:
+        right = right + 1
+    while True:
+        y = left + draw(unit) * (right - left)
+        if -(y**2) / 2 >= height:
+            return y
+        left, right = (y, right) if y < x else (left, y)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("slip", "verdict"), [(0.0, "pass"), (1.0, "fail")])
+def test_kernels_with_too_many_paths_are_followed_by_draws(slip: float, verdict: str) -> None:
+    found = of(lambda x: slice_step(x, slip), normal)
+    assert found.reports["invariant"].verdict == verdict
+    assert "steps at level" in found.reports["invariant"].source
+
+
 def test_weighted_algorithms() -> None:
     assert of(smc(coins, 2), coins).verdict == "pass"
     assert of(importance(coins, 1), coins).kind == "an algorithm"
@@ -336,7 +365,7 @@ class Conjugate:
 
 def test_methods() -> None:
     right, wrong = (
-        of(Conjugate(wide), normal_mean, observed=["y"], budget=20.0) for wide in (1.0, 1.8)
+        of(Conjugate(wide), normal_mean, observed=["y"], budget=3.0) for wide in (1.0, 1.8)
     )
     assert right.verdict == "pass" and wrong.verdict == "fail"
     assert "ranks of mean" in as_html(right)
