@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from support.sizes import quick
 
 KERNELS = """
 import torch
@@ -114,6 +116,77 @@ def test_a_budget_that_is_none(tmp_path: Path, value: str) -> None:
     status, said = ran(tmp_path, QUIET, ini=f"pushforward_budget = {value}")
     assert status != 0
     assert f"not '{value}'" in said
+
+
+EVERY_SEED = """
+import os
+import pytest
+
+SEEDS = range(int(os.environ["SEEDS"]))
+Y = torch.tensor(1.0, dtype=torch.float64)
+
+@program
+def noisy():
+    x = sample("x", dist.Normal(0 * Y, 1.0))
+    sample("y", dist.Normal(x, 1.0))
+
+def posterior(p):
+    return {"x": p.data["y"] / 2 + 0.5**0.5 * torch.randn(100, dtype=torch.float64)}
+
+def autoregression(x):
+    return 0.6 * x + 0.8 * torch.randn((), dtype=torch.float64)
+
+def normal():
+    return sample("x", dist.Normal(0 * Y, 1.0))
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_right(seed):
+    assert_density(dist.Gamma(2 * Y, Y + seed % 7), draws=10_000, seed=seed)
+    assert_stationary(autoregression, normal, draws=250, width=9.0, seed=seed)
+    assert_calibrated(noisy, posterior, ["y"], simulations=25, seed=seed, progress=False)
+"""
+
+
+@pytest.mark.parametrize("seeds", quick(1, [2, 500]))
+def test_right_code_makes_no_alarm_at_any_seed(
+    tmp_path: Path, seeds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 runs at 3e-6 each: an alarm comes once in 700 such tests."""
+    names = "assert_density, assert_stationary, assert_calibrated"
+    imports = f"from pushforward.testing import {names}"
+    monkeypatch.setenv("SEEDS", str(seeds))
+    status, said = ran(tmp_path, KERNELS, imports, EVERY_SEED, ini="pushforward_budget = 0.01")
+    assert status == 0, said
+    assert f"{seeds} passed" in said and f"statistical ones {3 * seeds}" in said
+
+
+@pytest.mark.slow
+def test_a_wheel_brings_it_to_another_project(tmp_path: Path) -> None:
+    """Built, put beside nothing of the source tree, and found by its entry point."""
+    source, wheels, site = (tmp_path / name for name in ("source", "wheels", "site"))
+    left_out = shutil.ignore_patterns(".*", "build", "*.egg-info", "dist")
+    shutil.copytree(ROOT, source, ignore=left_out, symlinks=True)
+    python = [sys.executable, "-m"]
+    built = [*python, "build", "--wheel", "--no-isolation", "--outdir", str(wheels), str(source)]
+    subprocess.run(built, check=True, capture_output=True)
+    (wheel,) = wheels.glob("*.whl")
+    put = [*python, "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(put, check=True, capture_output=True)
+    shutil.rmtree(source)
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "test_it.py").write_text(
+        f"{KERNELS}{RIGHT}{WRONG}\n"
+        "def test_where():\n"
+        "    import pushforward\n"
+        f"    assert pushforward.__file__.startswith({str(site)!r})\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    command = [*python, "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert "1 failed, 3 passed" in said and "FAIL: wrong leaves coin invariant" in said
+    assert "pushforward: exact checks 3, statistical ones 1" in said
 
 
 def test_the_wheel_declares_it() -> None:
