@@ -1,5 +1,6 @@
 # Everything runs from .venv, which is made on the first call and again when its inputs change.
 #   make PYTHON=/path/to/python3.12 demo   chooses the interpreter .venv is made with.
+#   make VENV=.venv312 PYTHON=python3.12 test   runs in another folder, here with ArviZ 1.
 #   make test ROOM=inference/smc           runs the tests of one room.
 
 PYTHON ?= python3

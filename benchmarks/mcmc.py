@@ -36,7 +36,7 @@ from peers.posteriors import POSTERIORS
 from peers.programs import built, content
 from peers.runner import CHAINS, STAGES
 
-from pushforward.inference.results.foreign import import_arviz
+from pushforward.inference.results.arviz import ess, r_hat
 from pushforward.inference.runs.start import starting_points
 from pushforward.models.posteriordb import POSTERIORS as OF_POSTERIORDB
 from pushforward.models.posteriordb.comparison import scores
@@ -56,12 +56,12 @@ Figures = dict[str, float]
 
 def quality(name: str, draws: Any) -> Figures:
     """Least bulk effective size, greatest R-hat and worst z of draws [chains, draws, k]."""
-    az, reference = import_arviz(), content(name)["reference"]["summary"]
+    reference = content(name)["reference"]["summary"]
     columns = dict(zip(reference, np.moveaxis(draws, -1, 0), strict=True))
     z = [abs(s) for each, x in columns.items() for s in scores(x, reference[each]).values()]
     return {
-        "ess": min(float(az.ess(x)) for x in columns.values()),
-        "r_hat": max(float(az.rhat(x)) for x in columns.values()),
+        "ess": min(ess(x) for x in columns.values()),
+        "r_hat": max(r_hat(x) for x in columns.values()),
         "z": max(z),
     }
 

@@ -7,7 +7,8 @@ from .drivers.smc import SMC
 from .exact import Exact
 from .mcmc import chees, hmc, jittered_hmc, mala, mams, nuts, with_gibbs
 from .results.fit import Fit
-from .results.predict import Prediction, log_likelihood, predict
+from .results.predict import log_likelihood, predict
+from .results.prediction import Prediction
 from .runs.recording import Recorded, recorded
 from .smc import (
     Apart,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from pathlib import Path
@@ -14,7 +13,8 @@ from torch import Tensor
 
 from .examples.eight_schools import SCHOOLS, EightSchools
 from .inference import Fit
-from .inference.results.foreign import import_arviz
+from .inference.results.groups import as_arrays
+from .inference.results.pictures import as_address, as_png, chains_and_ranks, intervals
 from .semantics import Report
 
 _STYLE = """
@@ -63,22 +63,14 @@ def write_report(
 
 def figures(fits: dict[str, Fit], data: EightSchools, replicated: Tensor) -> dict[str, Any]:
     """Matplotlib figures by name."""
-    arviz = import_arviz()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    coords = {"school": SCHOOLS}
-    posteriors = {name: fit.to_arviz(coords=coords) for name, fit in fits.items()}
-    forest = arviz.plot_forest(
-        list(posteriors.values()),
-        model_names=list(posteriors),
-        var_names=["mu", "tau", "theta"],
-        combined=True,
-        hdi_prob=0.9,
-        show=False,
-    )
-    trace = arviz.plot_trace(posteriors["NUTS"], var_names=["mu", "tau"], show=False)
-    found = {"effects by method": forest[0].figure, "chains of NUTS": trace[0, 0].figure}
+    chains = as_arrays({name: fits["NUTS"][name] for name in ("mu", "tau")})
+    found = {
+        "effects by method": intervals({name: _effects(fit) for name, fit in fits.items()}),
+        "chains of NUTS": chains_and_ranks(chains),
+    }
 
     figure = Figure(figsize=(7, 3.5))
     FigureCanvasAgg(figure)
@@ -93,12 +85,18 @@ def figures(fits: dict[str, Fit], data: EightSchools, replicated: Tensor) -> dic
     return found
 
 
+def _effects(fit: Fit) -> dict[str, Any]:
+    """The draws of what all schools share, and of the effect in each."""
+    draws = {name: x.flatten(0, 1) for name, x in fit.draws.items()}
+    shared = {name: draws[name] for name in ("mu", "tau")}
+    return as_arrays(shared | dict(zip(SCHOOLS, draws["theta"].T, strict=True)))
+
+
 def _save(path: Path, figure: Any) -> str:
     """Write a figure to a file, and return it as a data address for the page."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    path.with_name(path.name.replace(" ", "_")).write_bytes(buffer.getvalue())
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    png = as_png(figure)
+    path.with_name(path.name.replace(" ", "_")).write_bytes(png)
+    return as_address(png)
 
 
 def _pre(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,18 +19,22 @@ from ...ppl.errors import DataError, located
 from ...ppl.interpretations.recorder import Recorder
 from ...ppl.language.handlers import split_name
 from ...ppl.tensors.decompositions import NO_DECOMPOSITION
-from .foreign import import_arviz
-from .labels import as_they_are, labelled, named_dimensions, portable
+from .arviz import dataset, ess, joined, mcse, r_hat
+from .groups import Coords, Dims, as_arrays, datasets
 from .loo import Loo, leave_one_out
+from .prediction import ATTRS, Prediction
 
 if TYPE_CHECKING:
-    import arviz
     import pandas
 
 ENTRIES = 262_144  # of the log likelihood that are computed at once, and no more than so many draws
 CHUNK = 1000
 POINTWISE_LIMIT = 50_000_000
-_QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+_QUANTILES = (0.05, 0.5, 0.95)
+COLUMNS = [
+    *("mean", "sd", "q05", "q50", "q95"),
+    *("mcse_mean", "mcse_sd", "ess_bulk", "ess_tail", "r_hat"),
+]
 
 
 @dataclass
@@ -106,70 +110,53 @@ class Fit:
 
     def to_arviz(
         self,
-        coords: Mapping[str, Sequence[Any]] | None = None,
-        dims: Mapping[str, Sequence[str]] | None = None,
-    ) -> arviz.InferenceData:
-        """An InferenceData with posterior, sample statistics, log likelihood and data.
+        coords: Coords | None = None,
+        dims: Dims | None = None,
+        predictions: Sequence[Prediction] = (),
+    ) -> Any:
+        """ArviZ's object of posterior, sample statistics, log likelihood, data and predictions.
 
-        A ``/`` in a name, as ``scope`` makes, stands there as ``.``: files could not hold it.
+        An ``InferenceData`` for ArviZ 0.x, a ``DataTree`` for ArviZ 1.  A ``/`` in a name, as
+        ``scope`` makes, stands there as ``.``: files could not hold it.
 
         Args:
             coords: labels of dimensions, such as ``{"school": names}``; plates name dimensions.
             dims: names for the dimensions of sites, in place of those of their plates.
+            predictions: of the posterior and of the prior; labels are theirs where they fit.
 
         Errors:
-            DataError: coords or dims are of no dimension or site, or not as long as it.
+            DataError: coords or dims are of no dimension or site, or do not fit it.
         """
-        return self._to_arviz(dict(coords or {}), dict(dims or {}), portable)
-
-    def _to_arviz(
-        self,
-        coords: dict[str, Sequence[Any]],
-        dims: dict[str, Sequence[str]],
-        shown: Callable[[Collection[str]], dict[str, str]],
-    ) -> arviz.InferenceData:
-        shapes = {name: x.shape[2:] for name, x in self.log_likelihood.items()}
-        shapes |= {name: x.shape for name, x in self.observed.items()}
-        shapes |= {name: x.shape[2:] for name, x in self.draws.items()}
-        named = named_dimensions(shapes, self.dims, dims)
-        labels = labelled(coords, shapes, named)
-        names = shown({*shapes, *(dim for each in named.values() for dim in each), *labels})
-
-        def group(tensors: dict[str, Tensor]) -> dict[str, Any]:
-            return {names[name]: x for name, x in _arrays(tensors).items()}
-
-        inference_data: arviz.InferenceData = import_arviz().from_dict(
-            posterior=group(self.draws),
-            sample_stats=_arrays(self.stats),
-            log_likelihood=group(self.log_likelihood) or None,
-            observed_data=group(self.observed) or None,
-            coords={names[dim]: each for dim, each in labels.items()},
-            dims={names[name]: [names[dim] for dim in each] for name, each in named.items()},
-            attrs={"inference_library": "pushforward", "method": self.method, "seed": self.seed},
-        )
-        return inference_data
+        groups = {
+            "posterior": self.draws,
+            "log_likelihood": self.log_likelihood,
+            "observed_data": self.observed,
+        }
+        attrs = {**ATTRS, "method": self.method, "seed": self.seed}
+        coords, dims = coords or {}, dims or {}
+        found = datasets(groups, self.dims, coords, dims, attrs)
+        if self.stats:
+            found["sample_stats"] = dataset(as_arrays(self.stats), {}, {}, attrs, drawn=True)
+        for each in predictions:
+            parts = each.groups(self.observed)
+            found |= datasets(parts, each.dims, coords, dims, ATTRS, anew=True)
+        return joined(found, attrs)
 
     def summary(self, sites: Sequence[str] | None = None) -> pandas.DataFrame:
         """One row for each number: mean, sd, quantiles, Monte Carlo errors, ESS and R-hat.
 
         The diagnostics of a single chain take its two halves for chains.
         """
-        arviz = import_arviz()
-        for name in sites or ():
-            self[name]
-        quantiles = {name: partial(np.quantile, q=q) for name, q in _QUANTILES.items()}
-        with warnings.catch_warnings():  # NaN stands for what a constant or too short chain lacks
-            warnings.simplefilter("ignore", RuntimeWarning)
-            warnings.filterwarnings("ignore", message="More chains")
-            table: pandas.DataFrame = arviz.summary(
-                _halved(self)._to_arviz({}, {}, as_they_are),
-                var_names=list(sites) if sites else None,
-                hdi_prob=0.9,
-                stat_funcs=quantiles,
-                round_to="none",
-            )
-        first = ["mean", "sd", *_QUANTILES]
-        return table[first + [c for c in table.columns if c not in first and "hdi" not in c]]
+        import pandas
+
+        chosen = {name: self[name] for name in sites} if sites else self.draws
+        arrays = as_arrays({name: _halved(x) for name, x in chosen.items()})
+        rows = {
+            f"{name}[{', '.join(map(str, index))}]" if index else name: _row(x[:, :, *index])
+            for name, x in arrays.items()
+            for index in np.ndindex(*x.shape[2:])
+        }
+        return pandas.DataFrame.from_dict(rows, orient="index", columns=COLUMNS)
 
     def loo(self) -> Loo:
         """How well each observation is predicted by the others.
@@ -252,19 +239,21 @@ def _shown(shapes: dict[str, list[int]]) -> list[str]:
     ]
 
 
-def _halved(fit: Fit) -> Fit:
-    """The draws of a fit, with a single chain cut into two."""
-    half = fit.size // 2
-    if fit.chains != 1 or half < 4:
-        return fit
-    halves = {
-        name: x[:, : 2 * half].reshape(2, half, *x.shape[2:]) for name, x in fit.draws.items()
-    }
-    return Fit(fit.method, halves, dims=fit.dims)
+def _halved(x: Tensor) -> Tensor:
+    """Draws [chains, draws, *shape], with a single chain cut into two."""
+    half = x.shape[1] // 2
+    return x if len(x) != 1 or half < 4 else x[:, : 2 * half].reshape(2, half, *x.shape[2:])
 
 
-def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+def _row(x: Any) -> list[float]:
+    """The figures of draws [chains, draws]; NaN stands for those that too few draws lack."""
+    x = np.asarray(x, dtype=np.float64)
+    quantiles = np.quantile(x, _QUANTILES) if x.size else np.full(len(_QUANTILES), np.nan)
+    moments = [x.mean(), x.std(ddof=1)] if x.size > 1 else [x.mean() if x.size else np.nan, np.nan]
+    with warnings.catch_warnings():  # of a constant
+        warnings.simplefilter("ignore", RuntimeWarning)
+        errors = [mcse(x), mcse(x, "sd"), ess(x), ess(x, tail=True), r_hat(x)]
+    return [float(each) for each in (*moments, *quantiles, *errors)]
 
 
 class Drawn(Protocol):

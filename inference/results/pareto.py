@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .foreign import import_arviz
-
 TRUSTED = 0.7  # k-hat above it: Vehtari et al. (arXiv 1507.02646)
 ALIKE = 1e-6  # weights that differ by less have no tail
 LEVEL, MANY = 0.05, 5  # of the draws: where as many share the largest weight, it has no tail
+FEWEST = 5  # weights that a tail is fitted to
 FEW = 20  # draws tell no tail: a fifth of them are no more than 4, too few to fit one to
 
 
@@ -42,7 +40,7 @@ def smoothed(log_weights: Tensor, rounding: float = 0.0) -> Smoothed:
     Args:
         rounding: logs that differ by less are alike.
 
-    Source: Vehtari, Simpson, Gelman, Yao and Gabry (arXiv 1507.02646), by ArviZ.
+    Source: Vehtari, Simpson, Gelman, Yao and Gabry (arXiv 1507.02646).
     """
     given = log_weights.detach().double().numpy(force=True)
     total = np.logaddexp.reduce(given)
@@ -51,13 +49,54 @@ def smoothed(log_weights: Tensor, rounding: float = 0.0) -> Smoothed:
     normalised, k_hat = given - total, 0.0
     sharing = int((given > given.max() - max(ALIKE, rounding)).sum())
     if sharing < min(max(MANY, LEVEL * len(given)), len(given)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            normalised, k_hat = import_arviz().psislw(given.copy())
+        normalised, k_hat = _with_a_smooth_tail(given - given.max())
     ess = 1.0 / float((np.exp(normalised) ** 2).sum())
     error = float(np.sqrt(max(np.finfo(float).tiny, 1.0 / ess - 1.0 / len(given))))
     log_mean = float(total - np.log(len(given)))
     return Smoothed(torch.from_numpy(normalised), float(k_hat), log_mean, error)
+
+
+def _with_a_smooth_tail(logs: Any) -> tuple[Any, float]:
+    """Logs of weights [n] of which the largest is 1, normalised, and the shape of their tail.
+
+    The weights above a cutoff become the middle quantiles of a generalised Pareto law, none above
+    1.  Fewer than 5 of them tell no law, and stay: the shape is infinite.
+    """
+    n, found, k = len(logs), logs.copy(), np.inf
+    count = int(np.ceil(min(n / 5, 3 * np.sqrt(n))))
+    cutoff = max(np.sort(logs)[-min(count + 1, n)], np.log(np.finfo(float).tiny))
+    tail = np.flatnonzero(logs > cutoff)
+    if len(tail) >= FEWEST:
+        tail = tail[np.argsort(logs[tail])]
+        with np.errstate(all="ignore"):  # a shape that is no number smooths nothing
+            k, scale = _generalised_pareto(np.exp(logs[tail]) - np.exp(cutoff))
+        if np.isfinite(k):
+            middle = np.arange(0.5, len(tail)) / len(tail)
+            above = -np.log1p(-middle) if k == 0 else np.expm1(-k * np.log1p(-middle)) / k
+            found[tail] = np.minimum(np.log(scale * above + np.exp(cutoff)), 0.0)
+    return found - np.logaddexp.reduce(found), float(k)
+
+
+def _generalised_pareto(x: Any) -> tuple[float, float]:
+    """Shape and scale of a generalised Pareto law, from values [n] above 0 in increasing order.
+
+    The posterior mean of b = -shape / scale under a prior that follows the data, and of it the
+    likeliest shape, drawn towards 1/2 as by 10 more values.
+
+    Source: Zhang and Stephens, A New and Efficient Estimation Method for the Generalized Pareto
+    Distribution (Technometrics, 2009), and appendix C of arXiv 1507.02646.
+    """
+    n = len(x)
+    m = 30 + int(np.sqrt(n))
+    quartile = x[int(n / 4 + 0.5) - 1]
+    b = 1 / x[-1] + (1 - np.sqrt(m / (np.arange(1, m + 1) - 0.5))) / (3 * quartile)
+    shapes = np.log1p(-b[:, None] * x).mean(1)
+    logs = n * (np.log(-b / shapes) - shapes - 1)
+    weights = np.exp(logs - np.logaddexp.reduce(logs))
+    weights = np.where(weights < 10 * np.finfo(float).eps, 0.0, weights)
+    mean = float(weights @ b / weights.sum())
+    shape = float(np.log1p(-mean * x).mean())
+    return (n * shape + 10 * 0.5) / (n + 10), -shape / mean
 
 
 def doubts(weights: Smoothed, proposed: str, hint: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,41 +30,23 @@ from ...ppl.language.handlers import Sealed, Untracing
 from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.seeds import seeded
 from .fit import CHUNK, Fit
-from .foreign import import_arviz
-from .labels import portable
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Sites that were sampled anew, deterministic sites, and results, [chains, draws, *shape]."""
-
-    sites: dict[str, Tensor]
-    value: Any
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self.sites:
-            raise DataError(located(f"nothing was predicted at '{name}', only {list(self.sites)}"))
-        return self.sites[name]
-
-    def to_arviz(self, group: str = "posterior_predictive") -> Any:
-        """An InferenceData with one group of predictions; ``fit.to_arviz().extend`` takes it."""
-        names = portable(self.sites)
-        arrays = {names[name]: x.detach().cpu().numpy() for name, x in self.sites.items()}
-        return import_arviz().from_dict(**{group: arrays})
-
-    def __repr__(self) -> str:
-        sites = ", ".join(f"{name}{list(x.shape)}" for name, x in self.sites.items())
-        return f"Prediction of {sites}"
+from .prediction import Prediction
 
 
 class _Unobserved(Recorder):
-    """Records a run in which observed sites are sampled again."""
+    """Records a run in which observed sites are sampled again: ``data``."""
+
+    def __enter__(self) -> _Unobserved:
+        self.data: list[str] = []
+        super().__enter__()
+        return self
 
     def _process_message(self, msg: Message) -> None:
         if msg["type"] == "sample" and msg["is_observed"]:
             auxiliary = msg["infer"].get("is_auxiliary") or is_deterministic(msg)
             if not (auxiliary or is_draw(msg) or is_image(msg["fn"], msg["value"])):
                 msg["is_observed"], msg["value"] = False, None
+                self.data.append(msg["name"])
         super()._process_message(msg)
 
 
@@ -95,11 +76,16 @@ def predict(
     with suppress(BranchError):  # a program without a type is checked while it runs
         _require_fitting(p, args, draws)
 
+    dims: dict[str, list[str]] = {}
+    data: dict[str, None] = {}
+
     def one(values: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
         with Untracing(), _Unobserved(values, density=False, validate=False) as recorder:
             value = p(*args)
         _require_sampled(p, values.keys(), recorder.of("latent").keys())
         new = {name: x for name, x in recorder.values.items() if name not in values}
+        dims.update({name: recorder.dims[name] for name in new})
+        data.update(dict.fromkeys(recorder.data))
         return new, value
 
     flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in draws.items()}
@@ -120,7 +106,7 @@ def predict(
         return torch.cat(chunks).reshape(*lead, *chunks[0].shape[1:]) if chunks else None
 
     sites, value = tree_map(join, *parts)
-    return Prediction(sites, value)
+    return Prediction(sites, value, dims, tuple(data), prior=isinstance(fit, int))
 
 
 def _require_fitting(p: Callback, args: tuple[Any, ...], draws: dict[str, Tensor]) -> None:

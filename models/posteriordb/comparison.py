@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ...inference import Fit
-from ...inference.results.foreign import import_arviz
+from ...inference.results.arviz import mcse, r_hat
 from .files import content
 
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
@@ -48,11 +48,8 @@ def parameter(fit: Fit, name: str) -> Tensor:
 
 def figures(x: Any) -> dict[str, tuple[float, float]]:
     """Mean, sd and quantiles of draws [chains, draws], each with its Monte Carlo error."""
-    arviz = import_arviz()
-    found = {"mean": (np.mean(x), arviz.mcse(x)), "sd": (np.std(x), arviz.mcse(x, method="sd"))}
-    for name, q in QUANTILES.items():
-        found[name] = np.quantile(x, q), arviz.mcse(x, method="quantile", prob=q)
-    return {name: (float(value), float(error)) for name, (value, error) in found.items()}
+    found = {"mean": (float(np.mean(x)), mcse(x)), "sd": (float(np.std(x)), mcse(x, "sd"))}
+    return found | {name: (float(np.quantile(x, q)), mcse(x, q)) for name, q in QUANTILES.items()}
 
 
 def scores(x: Any, reference: Mapping[str, float]) -> dict[str, float]:
@@ -67,6 +64,5 @@ def compared(fit: Fit, name: str) -> Comparison:
     """A fit against the reference figures of the posterior of this name."""
     reference = content(name)["reference"]["summary"]
     draws = {each: parameter(fit, each).double().cpu().numpy() for each in reference}
-    arviz = import_arviz()
-    r_hat = max(float(arviz.rhat(x)) for x in draws.values())
-    return Comparison(r_hat, {each: scores(x, reference[each]) for each, x in draws.items()})
+    worst = max(r_hat(x) for x in draws.values())
+    return Comparison(worst, {each: scores(x, reference[each]) for each, x in draws.items()})

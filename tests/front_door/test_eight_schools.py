@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from pushforward import demo
 from pushforward.examples import tiny
 from pushforward.examples.eight_schools import eight_schools, load
 from pushforward.inference import MCMC, Fit, nuts
-from pushforward.inference.results.foreign import import_arviz
+from pushforward.inference.results.arviz import mcse
 from pushforward.ppl import condition
 
 DATA = load()
@@ -27,14 +26,6 @@ QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 
 def z_scores(fit: Fit) -> dict[tuple[str, str], float]:
     """(estimate - reference) over the standard error of both, by parameter and figure."""
-    arviz, posterior = import_arviz(), fit.to_arviz()
-    names = ["mu", "tau", "theta"]
-    errors: dict[str, Any] = {
-        "mean": arviz.mcse(posterior, var_names=names, method="mean"),
-        "sd": arviz.mcse(posterior, var_names=names, method="sd"),
-    }
-    for figure, q in QUANTILES.items():
-        errors[figure] = arviz.mcse(posterior, var_names=names, method="quantile", prob=q)
     found = {}
     for parameter in PARAMETERS:
         site, _, rest = parameter.partition("[")
@@ -44,7 +35,7 @@ def z_scores(fit: Fit) -> dict[tuple[str, str], float]:
         estimates |= {figure: np.quantile(draws, q) for figure, q in QUANTILES.items()}
         known = DATA.reference[parameter]
         for figure, estimate in estimates.items():
-            error = float(errors[figure][site].values[index])
+            error = mcse(draws, QUANTILES.get(figure, figure))
             scale = math.hypot(error, known[f"mcse_{figure}"])
             found[parameter, figure] = (estimate - known[figure]) / scale
     return found
