@@ -19,6 +19,8 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
+from ..inference.vi.divergences import JENSEN_SHANNON
+
 
 class Scores(NamedTuple):
     """``scores`` [..., v]: log masses, minus infinity where a token has none.  Of each row [...]:
@@ -121,10 +123,7 @@ def _threshold(collision: float | None, std: float | None, size: int) -> float:
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     """The Jensen-Shannon divergence [...] of distributions [..., v], in nats."""
-    middle = (p + q) / 2
-    sides = (torch.special.xlogy(x, x) - torch.special.xlogy(x, middle) for x in (p, q))
-    total: Tensor = sum(side.sum(-1) for side in sides) / 2  # type: ignore[assignment]
-    return total
+    return JENSEN_SHANNON.between(p, q) / 2
 
 
 def lame_prompt(

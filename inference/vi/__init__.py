@@ -15,6 +15,7 @@ from ...ppl.distributions.strategies import (
 from .batches import Batches
 from .captured import Captured
 from .continuous import Continuous
+from .divergences import Divergence, alpha_divergence, divergence
 from .filtered import filtered
 from .gradients.baselines import Constant, Learned, MovingAverage
 from .guides import Amortised, Flow, FullRank, Guide, LowRank, MeanField, Structured
@@ -57,6 +58,7 @@ __all__ = [
     "Captured",
     "Constant",
     "Continuous",
+    "Divergence",
     "Estimate",
     "Flow",
     "FullRank",
@@ -72,8 +74,10 @@ __all__ = [
     "Structured",
     "Transported",
     "Validation",
+    "alpha_divergence",
     "annealed",
     "cubo",
+    "divergence",
     "diwhvi",
     "elbo",
     "enum",

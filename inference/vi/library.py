@@ -16,6 +16,7 @@ from torch import Tensor
 from ...ppl.distributions.strategies import reinforce, reparam
 from ...ppl.errors import ObjectiveError, located
 from ...ppl.language.program import Callback
+from .divergences import Divergence, divergence
 from .filtered import filtered_by
 from .gradients.estimators import choose
 from .gradients.replay import current
@@ -231,17 +232,19 @@ def symmetric_kl(
 
 
 @objective
-def f_divergence(target: Callback, guide: Any, f: Callable[[Tensor], Tensor], *args: Any) -> Tensor:
+def f_divergence(
+    target: Callback, guide: Any, f: str | Divergence | Callable[[Tensor], Tensor], *args: Any
+) -> Tensor:
     """-E[f(log w)]: minus the divergence of a target, which is normalised, from the guide.
 
     Args:
-        f: of the logarithm of the ratio t = p / q: ``lambda l: -l`` is KL(q || p), ``l exp(l)``
-            KL(p || q), ``(exp(l) - 1)^2`` chi squared, ``(exp(l / 2) - 1)^2`` twice Hellinger's
-            square, ``|exp(l) - 1| / 2`` total variation.
+        f: a divergence or its name, such as "kl" for KL(p || q) and "reverse_kl" for KL(q || p); or
+            a function of the logarithm of the ratio t = p / q: ``lambda l: -l`` is "reverse_kl".
 
     Source: Csiszar (1963).
     """
-    return -f(_weighted(target, guide, args)[1])
+    log_t = _weighted(target, guide, args)[1]
+    return -(divergence(f) if isinstance(f, str) else f)(log_t)
 
 
 @objective

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Literal
 
@@ -62,7 +63,8 @@ def jsd_groups(
 
 def _entropy(p: Tensor) -> Tensor:
     """In bits, of the last axis."""
-    return -torch.special.xlogy(p, p).sum(-1) / torch.tensor(2.0, dtype=p.dtype).log()
+    nats: Tensor = -torch.special.xlogy(p, p).sum(-1)
+    return nats / math.log(2)
 
 
 def unfairness_ratio(yhat: Tensor, groups: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ HOUSE: dict[str, Room] = {
     ),
     "models": Room(
         "ready models and estimators",
-        "kernels nn ppl ppl.markov inference.runs inference.results inference",
+        "kernels nn ppl ppl.markov inference.runs inference.results inference.vi inference",
     ),
 }
 FRONT_DOOR = "pushforward"  # the command line, the demo, public names: it may import all
