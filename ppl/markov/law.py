@@ -52,9 +52,12 @@ class GaussianMarkov(dist.TorchDistribution):  # type: ignore[misc]
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """Paths [*sample_shape, ..., T, s]; a state without noise is one with a zero covariance."""
         shape = torch.Size(sample_shape) + self.batch_shape + self.event_shape
-        noise = torch.randn(shape, dtype=self.offset.dtype, device=self.offset.device)
+        return self.along(torch.randn(shape, dtype=self.offset.dtype, device=self.offset.device))
+
+    def along(self, noise: Tensor) -> Tensor:
+        """The path [..., T, s] of which standard normal noise [..., T, s] is the noise."""
         pushed = self.offset + (root_of(self.covariance) @ noise[..., None])[..., 0]
-        steps = (self.transition.expand(*shape, shape[-1]), pushed[..., None])
+        steps = (self.transition.expand(*noise.shape, noise.shape[-1]), pushed[..., None])
         return self._turned(prefixes(_then, steps)[1][..., 0], -2)
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -120,6 +120,11 @@ def _low_rank(law: Any) -> Path:
     return Path((low, own), function)
 
 
+def _gaussian_markov(law: Any) -> Path:
+    noise = _normals(law.offset, *law.batch_shape, *law.event_shape).to_event(1)
+    return Path((noise,), law.along)
+
+
 # ----------------------------------------------------------------------------------- implicit paths
 
 
@@ -190,6 +195,7 @@ _PATHS: dict[str, Callable[[Any], Path]] = {
     "Delta": _delta,
     "MultivariateNormal": _multivariate_normal,
     "LowRankMultivariateNormal": _low_rank,
+    "GaussianMarkov": _gaussian_markov,
     "Gamma": _gamma,
     "Chi2": _gamma,
     "StudentT": _student,
