@@ -50,10 +50,15 @@ class Divergence:
 
     def between(self, p: Tensor, q: Tensor) -> Tensor:
         """D(p, q) [...] of probabilities [..., k]."""
-        ratio = torch.where((p > 0) & (q > 0), p / torch.where(q > 0, q, 1.0), 1.0)
-        inside = q * torch.where(p > 0, self.f(ratio.log()), self.at_zero)
-        outside = p * self.at_infinity if math.isfinite(self.at_infinity) else p * math.inf
-        terms = torch.where(q > 0, torch.where(q > 0, inside, 0.0), torch.where(p > 0, outside, 0))
+        both = (p > 0) & (q > 0)
+        log_t = (torch.where(both, p, 1.0) / torch.where(both, q, 1.0)).log()
+        terms = torch.where(both, q * self.f(log_t), 0.0)
+        for alone, x, each in (
+            (both.logical_not() & (q > 0), q, self.at_zero),
+            (both.logical_not() & (p > 0), p, self.at_infinity),
+        ):  # an infinite constant would make derivatives elsewhere no numbers
+            value = x * each if math.isfinite(each) else torch.full_like(x, each)
+            terms = torch.where(alone, value, terms)
         return terms.sum(-1)
 
     def __repr__(self) -> str:

@@ -133,6 +133,19 @@ def test_values_by_hand(name: str, value: float) -> None:
     assert float(dual) == pytest.approx(value, abs=1e-9)  # the supremum is reached
 
 
+@pytest.mark.parametrize("d", ALL, ids=repr)
+@pytest.mark.parametrize("gone", [0, 1])
+def test_derivatives_between_laws(d: Divergence, gone: int) -> None:
+    """By p: f'(t); by q: f(t) - t f'(t); also beside an outcome that neither law has."""
+    p, q = (torch.tensor([*x, *[0.0] * gone]).requires_grad_() for x in (P, Q))
+    found = torch.autograd.grad(d.between(p, q), (p, q))
+    t = torch.tensor(P) / torch.tensor(Q)
+    slope = d.slope(t.log())
+    torch.testing.assert_close(found[0][:4], slope)
+    torch.testing.assert_close(found[1][:4], d.f(t.log()) - t * slope)
+    assert bool(torch.stack(found)[:, 4:].eq(0).all())
+
+
 def test_mass_where_the_other_has_none() -> None:
     p, q = torch.tensor([0.5, 0.5, 0.0, 0.0]), torch.tensor([0.0, 0.5, 0.5, 0.0])
     found = {name: float(d.between(p, q)) for name, d in DIVERGENCES.items()}
