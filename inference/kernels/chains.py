@@ -17,6 +17,8 @@ from torch import Tensor
 
 from ...ppl.errors import InitializationError, checked, located
 from ...ppl.interpretations.abstract_run import check_program
+from ...ppl.interpretations.recorder import Recorder
+from ...ppl.language.handlers import Untracing
 from ...ppl.language.program import Callback, program_name
 from ...ppl.tasks.checkpoint import (
     Checkpoint,
@@ -29,10 +31,10 @@ from ...ppl.tasks.checkpoint import (
 from ...ppl.tasks.workers import Client, Workers
 from ...ppl.tensors.keys import fingerprint
 from ...ppl.tensors.seeds import seeded
-from ..results.fit import Fit
+from ..results.fit import POINTWISE_LIMIT, TOO_LARGE, Fit, plates_of
 from ..runs.progress import Progress
 from .kernel import TraceKernel
-from .traces import Traced, traced
+from .traces import Scores, Traced, traced
 
 REDUCIBLE = "the chain may be reducible, so move sites together, by block(...) or gibbs([...])"
 TRIES = 1000  # runs from the prior, until one has positive density
@@ -70,16 +72,18 @@ class Chain:
     """A chain so far.
 
     ``draws``: of each step after warm-up, the choices and deterministic sites by name, the log
-    density, and the share of proposals that were accepted; ``tried``: by site, whether each
-    proposal was accepted, warm-up included.
+    density, the share of proposals that were accepted, and what single sites scored, if no more
+    than ``most`` numbers; ``tried``: by site, whether each proposal was accepted, warm-up included.
     """
 
     run: Traced
     steps: int = 0
-    draws: list[tuple[dict[str, Tensor], Tensor, float]] = field(default_factory=list)
+    draws: list[tuple[dict[str, Tensor], Tensor, float, dict[str, Tensor]]] = field(
+        default_factory=list
+    )
     tried: dict[str, list[bool]] = field(default_factory=dict)
 
-    def advance(self, kernel: TraceKernel, warmup: int, p: Callback, *args: Any) -> None:
+    def advance(self, kernel: TraceKernel, warmup: int, most: int, p: Callback, *args: Any) -> None:
         """Make one step; an interruption within leaves the chain as it was."""
         run, accepted = kernel.step(self.run, p, *args)
         moves = [yes for each in accepted.values() for yes in each]
@@ -88,11 +92,14 @@ class Chain:
         self.run, self.steps = run, self.steps + 1
         if self.steps > warmup:
             rate = sum(moves) / len(moves) if moves else 1.0
-            self.draws.append(({**run.choices, **run.derived}, run.log_density, rate))
+            entries = sum(x.numel() for x in run.scores.values())
+            scores = dict(run.scores) if entries <= most else {}
+            self.draws.append(({**run.choices, **run.derived}, run.log_density, rate, scores))
 
     def content(self) -> Content:
         """All of it as plain values, with the state of the generator."""
         run = {name: getattr(self.run, name) for name in _OF_RUN}
+        run["scores"] = dict(self.run.scores)
         kept = {name: getattr(self, name) for name in _KEPT}
         return {"run": run, "random": random_state(), **kept}
 
@@ -106,7 +113,8 @@ class Chain:
         assert run is not None  # it was possible when it was kept
         restore_random_state(content["random"])
         kept = {name: content[name] for name in _KEPT}
-        return Chain(run._replace(**content["run"], drawn=frozenset()), **kept)
+        then = {**content["run"], "scores": Scores(content["run"]["scores"])}
+        return Chain(run._replace(**then, drawn=frozenset()), **kept)
 
 
 _KEPT = ("steps", "draws", "tried")
@@ -122,6 +130,7 @@ class Whole:
     args: tuple[Any, ...]
     warmup: int
     length: int
+    most: int
 
     def __call__(
         self, seed: int, content: Content | None, watch: Callable[[Chain, int], None]
@@ -134,7 +143,7 @@ class Whole:
                 chain = Chain.restored(content, self.p, *self.args)
             watch(chain, chain.steps)
             while chain.steps < self.length:
-                chain.advance(self.kernel, self.warmup, self.p, *self.args)
+                chain.advance(self.kernel, self.warmup, self.most, self.p, *self.args)
                 watch(chain, 1)
         return chain
 
@@ -181,7 +190,8 @@ def run_chains(
     about = {"method": title, "draws": draws, "warmup": warmup, "seed": seed}
     store = Store(checkpoint, {**about, "program, data or kernel": fingerprint((p, args, kernel))})
     contents: dict[int, Content] = (store.content or {"chains": {}})["chains"]
-    whole, made = Whole(kernel, p, args, warmup, length), dict[int, Chain]()
+    most = POINTWISE_LIMIT // (chains * draws)
+    whole, made = Whole(kernel, p, args, warmup, length, most), dict[int, Chain]()
     interrupted = False
     with Progress(chains * length, title, progress) as bar:
 
@@ -210,7 +220,14 @@ def run_chains(
     values = [[draw[0] for draw in chain.draws] for chain in done]
     log_densities = [torch.stack([draw[1] for draw in chain.draws]) for chain in done]
     rates = [[draw[2] for draw in chain.draws] for chain in done]
-    found, notes = _stacked(values)
+    found, notes = _stacked(values, "draws")
+    scores, partial_scores = _stacked(
+        [[draw[3] for draw in chain.draws] for chain in done], "scores"
+    )
+    record = _record(done[0].run, p, args, seed)
+    if record.pointwise and not scores and not partial_scores:
+        notes.append(TOO_LARGE)
+    notes += partial_scores
     notes += [
         f"no proposal for '{name}' was accepted in {len(tried)} steps: {REDUCIBLE}"
         for name, tried in outcomes.items()
@@ -229,12 +246,24 @@ def run_chains(
             "lp": torch.stack(log_densities),
             "acceptance_rate": torch.tensor(rates, dtype=torch.float64),
         },
+        log_likelihood={name: x for name, x in scores.items() if name in record.pointwise},
+        observed=record.of("observed"),
+        dims=plates_of(record),
         latents=tuple(name for name in found if name in done[0].run.choices),
+        factors=record.factors,
         seed=seed,
         seconds=time.perf_counter() - begun,
         interrupted=interrupted,
         notes=tuple(notes),
     )
+
+
+def _record(run: Traced, p: Callback, args: tuple[Any, ...], seed: int) -> Recorder:
+    """The run once more, with the kinds of its sites, their dimensions and the data."""
+    again = Recorder(run.choices, density=False, validate=False)
+    with torch.no_grad(), seeded(seed), Untracing(), again as recorder:
+        p(*args)
+    return recorder
 
 
 def _kept(chains: list[Chain], draws: int) -> list[Chain]:
@@ -253,8 +282,8 @@ def _where(x: Tensor) -> str:
     return ", though it differs between chains" if bool((x != x[:1]).any()) else ""
 
 
-def _stacked(rows: list[list[dict[str, Tensor]]]) -> tuple[dict[str, Tensor], list[str]]:
-    """The draws [chains, draws, *shape] of the sites that all runs have, in one shape."""
+def _stacked(rows: list[list[dict[str, Tensor]]], what: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The values [chains, draws, *shape] of the sites that all runs have, in one shape."""
     runs = [values for each in rows for values in each]
     names = dict.fromkeys(name for values in runs for name in values)
     shapes = {n: {v[n].shape if n in v else None for v in runs} for n in names}
@@ -264,5 +293,7 @@ def _stacked(rows: list[list[dict[str, Tensor]]]) -> tuple[dict[str, Tensor], li
         for name in common
     }
     missing = [name for name in names if name not in common]
-    notes = [f"not every run has {', '.join(missing)}: their draws are left out"] if missing else []
+    notes = (
+        [f"not every run has {', '.join(missing)}: their {what} are left out"] if missing else []
+    )
     return draws, notes

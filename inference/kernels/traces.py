@@ -16,6 +16,7 @@ from ...ppl.language.effects import (
     is_draw,
     is_latent,
     is_subsample,
+    masked_log_prob,
     scaled_log_prob,
 )
 from ...ppl.language.handlers import Handler, Untracing, is_one, plated
@@ -42,6 +43,7 @@ class Traced(NamedTuple):
 
     ``log_probs``: the log density of each choice; ``log_score``: of all observations and factors.
     ``drawn``: names of the choices that were drawn, not given; ``derived``: deterministic sites.
+    ``scores``: the log densities of each observation and factor, [*batch] by name.
     """
 
     choices: dict[str, Tensor]
@@ -52,6 +54,7 @@ class Traced(NamedTuple):
     drawn: frozenset[str] = frozenset()
     draws: tuple[Tensor, ...] | None = ()
     derived: dict[str, Tensor] = {}
+    scores: dict[str, Tensor] = {}
 
     @property
     def point(self) -> Point:
@@ -71,6 +74,10 @@ def total(log_probs: Iterable[Tensor]) -> Tensor:
 
 class Laws(dict[str, Any], Unkeyed):
     """The laws of choices, which follow from the choices: states need not tell them apart."""
+
+
+class Scores(dict[str, Tensor], Unkeyed):
+    """What single sites score, which follows from the choices too."""
 
 
 class Tracing(Handler):
@@ -99,15 +106,19 @@ class Tracing(Handler):
         self.draws: tuple[Tensor, ...] = ()
         self.impossible = False
         self.derived: dict[str, Tensor] = {}
+        self.scores = Scores()
         return super().__enter__()
 
     def state(self) -> Any:
         kept = self.log_score, sorted(self.drawn), self.draws, self.impossible, dict(self.derived)
-        return dict(self.choices), Laws(self.laws), dict(self.log_probs), kept
+        of_sites = Laws(self.laws), dict(self.log_probs), Scores(self.scores)
+        return dict(self.choices), of_sites, kept
 
     def restore(self, state: Any) -> None:
-        self.choices, self.laws, self.log_probs = dict(state[0]), Laws(state[1]), dict(state[2])
-        self.log_score, drawn, self.draws, self.impossible, derived = state[3]
+        laws, log_probs, scores = state[1]
+        self.choices, self.laws, self.log_probs = dict(state[0]), Laws(laws), dict(log_probs)
+        self.scores = Scores(scores)
+        self.log_score, drawn, self.draws, self.impossible, derived = state[2]
         self.drawn, self.derived = frozenset(drawn), dict(derived)
 
     def _process_message(self, msg: Message) -> None:
@@ -157,7 +168,9 @@ class Tracing(Handler):
         elif self.marked(msg) == "derived":
             self.derived[msg["name"]] = msg["value"]
         elif self.marked(msg) == "score":
-            self.log_score = self.log_score + scaled_log_prob(plated(msg))
+            scored = plated(msg)
+            self.scores[msg["name"]] = masked = masked_log_prob(scored)
+            self.log_score = self.log_score + scaled_log_prob(scored, masked)
 
 
 def traced(
@@ -185,6 +198,7 @@ def traced(
         tracing.drawn,
         None if draws is None else tracing.draws,
         tracing.derived,
+        tracing.scores,
     )
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ENTRIES = 262_144  # of the log likelihood that are computed at once, and no more than so many draws
 CHUNK = 1000
 POINTWISE_LIMIT = 50_000_000
+TOO_LARGE = "the pointwise log likelihood is too large to keep; log_likelihood(...) computes it"
 _QUANTILES = (0.05, 0.5, 0.95)
 COLUMNS = [
     *("mean", "sd", "q05", "q50", "q95"),
@@ -43,7 +44,8 @@ class Fit:
 
     draws: latents and deterministic sites by name, [chains, draws, *shape].
     stats: of each draw, [chains, draws], under ArviZ's names.
-    log_likelihood: of each observed entry, [chains, draws, *shape].
+    log_likelihood: of each observed entry, and of each entry of a factor, [chains, draws, *shape].
+    factors: those without entries, which are in no log likelihood: priors, or data as a whole.
     observed: the data by site.
     dims: the plate of each dimension of a site.
     latents: which of the draws are latents; the others are deterministic sites.
@@ -64,6 +66,7 @@ class Fit:
     observed: dict[str, Tensor] = field(default_factory=dict)
     dims: dict[str, list[str]] = field(default_factory=dict)
     latents: tuple[str, ...] = ()
+    factors: tuple[str, ...] = ()
     history: dict[str, Tensor] = field(default_factory=dict)
     log_evidence: float | None = None
     log_evidence_error: float | None = None
@@ -158,13 +161,21 @@ class Fit:
         }
         return pandas.DataFrame.from_dict(rows, orient="index", columns=COLUMNS)
 
-    def loo(self) -> Loo:
-        """How well each observation is predicted by the others.
+    def loo(self, sites: Sequence[str] | None = None) -> Loo:
+        """How well each observation is predicted by the others; entries of factors count as such.
+
+        Args:
+            sites: those whose entries are left out; all of the log likelihood unless given.
 
         Errors:
-            DataError: the fit holds no log likelihood.
+            DataError: the fit holds no log likelihood, or none of such a site.
         """
-        return leave_one_out(self.log_likelihood)
+        if sites is None:
+            return leave_one_out(self.log_likelihood, self.factors)
+        if unknown := [name for name in sites if name not in self.log_likelihood]:
+            what = f"the fit holds no log likelihood of {unknown}"
+            raise DataError(located(what, hint=f"it has that of {list(self.log_likelihood)}"))
+        return leave_one_out({name: self.log_likelihood[name] for name in sites})
 
     def warnings(self) -> list[str]:
         """What a reader should know before believing these draws; empty if nothing."""
@@ -275,12 +286,10 @@ def fit_from_vectors(density: Drawn, u: Tensor, *, draws_anew: bool = False, **a
     """
     chains, size = u.shape[:2]
     record = density.record(u.new_zeros(u.shape[-1]))
-    observed = record.of("observed")
-    entries = sum(record.log_probs[name].numel() for name in observed)
+    entries = sum(x.numel() for x in record.pointwise.values())
     pointwise = entries * chains * size <= POINTWISE_LIMIT
     if not pointwise:
-        note = "the pointwise log likelihood is too large to keep; log_likelihood(...) computes it"
-        about["notes"] = (*about.get("notes", ()), note)
+        about["notes"] = (*about.get("notes", ()), TOO_LARGE)
 
     def one(vector: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         values, derived, log_likelihood = density.results(vector)
@@ -292,11 +301,23 @@ def fit_from_vectors(density: Drawn, u: Tensor, *, draws_anew: bool = False, **a
     return Fit(
         draws={**latents, **derived},
         log_likelihood=log_likelihood,
-        observed=observed,
-        dims={name: names for name, names in record.dims.items() if any(names)},
+        observed=record.of("observed"),
+        dims=plates_of(record),
         latents=tuple(latents),
+        factors=record.factors,
         **about,
     )
+
+
+def plates_of(record: Recorder) -> dict[str, list[str]]:
+    """The plate of each dimension of the sites that have one; those of a factor's entries."""
+    found = {}
+    for name, names in record.dims.items():
+        if record.sites[name] == "auxiliary" and name in record.log_probs:
+            names = names[: record.log_probs[name].ndim]
+        if any(names):
+            found[name] = names
+    return found
 
 
 def _by_chain(one: Any, u: Tensor, rows: int, randomness: str) -> Any:

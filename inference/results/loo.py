@@ -20,11 +20,13 @@ class Loo:
 
     ``k_hat``: how heavy the tail of its importance weights is; above 0.7 an entry is not believed.
     ``fitted``: its log density under the posterior of all.
+    ``factors``: what the model scores besides, and nothing says of which observation.
     """
 
     pointwise: dict[str, Tensor]
     k_hat: dict[str, Tensor]
     fitted: dict[str, Tensor]
+    factors: tuple[str, ...] = ()
 
     @property
     def elpd(self) -> float:
@@ -47,8 +49,9 @@ class Loo:
         return torch.cat([x.reshape(-1) for x in kept])
 
     def warnings(self) -> list[str]:
-        """The observations that are not to be believed, one by one."""
-        found = []
+        """What is not counted, and the observations that are not to be believed, one by one."""
+        hint = "if it is of data, give it in a plate, an entry for each"
+        found = [f"the factor '{name}' is not counted: {hint}" for name in self.factors]
         for name, each in self.pointwise.items():
             for index in np.ndindex(*each.shape):
                 entry = f"{name}{list(index)}" if index else name
@@ -64,7 +67,7 @@ class Loo:
         return "\n".join([*lines, *(f"  {line}" for line in self.warnings())])
 
 
-def leave_one_out(log_likelihood: Mapping[str, Tensor]) -> Loo:
+def leave_one_out(log_likelihood: Mapping[str, Tensor], factors: tuple[str, ...] = ()) -> Loo:
     """By Pareto smoothed importance sampling from the posterior of all, [chains, draws, *shape].
 
     A constant observation is what it is, and one that takes few values has no tail.
@@ -77,13 +80,15 @@ def leave_one_out(log_likelihood: Mapping[str, Tensor]) -> Loo:
     if not log_likelihood:
         what = "the fit holds no log likelihood to leave observations out of"
         raise DataError(located(what, hint="observe data at named sites, within the model"))
-    parts: tuple[dict[str, Tensor], ...] = ({}, {}, {})
+    pointwise: dict[str, Tensor] = {}
+    k_hat: dict[str, Tensor] = {}
+    fitted: dict[str, Tensor] = {}
     for name, logs in log_likelihood.items():
         rows = logs.detach().double().flatten(0, 1)
         entries = [_left_out(row) for row in rows.reshape(len(rows), -1).T]
-        for part, values in zip(parts, zip(*entries, strict=True), strict=True):
-            part[name] = torch.tensor(values, dtype=torch.float64).reshape(rows.shape[1:])
-    return Loo(*parts)
+        found = torch.tensor(entries, dtype=torch.float64).reshape(*rows.shape[1:], 3)
+        pointwise[name], k_hat[name], fitted[name] = found.unbind(-1)
+    return Loo(pointwise, k_hat, fitted, factors)
 
 
 def _left_out(logs: Tensor) -> tuple[float, float, float]:

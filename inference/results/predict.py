@@ -164,6 +164,8 @@ def _given(fit: Fit | int, given: Sequence[str] | None) -> tuple[str, ...]:
 def log_likelihood(fit: Fit, p: Callback, *args: Any) -> dict[str, Tensor]:
     """The log density of each observed entry of ``p(*args)`` at each draw, [chains, draws, *shape].
 
+    Factors that have entries count too.
+
     ``p`` is the program with its data, or with other data of the same names: LOO and WAIC of ArviZ
     take the result, as do held-out scores.
     """
@@ -171,12 +173,16 @@ def log_likelihood(fit: Fit, p: Callback, *args: Any) -> dict[str, Tensor]:
     def one(values: dict[str, Tensor]) -> dict[str, Tensor]:
         with no_validation(), Sealed(), Recorder(values, density=True, validate=False) as recorder:
             p(*as_arguments(args))
-        return {name: recorder.log_probs[name] for name in recorder.of("observed")}
+        found: dict[str, Tensor] = recorder.pointwise
+        return found
 
     draws = {name: fit[name] for name in fit.latents}
     flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in draws.items()}
     with torch.no_grad():
-        scores = torch.func.vmap(one, chunk_size=CHUNK)(flat)
+        try:
+            scores = torch.func.vmap(one, chunk_size=CHUNK)(flat)
+        except RuntimeError as error:  # control flow or laws that lanes refuse
+            (scores,) = _one_by_one(one, flat, fit.chains * fit.size, error)
     if not scores:
         raise DataError(located(f"{program_name(p)} observes nothing", hint="condition it on data"))
     return {name: x.reshape(fit.chains, fit.size, *x.shape[1:]) for name, x in scores.items()}

@@ -101,7 +101,6 @@ class Restored:
         return recorder
 
     def results(self, u: Tensor) -> tuple[Values, Values, Values]:
-        """Latents, deterministic sites, and log densities of observations, at one vector [d]."""
+        """Latents, deterministic sites, and log densities of data one by one, at one vector [d]."""
         recorder = self.record(u)
-        observed = {n: x for n, x in recorder.log_probs.items() if recorder.sites[n] == "observed"}
-        return recorder.of("latent"), recorder.of("derived"), observed
+        return recorder.of("latent"), recorder.of("derived"), recorder.pointwise

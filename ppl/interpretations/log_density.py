@@ -185,13 +185,10 @@ class LogDensity:
         return dict(values) if of == "trace" else self._run_for_value(values)[1]
 
     def results(self, u: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """Latents, deterministic sites, and log densities of observations, at one vector [d]."""
+        """Latents, deterministic sites, and log densities of data one by one, at one vector [d]."""
         values, _ = self.layout.values(u)
         recorder = self._run(values)
-        observed = {
-            n: lp for n, lp in recorder.log_probs.items() if recorder.sites[n] == "observed"
-        }
-        return dict(values), recorder.of("derived"), observed
+        return dict(values), recorder.of("derived"), recorder.pointwise
 
     def record(self, u: Tensor) -> Recorder:
         """One run of the program at ``u`` [d]: its sites, their values and dimensions."""

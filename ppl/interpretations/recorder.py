@@ -26,7 +26,7 @@ from ..language.effects import (
     scaled_log_prob,
     scored_value,
 )
-from ..language.handlers import weight_of_draw
+from ..language.handlers import split_name, weight_of_draw
 
 SUMS = ("log_density", "log_weight", "log_latents")
 
@@ -152,6 +152,28 @@ class Recorder(Messenger):  # type: ignore[misc]
 
     def of(self, kind: str) -> dict[str, Tensor]:
         return {name: self.values[name] for name, k in self.sites.items() if k == kind}
+
+    @property
+    def pointwise(self) -> dict[str, Tensor]:
+        """The log densities [*batch] of data that may be left out one by one.
+
+        Those of observations, and of factors that have entries or stand in the step of a loop, as
+        of censored data.
+        """
+        return {name: x for name, x in self.log_probs.items() if self._is_of_data(name)}
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """The other factors: priors, or data as a whole; nothing tells which."""
+        whole = (n for n, kind in self.sites.items() if kind == "auxiliary")
+        return tuple(name for name in whole if not self._is_of_data(name))
+
+    def _is_of_data(self, name: str) -> bool:
+        kind, x = self.sites[name], self.log_probs.get(name)
+        in_step = bool(split_name(name)[1])
+        return kind == "observed" or (
+            kind == "auxiliary" and x is not None and (x.ndim > 0 or in_step)
+        )
 
     def trace(self, value: Any) -> Trace:
         return Trace(
