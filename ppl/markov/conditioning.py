@@ -1,8 +1,8 @@
 """What is known of a path from normal factors on its states: a Gaussian Markov law again.
 
-A factor on x_t is exp(e^T x - x^T L x / 2 + c).  Filtering goes forward, by a loop or as a scan of
-an associative operation on the laws of x_t given x_s and of what is seen in between given x_s; the
-law of each state given the next one then is a chain that runs backward.
+A factor on x_t is exp(e^T d - d^T L d / 2 + c), d = x_t - z.  Filtering goes forward, by a loop or
+as a scan of an associative operation on the laws of x_t given x_s and of what is seen in between
+given x_s; the law of each state given the next one then is a chain that runs backward.
 
 Source: Sarkka, Garcia-Fernandez, Temporal parallelization of Bayesian smoothers (IEEE Transactions
 on Automatic Control 66, 2021); log masses and the factors' form are worked out here.
@@ -26,15 +26,16 @@ _ONCE = "add up the sites, and condition the prior once"
 
 
 class Sites(NamedTuple):
-    """Factors exp(e^T x - x^T L x / 2 + c) on the states of a path.
+    """Factors exp(e^T d - d^T L d / 2 + c) on the states x of a path, d = x - z.
 
     precision: L [..., T, s, s], zero where nothing is seen; linear: e [..., T, s]; log_scale: c
-    [..., T].
+    [..., T]; centre: z [..., T, s], from which a mass is told without loss where L is large.
     """
 
     precision: Tensor
     linear: Tensor
     log_scale: Tensor
+    centre: Tensor
 
 
 class Posterior(NamedTuple):
@@ -48,8 +49,8 @@ class Posterior(NamedTuple):
 
 def seen(precision: Tensor, linear: Tensor, through: Tensor) -> Sites:
     """Sites on f = H x, for H [r, s]: precision [..., T, r, r] and linear [..., T, r] of f."""
-    whole = through.mT @ precision @ through
-    return Sites(whole, linear @ through, torch.zeros_like(linear[..., 0]))
+    whole, states = through.mT @ precision @ through, linear @ through
+    return Sites(whole, states, torch.zeros_like(linear[..., 0]), torch.zeros_like(states))
 
 
 def observed(y: Tensor, variance: Tensor, states: int) -> Sites:
@@ -65,11 +66,11 @@ def observed(y: Tensor, variance: Tensor, states: int) -> Sites:
         raise DataError(located("the variance of what is observed is positive"))
     there = ~y.isnan()
     precision = torch.where(there, 1 / variance, 0.0)
-    y = y.nan_to_num()
-    normal = -(y.square() * precision + torch.log(2 * math.pi * variance)) / 2
-    first = torch.eye(states, dtype=y.dtype, device=y.device)[:1]
-    sites = seen(precision[..., None, None], (y * precision)[..., None], first)
-    return sites._replace(log_scale=torch.where(there, normal, 0.0))
+    normal = torch.where(there, -torch.log(2 * math.pi * variance) / 2, 0.0)
+    first = torch.eye(states, dtype=y.dtype, device=y.device)[0]
+    centre = y.nan_to_num()[..., None] * first
+    whole = precision[..., None, None] * torch.outer(first, first)
+    return Sites(whole, torch.zeros_like(centre), normal, centre)
 
 
 def with_unseen(times: Tensor, sites: Sites, new: Tensor) -> tuple[Tensor, Sites, Tensor]:
@@ -83,7 +84,7 @@ def with_unseen(times: Tensor, sites: Sites, new: Tensor) -> tuple[Tensor, Sites
         nothing = x.new_zeros(*x.shape[:axis], len(new), *x.shape[axis:][1:])
         return torch.cat([x, nothing], axis).index_select(axis, order)
 
-    wide = Sites(*map(widened, sites, (-3, -2, -1)))
+    wide = Sites(*map(widened, sites, (-3, -2, -1, -2)))
     return torch.cat([times, new])[order], wide, order.argsort()[len(times) :]
 
 
@@ -100,13 +101,14 @@ def smoothed(law: GaussianMarkov, sites: Sites, method: Method = "scan") -> Post
     batch = torch.broadcast_shapes(sites.precision.shape[:-3], sites.linear.shape[:-2])
     law = law.expand(torch.broadcast_shapes(law.batch_shape, batch))
     steps = law.transition, law.offset[..., None], law.covariance
-    known = sites.precision, sites.linear[..., None]
+    L, e, z = sites.precision, sites.linear[..., None], sites.centre[..., None]
+    known = L, e + L @ z
     mean, covariance = (_filtered if method == "scan" else _filtered_by_loop)(steps, known)
     _require_positive(covariance)
     A, b, Q = steps
     before = (_delayed(mean), _delayed(covariance))
     predicted = A @ before[0] + b, A @ before[1] @ A.mT + Q
-    log_mass = (_log_mass(*predicted, *known) + sites.log_scale).sum(-1)
+    log_mass = (_log_mass(predicted[0] - z, predicted[1], L, e) + sites.log_scale).sum(-1)
     back = _backward(steps, mean, covariance, predicted)
     after_mean, after_covariance = back.marginals(method)
     return Posterior(back, log_mass, after_mean, _symmetric(after_covariance))
@@ -156,13 +158,16 @@ def _filtered_by_loop(steps: Element, known: Element) -> Element:
     return mean.movedim(0, -3), covariance.movedim(0, -3)
 
 
-def _log_mass(mean: Tensor, covariance: Tensor, L: Tensor, e: Tensor) -> Tensor:
-    """log of the integral of N(x; mean, covariance) exp(e^T x - x^T L x / 2): [..., T]."""
+def _log_mass(d: Tensor, covariance: Tensor, L: Tensor, e: Tensor) -> Tensor:
+    """log of the integral of N(x; d, covariance) exp(e^T x - x^T L x / 2): [..., T].
+
+    Nothing large is taken from something large, as in e^T d - d^T L d / 2 with its correction.
+    """
     spread = _one_and(covariance, L)
-    rest = e - L @ mean
-    at_mean = (e.mT @ mean - mean.mT @ L @ mean / 2)[..., 0, 0]
-    gain = (rest.mT @ torch.linalg.solve(spread, covariance @ rest))[..., 0, 0]
-    mass: Tensor = at_mean + gain / 2 - torch.linalg.slogdet(spread).logabsdet / 2
+    left = torch.linalg.solve(spread, torch.cat([d, covariance @ e], -1))
+    mean, gain = left[..., :1], left[..., 1:]
+    exponent = (e.mT @ (mean + gain / 2) - d.mT @ L @ mean / 2)[..., 0, 0]
+    mass: Tensor = exponent - torch.linalg.slogdet(spread).logabsdet / 2
     return mass
 
 

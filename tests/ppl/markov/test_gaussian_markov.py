@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -196,6 +197,37 @@ def deviation(name: str, method: Any = "scan", n: int = 60) -> float:
 @pytest.mark.parametrize("name", NAMES)
 def test_posteriors_are_dense_regression(name: str, method: Any) -> None:
     assert deviation(name, method) < 1e-9
+
+
+@pytest.mark.parametrize("method", ["scan", "loop"])
+@pytest.mark.parametrize("name", NAMES)
+def test_precise_values_at_close_times(name: str, method: Any) -> None:
+    """Noise of variance 1e-6 and times 1e-6 apart, against 50 digits."""
+    mpmath.mp.dps = 50
+    times = f([0.0, 0.2, 0.200001, 0.5, 0.5, 0.9])
+    y = torch.sin(5 * times) + f([0.0, 1e-3, -1e-3, 0.0, 1e-3, 0.0])
+    a = mpmath.sqrt(2 * KERNELS[name] - 1) / mpmath.mpf(0.3)
+    books: dict[int, Callable[[Any], Any]] = {
+        1: lambda x: 1,
+        2: lambda x: 1 + x,
+        3: lambda x: 1 + x + x * x / 3,
+    }
+    exact_times, exact_y = ([mpmath.mpf(x) for x in each.tolist()] for each in (times, y))
+    K = mpmath.matrix(6, 6)
+    for i, j in itertools.product(range(6), repeat=2):
+        x = a * abs(exact_times[i] - exact_times[j])
+        K[i, j] = mpmath.exp(-x) * books[KERNELS[name]](x)
+    S = K + mpmath.mpf(1e-6) * mpmath.eye(6)
+    weights = mpmath.lu_solve(S, mpmath.matrix(exact_y))
+    variance = K - K * S**-1 * K
+    log_mass = -mpmath.log(mpmath.det(S)) / 2 - 3 * mpmath.log(2 * mpmath.pi)
+    log_mass -= (mpmath.matrix(exact_y).T * weights)[0] / 2
+    kernel = Matern.named(name, 0.3)
+    found = smoothed(kernel.chain(times), observed(y, f(1e-6), kernel.order), method)
+    close(found.mean[:, 0], f([float(x) for x in K * weights]), 1e-12)
+    variances = f([float(variance[i, i]) for i in range(6)])
+    torch.testing.assert_close(found.covariance[:, 0, 0], variances, rtol=1e-9, atol=0)
+    close(found.log_mass, f(float(log_mass)), 1e-9)
 
 
 def test_faults_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
