@@ -7,6 +7,7 @@ from .drivers.smc import SMC
 from .exact import Exact
 from .mcmc import chees, hmc, jittered_hmc, mala, mams, nuts, with_gibbs
 from .results.fit import Fit
+from .results.page import write_page
 from .results.predict import log_likelihood, predict
 from .results.prediction import Prediction
 from .runs.recording import Recorded, recorded
@@ -86,4 +87,5 @@ __all__ = [
     "tempered",
     "waste_free",
     "with_gibbs",
+    "write_page",
 ]

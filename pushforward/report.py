@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,8 @@ from .examples.eight_schools import SCHOOLS, EightSchools
 from .inference import Fit
 from .inference.results.groups import as_arrays
 from .inference.results.pictures import as_address, as_png, chains_and_ranks, intervals
+from .ppl.pages import heading, page, paragraph, picture, text
 from .semantics import Report
-
-_STYLE = """
-body { font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; color: #222; }
-pre { background: #f6f6f6; padding: 8px; overflow-x: auto; font-size: 13px; }
-img { max-width: 100%; }
-"""
 
 
 def write_report(
@@ -40,24 +34,21 @@ def write_report(
         name: _save(out / f"{name}.png", figure)
         for name, figure in figures(fits, data, replicated).items()
     }
-    sections = [
-        "<h1>Eight schools</h1>",
-        f"<p>The model, with its inferred type:</p>{_pre(kind)}",
-        *(f"{_pre(str(fit))}" for fit in fits.values()),
-        "<h2>Against the reference</h2>",
-        _pre(_as_text(table)),
-        *(f'<h3>{name}</h3><img alt="{name}" src="{source}">' for name, source in images.items()),
-        "<h2>The algorithms, checked exactly on tiny models</h2>",
-        *(report._repr_html_() for report in reports),
-        "<h2>One that is broken on purpose</h2>",
-        broken._repr_html_(),
-        f"<p><small>{html.escape(data.licence)}</small></p>",
-    ]
     path = out / "report.html"
-    head = (
-        f'<!doctype html><meta charset="utf-8"><title>Eight schools</title><style>{_STYLE}</style>'
-    )
-    path.write_text(head + "\n".join(sections), encoding="utf-8")
+    parts = [
+        paragraph("The model, with its inferred type:"),
+        text(kind),
+        *(text(fit) for fit in fits.values()),
+        heading("Against the reference"),
+        text(_as_text(table)),
+        *(heading(name, 3) + picture(name, source) for name, source in images.items()),
+        heading("The algorithms, checked exactly on tiny models"),
+        *(report._repr_html_() for report in reports),
+        heading("One that is broken on purpose"),
+        broken._repr_html_(),
+        paragraph(data.licence),
+    ]
+    path.write_text(page("Eight schools", parts), encoding="utf-8")
     return path
 
 
@@ -97,10 +88,6 @@ def _save(path: Path, figure: Any) -> str:
     png = as_png(figure)
     path.with_name(path.name.replace(" ", "_")).write_bytes(png)
     return as_address(png)
-
-
-def _pre(text: str) -> str:
-    return f"<pre>{html.escape(text)}</pre>"
 
 
 def _as_text(table: Table) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ppl.errors import ConvergenceError, InfiniteMassError, ZeroMassError, located
+from ..ppl.pages import text
 from ..ppl.tensors.keys import Values
 
 EPSILON = torch.finfo(torch.float64).eps
@@ -166,6 +167,9 @@ class Measure:
 
     def __len__(self) -> int:
         return len(self.atoms)
+
+    def _repr_html_(self) -> str:
+        return text(self)
 
     def __repr__(self) -> str:
         shown = sorted(self.pmf().items(), key=lambda item: -item[1])[:8]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from ..ppl.pages import text
 
 Verdict = Literal["pass", "fail", "unknown"]
 
@@ -52,8 +53,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         colour = {"pass": "#2a7", "fail": "#c33", "unknown": "#c90"}[self.verdict]
-        style = f"border-left:4px solid {colour};padding-left:8px"
-        return f'<pre style="{style}">{html.escape(str(self))}</pre>'
+        return text(self, edge=colour)
 
 
 def decide(

@@ -11,18 +11,10 @@ from xml.etree import ElementTree
 import torch
 from torch import Tensor
 
+from ..ppl.pages import heading, page, paragraph
 from ..semantics import Report
 from ..semantics.calibration import Calibration
 from .layers import Validation
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-       color: #222; background: #fff; }
-pre { white-space: pre-wrap; background: #f4f4f4; padding: .6rem; }
-svg { margin: .3rem .6rem .3rem 0; }
-@media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818; }
-  pre { background: #252525; } }
-"""
 
 
 def as_json(validation: Validation) -> str:
@@ -81,24 +73,17 @@ def _case(suite: Any, validation: Validation, name: str, seconds: float) -> Any:
 
 def as_html(validation: Validation) -> str:
     """One page, which needs nothing else: each layer, its counterexample, histograms of ranks."""
-    title = html.escape(f"{validation.thing}: {validation.verdict}")
-    parts = [_section(name, report) for name, report in validation.reports.items()]
-    for each in validation.skipped:
-        parts.append(f"<p>{html.escape(each.name)}: not run, {html.escape(each.why)}</p>")
-    head = (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<style>{STYLE}</style></head>"
-    )
-    about = f"<p>{html.escape(validation.kind)}, {validation.seconds:.1f} s</p>"
-    return f"{head}<body><h1>{title}</h1>{about}{''.join(parts)}</body></html>\n"
+    parts = [paragraph(f"{validation.kind}, {validation.seconds:.1f} s")]
+    parts += [_section(name, report) for name, report in validation.reports.items()]
+    parts += [paragraph(f"{each.name}: not run, {each.why}") for each in validation.skipped]
+    return page(f"{validation.thing}: {validation.verdict}", parts)
 
 
 def _section(name: str, report: Report) -> str:
     ranks = report.ranks if isinstance(report, Calibration) else {}
     pictures = "".join(_histogram(what, found) for what, found in ranks.items())
-    title = html.escape(f"{name}: {report.verdict}")
-    return f"<section><h2>{title}</h2>{report._repr_html_()}{pictures}</section>"
+    title = heading(f"{name}: {report.verdict}")
+    return f"<section>{title}{report._repr_html_()}{pictures}</section>"
 
 
 def _histogram(name: str, ranks: Tensor, bins: int = 10) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -18,8 +17,10 @@ from torch.utils._pytree import tree_map
 from ...ppl.errors import DataError, located
 from ...ppl.interpretations.recorder import Recorder
 from ...ppl.language.handlers import split_name
+from ...ppl.pages import listed, paragraph, table, text
 from ...ppl.tensors.decompositions import NO_DECOMPOSITION
-from .arviz import dataset, ess, joined, mcse, r_hat
+from .arviz import dataset, joined
+from .figures import COLUMNS, figures, numbers
 from .groups import Coords, Dims, as_arrays, datasets
 from .loo import Loo, leave_one_out
 from .prediction import ATTRS, Prediction
@@ -31,11 +32,7 @@ ENTRIES = 262_144  # of the log likelihood that are computed at once, and no mor
 CHUNK = 1000
 POINTWISE_LIMIT = 50_000_000
 TOO_LARGE = "the pointwise log likelihood is too large to keep; log_likelihood(...) computes it"
-_QUANTILES = (0.05, 0.5, 0.95)
-COLUMNS = [
-    *("mean", "sd", "q05", "q50", "q95"),
-    *("mcse_mean", "mcse_sd", "ess_bulk", "ess_tail", "r_hat"),
-]
+ROWS = 20  # that a notebook shows
 
 
 @dataclass
@@ -153,12 +150,7 @@ class Fit:
         import pandas
 
         chosen = {name: self[name] for name in sites} if sites else self.draws
-        arrays = as_arrays({name: _halved(x) for name, x in chosen.items()})
-        rows = {
-            f"{name}[{', '.join(map(str, index))}]" if index else name: _row(x[:, :, *index])
-            for name, x in arrays.items()
-            for index in np.ndindex(*x.shape[2:])
-        }
+        rows = {name: figures(x) for name, x in numbers(chosen)}
         return pandas.DataFrame.from_dict(rows, orient="index", columns=COLUMNS)
 
     def loo(self, sites: Sequence[str] | None = None) -> Loo:
@@ -218,6 +210,13 @@ class Fit:
         except TypeError as error:
             raise DataError(located(f"{path} does not hold a fit: {error}")) from error
 
+    def _repr_html_(self) -> str:
+        """What is printed, the first rows of the summary, and, if these are all, the warnings."""
+        rows = list(islice(numbers(self.draws), ROWS + 1))
+        shown = [(name, *(f"{each:.4g}" for each in figures(x))) for name, x in rows[:ROWS]]
+        below = paragraph("...") if len(rows) > ROWS else listed(self.warnings())
+        return text(self) + table(("", *COLUMNS), shown) + below
+
     def __repr__(self) -> str:
         shapes = _shown({n: list(x.shape[2:]) for n, x in self.draws.items()})
         lines = [
@@ -248,23 +247,6 @@ def _shown(shapes: dict[str, list[int]]) -> list[str]:
         for (_, shape), names in groups.items()
         for names in ([names] if len(names) > 2 else [[name] for name in names])
     ]
-
-
-def _halved(x: Tensor) -> Tensor:
-    """Draws [chains, draws, *shape], with a single chain cut into two."""
-    half = x.shape[1] // 2
-    return x if len(x) != 1 or half < 4 else x[:, : 2 * half].reshape(2, half, *x.shape[2:])
-
-
-def _row(x: Any) -> list[float]:
-    """The figures of draws [chains, draws]; NaN stands for those that too few draws lack."""
-    x = np.asarray(x, dtype=np.float64)
-    quantiles = np.quantile(x, _QUANTILES) if x.size else np.full(len(_QUANTILES), np.nan)
-    moments = [x.mean(), x.std(ddof=1)] if x.size > 1 else [x.mean() if x.size else np.nan, np.nan]
-    with warnings.catch_warnings():  # of a constant
-        warnings.simplefilter("ignore", RuntimeWarning)
-        errors = [mcse(x), mcse(x, "sd"), ess(x), ess(x, tail=True), r_hat(x)]
-    return [float(each) for each in (*moments, *quantiles, *errors)]
 
 
 class Drawn(Protocol):

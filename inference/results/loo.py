@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...ppl.errors import DataError, located
+from ...ppl.pages import text
 from .pareto import TRUSTED, smoothed
 
 
@@ -61,6 +62,9 @@ class Loo:
                     k_hat = float(self.k_hat[name][index])
                     found.append(f"{entry} has a k-hat of {k_hat:.2f}: fit the model without it")
         return found
+
+    def _repr_html_(self) -> str:
+        return text(self)
 
     def __repr__(self) -> str:
         lines = [f"elpd {self.elpd:.2f} +- {self.error:.2f}, {self.parameters:.2f} parameters"]

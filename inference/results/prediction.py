@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...ppl.errors import DataError, located
+from ...ppl.pages import text
 from .arviz import joined
 from .groups import Coords, Dims, datasets
 
@@ -64,6 +65,9 @@ class Prediction:
         """
         groups = self.groups() if group is None else {group: self.sites}
         return joined(datasets(groups, self.dims, coords or {}, dims or {}, ATTRS), ATTRS)
+
+    def _repr_html_(self) -> str:
+        return text(self)
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{name}{list(x.shape)}" for name, x in self.sites.items())

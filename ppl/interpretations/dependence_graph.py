@@ -12,6 +12,7 @@ import networkx as nx
 from ..distributions.data import as_arguments
 from ..errors import ProgramError, located
 from ..language.program import Callback, answers, program_name
+from ..pages import text
 from .abstract_run import abstract_run
 
 if TYPE_CHECKING:
@@ -114,6 +115,9 @@ class DependenceGraph:
             plates = f"  in {', '.join(at['plates'])}" if at["plates"] else ""
             rows.append(f"  {shown}{f' <- {before}' if before else ''}{plates}")
         return "\n".join([f"dependence of {self.name}", *rows])
+
+    def _repr_html_(self) -> str:
+        return text(self)
 
     def to_dot(self) -> str:
         """The graph as text for Graphviz: plates are clusters, observed sites are grey."""

@@ -9,8 +9,11 @@ from typing import Literal
 
 from torch import Tensor
 
+from ..pages import paragraph, table, text
 from .spaces import Space
 from .values import Value
+
+MANY = 50  # sites that a table has no room for
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,18 @@ class TraceType:
         entries = {name: (str(site.space), marks[name]) for name, site in self.sites.items()}
         while (grouped := _grouped(entries)) != entries:
             entries = grouped
-        return f"{{{', '.join(f'{name}: {text}{mark}' for name, (text, mark) in entries.items())}}}"
+        return (
+            f"{{{', '.join(f'{name}: {space}{mark}' for name, (space, mark) in entries.items())}}}"
+        )
+
+    def _repr_html_(self) -> str:
+        if len(self.sites) > MANY:
+            return text(self)
+        rows = [
+            (name, site.space, "observed" if site.observed else "latent", ", ".join(site.plates))
+            for name, site in self.sites.items()
+        ]
+        return table(("site", "space", "is", "plates"), rows)
 
 
 def _grouped(entries: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
@@ -84,5 +98,12 @@ class ProgramType:
     declared: Value | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
+        return f"{self.trace} -> {self._result}"
+
+    @property
+    def _result(self) -> str:
         result = self.result if self.declared is None else self.declared
-        return f"{self.trace} -> {'P' if self.probability else 'M'} {result}"
+        return f"{'P' if self.probability else 'M'} {result}"
+
+    def _repr_html_(self) -> str:
+        return self.trace._repr_html_() + paragraph(f"-> {self._result}")

@@ -29,11 +29,12 @@ HOUSE: dict[str, Room] = {
     "kernels": Room("passes behind layers, in torch and in Triton, and a dispatcher"),
     "nn": Room("layers, quantisation and optimisers for torch", "kernels"),
     "ppl.errors": Room("errors of user programs: what, where, what to do"),
+    "ppl.pages": Room("pieces of HTML: text, tables, pictures, pages; escaped"),
     "ppl.tensors": Room(
         "tensors that are abstract, captured or hidden; keys of states; seeds", "ppl.errors"
     ),
     "ppl.types": Room(
-        "spaces, their bijections, trace types, annotations", "ppl.errors ppl.tensors"
+        "spaces, their bijections, trace types, annotations", "ppl.errors ppl.pages ppl.tensors"
     ),
     "ppl.distributions": Room(
         "densities, supports, checks of data, distributions as pytrees, strategies",
@@ -45,7 +46,7 @@ HOUSE: dict[str, Room] = {
     ),
     "ppl.interpretations": Room(
         "simulate, assess, generate; the abstract run; log densities; factors",
-        "ppl.errors ppl.tensors ppl.types ppl.distributions ppl.language",
+        "ppl.errors ppl.pages ppl.tensors ppl.types ppl.distributions ppl.language",
     ),
     "ppl.compile": Room(
         "captured graphs and loops as machine code",
@@ -70,8 +71,8 @@ HOUSE: dict[str, Room] = {
     "semantics.reference": Room("the reference, in exact rationals", "ppl.calculus"),
     "semantics": Room(
         "measures, exact and numerical denotation, the checks",
-        "semantics.reference ppl ppl.errors ppl.tensors ppl.types ppl.distributions ppl.language"
-        " ppl.interpretations ppl.calculus ppl.tasks",
+        "semantics.reference ppl ppl.errors ppl.pages ppl.tensors ppl.types ppl.distributions"
+        " ppl.language ppl.interpretations ppl.calculus ppl.tasks",
     ),
     "inference.runs": Room(
         "what a run on real work needs: progress, devices, starts and paths to them",
@@ -79,7 +80,7 @@ HOUSE: dict[str, Room] = {
     ),
     "inference.results": Room(
         "fits, summaries, predictions",
-        "ppl ppl.errors ppl.tensors ppl.distributions ppl.language ppl.interpretations",
+        "ppl ppl.errors ppl.pages ppl.tensors ppl.distributions ppl.language ppl.interpretations",
     ),
     "inference.mcmc": Room(
         "HMC and NUTS on vectors, adaptation; the compiled engine of NUTS",
@@ -134,8 +135,8 @@ HOUSE: dict[str, Room] = {
     ),
     "validation": Room(
         "one front door to the checks: what a thing is, and which of them fit it",
-        "ppl ppl.errors ppl.tensors ppl.types ppl.language ppl.interpretations ppl.compile"
-        " semantics inference.kernels inference.smc ppl.tasks",
+        "ppl ppl.errors ppl.pages ppl.tensors ppl.types ppl.language ppl.interpretations"
+        " ppl.compile semantics inference.kernels inference.smc ppl.tasks",
     ),
     "models": Room(
         "ready models and estimators",
