@@ -210,7 +210,7 @@ def _finite(name: str, x: Array) -> Array:
 
 def _for_each(name: str, setting: Any, modes: int) -> list[Any]:
     """A setting of each mode."""
-    if isinstance(setting, str | int | float):
+    if isinstance(setting, str) or np.ndim(setting) == 0:
         return [setting] * modes
     found = list(setting)
     if len(found) != modes:

@@ -25,6 +25,7 @@ class Mode:
         size = (len(self.times), rank)
         self.precision = self.times.new_zeros(*size, rank)
         self.linear = self.times.new_zeros(size)
+        self._posterior: Posterior | None = None
 
     def _prior(self, times: Tensor) -> GaussianMarkov:
         return joined([self.kernel.chain(times)] * self.rank)
@@ -44,8 +45,19 @@ class Mode:
         """Update q by what entries say at each coordinate: [n, R, R] and [n, R], damped."""
         self.precision = damping * self.precision + (1 - damping) * precision
         self.linear = damping * self.linear + (1 - damping) * linear
-        self.posterior = smoothed(self.prior, seen(self.precision, self.linear, self.through))
-        self.mean, self.covariance = self._functions(self.posterior)
+        self._posterior = smoothed(self.prior, seen(self.precision, self.linear, self.through))
+        self.mean, self.covariance = self._functions(self._posterior)
+
+    @property
+    def posterior(self) -> Posterior:
+        """Of the states.
+
+        Errors:
+            RuntimeError: nothing has been received.
+        """
+        if self._posterior is None:
+            raise RuntimeError("a mode has no posterior before its first update: sweep once")
+        return self._posterior
 
     def _functions(self, found: Posterior) -> tuple[Tensor, Tensor]:
         p = self.kernel.order

@@ -60,8 +60,10 @@ def observed(y: Tensor, variance: Tensor, states: int) -> Sites:
         y: [..., T]; variance: [...] or [..., T], positive; states: s.
 
     Errors:
-        DataError: a variance is not positive.
+        DataError: a variance is not positive, or a value is infinite.
     """
+    if is_known(y) and bool(y.isinf().any()):
+        raise DataError(located("a value is infinite", hint="what was not seen is NaN"))
     if is_known(variance) and not bool((variance > 0).all()):
         raise DataError(located("the variance of what is observed is positive"))
     there = ~y.isnan()
@@ -93,7 +95,7 @@ def smoothed(law: GaussianMarkov, sites: Sites, method: Method = "scan") -> Post
 
     Errors:
         NumericalError: a filtered covariance is not positive definite; it names the time.
-        ProgramError: the law is a posterior itself.
+        ProgramError: the law is a posterior itself, or the sites are of another size.
     """
     require_method(method)
     if law.backward:
@@ -101,6 +103,9 @@ def smoothed(law: GaussianMarkov, sites: Sites, method: Method = "scan") -> Post
     batch = torch.broadcast_shapes(sites.precision.shape[:-3], sites.linear.shape[:-2])
     law = law.expand(torch.broadcast_shapes(law.batch_shape, batch))
     steps = law.transition, law.offset[..., None], law.covariance
+    if sites.precision.shape[-3:] != (*law.event_shape, law.event_shape[-1]):
+        had, fits = list(sites.precision.shape[-3:-1]), list(law.event_shape)
+        raise ProgramError(located(f"sites of [times, states] {had} do not fit a chain of {fits}"))
     L, e, z = sites.precision, sites.linear[..., None], sites.centre[..., None]
     known = L, e + L @ z
     mean, covariance = (_filtered if method == "scan" else _filtered_by_loop)(steps, known)

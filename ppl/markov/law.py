@@ -28,6 +28,9 @@ class GaussianMarkov(dist.TorchDistribution):  # type: ignore[misc]
 
     Args:
         transition: A [..., T, s, s]; offset: b [..., T, s]; covariance: Q [..., T, s, s].
+
+    Errors:
+        ProgramError: their shapes are others.
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -37,7 +40,12 @@ class GaussianMarkov(dist.TorchDistribution):  # type: ignore[misc]
     def __init__(
         self, transition: Tensor, offset: Tensor, covariance: Tensor, backward: bool = False
     ) -> None:
-        *batch, length, states = torch.broadcast_shapes(transition.shape[:-1], offset.shape)
+        *batch, length, states = offset.shape
+        for name, matrix in (("transition", transition), ("covariance", covariance)):
+            if tuple(matrix.shape[-3:]) != (length, states, states):
+                what = f"a chain of {length} times and {states} states has no {name} of shape"
+                raise ProgramError(located(f"{what} {list(matrix.shape)}"))
+            batch = torch.broadcast_shapes(torch.Size(batch), matrix.shape[:-3])
         shape = torch.Size((*batch, length, states))
         self.transition = transition.expand(*shape, states)
         self.offset, self.covariance = offset.expand(shape), covariance.expand(*shape, states)
@@ -110,7 +118,13 @@ def require_method(method: str) -> None:
 
 
 def joined(laws: Sequence[GaussianMarkov]) -> GaussianMarkov:
-    """Independent chains of one length as one, whose state is all of theirs."""
+    """Independent chains of one length as one, whose state is all of theirs.
+
+    Errors:
+        ProgramError: their lengths or directions differ.
+    """
+    if len({(law.event_shape[0], law.backward) for law in laws}) != 1:
+        raise ProgramError(located("chains of one length and direction can be joined"))
     blocks = [
         _blocks([getattr(law, name) for law in laws]) for name in ("transition", "covariance")
     ]

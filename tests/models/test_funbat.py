@@ -427,7 +427,7 @@ def test_three_modes_of_their_own_kinds() -> None:
     X = rng.uniform(size=(150, 3)) * [1.0, 10.0, 100.0]
     y = np.sin(6 * X[:, 0]) * (1 + 0.1 * X[:, 1]) + 0.02 * X[:, 2]
     settings = {
-        "rank": (2, 1, 2),
+        "rank": np.array([2, 1, 2]),
         "kernel": ("matern52", "matern32", "matern12"),
         "lengthscale": (0.3, 5.0, 100.0),
         "max_iter": 30,
@@ -435,7 +435,7 @@ def test_three_modes_of_their_own_kinds() -> None:
     model = fitted(X, y, **settings)
     assert model.core_.shape == (2, 1, 2) and model.score(X, y) > 0.9
     again = clone(model).set_params(dtype=torch.float32)
-    assert again.get_params()["rank"] == (2, 1, 2)
+    assert list(again.get_params()["rank"]) == [2, 1, 2]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         assert again.fit(X, y).score(X, y) > 0.9
@@ -469,6 +469,11 @@ VALUES = np.array([0.1, 0.5, -0.3, 0.2])
 def test_bad_input(settings: Any, X: Any, y: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         FunBaT(**settings).fit(X, y)
+
+
+def test_a_decomposition_has_no_bound_before_its_first_sweep() -> None:
+    with pytest.raises(RuntimeError, match="sweep once"):
+        small((2, 2)).elbo()
 
 
 def test_bad_predictions() -> None:

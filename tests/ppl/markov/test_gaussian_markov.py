@@ -477,6 +477,15 @@ SEEN = observed(YS, f(0.09), 2)
         (lambda: Matern.named("matern32", 0.3).chain(TIMES.flip(0)), DataError, "sort them"),
         (lambda: Matern.named("matern32", 0.3).chain(TIMES / 0), DataError, "finite"),
         (lambda: observed(YS, f(0.0), 2), DataError, "positive"),
+        (lambda: observed(YS / 0, f(0.1), 2), DataError, "infinite"),
+        (lambda: smoothed(CHAIN, observed(YS[:4], f(0.1), 2)), ProgramError, r"\[4, 2\] do not"),
+        (lambda: smoothed(CHAIN, observed(YS, f(0.1), 1)), ProgramError, r"chain of \[5, 2\]"),
+        (lambda: joined([CHAIN, smoothed(CHAIN, SEEN).law]), ProgramError, "direction"),
+        (
+            lambda: GaussianMarkov(CHAIN.transition[:4], CHAIN.offset, CHAIN.covariance),
+            ProgramError,
+            r"no transition of shape \[4, 2, 2\]",
+        ),
         (lambda: smoothed(CHAIN, SEEN, "scna"), ProgramError, "not 'scna'"),  # type: ignore[arg-type]
         (lambda: smoothed(smoothed(CHAIN, SEEN).law, SEEN), ProgramError, "add up the sites"),
         (
