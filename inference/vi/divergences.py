@@ -30,7 +30,8 @@ class Divergence:
         weight: f''(t) t^2 of s, by which a derivative along paths is weighted: that of D(p, q_a) by
             a is -E_q[weight (d log p / dx - d log q / dx) dx / da].
         conjugate: f*(u) = sup_t (u t - f(t)), infinite outside its domain:
-            D(p, q) = sup_u E_p u - E_q f*(u), and it is reached at u = f'(p / q).
+            D(p, q) = sup_u E_p u - E_q f*(u), and it is reached at u = f'(p / q).  None where it
+            has no closed form.
         at_zero: f(0).
         at_infinity: the limit of f'(t): what mass of p weighs where q has none.
     """
@@ -39,7 +40,7 @@ class Divergence:
     f: Function
     slope: Function
     weight: Function
-    conjugate: Function
+    conjugate: Function | None
     at_zero: float
     at_infinity: float
 
@@ -60,6 +61,21 @@ class Divergence:
             value = x * each if math.isfinite(each) else torch.full_like(x, each)
             terms = torch.where(alone, value, terms)
         return terms.sum(-1)
+
+    def scaled(self, c: float) -> Divergence:
+        """c D, for c > 0."""
+        if not 0 < c < math.inf:
+            raise ValueError(f"a divergence is scaled by a positive number, not {c}")
+        star = self.conjugate
+        return Divergence(
+            f"{c:g} {self.name}",
+            f=lambda s: c * self.f(s),
+            slope=lambda s: c * self.slope(s),
+            weight=lambda s: c * self.weight(s),
+            conjugate=None if star is None else lambda u: c * star(u / c),
+            at_zero=c * self.at_zero,
+            at_infinity=c * self.at_infinity,
+        )
 
     def __repr__(self) -> str:
         return f"<divergence {self.name}>"
@@ -134,6 +150,25 @@ HELLINGER = Divergence(  # sum (sqrt p - sqrt q)^2
     at_infinity=1.0,
 )
 
+JEFFREYS = Divergence(  # KL(p, q) + KL(q, p)
+    "jeffreys",
+    f=lambda s: torch.expm1(s) * s,
+    slope=lambda s: s - torch.expm1(-s),
+    weight=lambda s: 1 + s.exp(),
+    conjugate=None,
+    at_zero=math.inf,
+    at_infinity=math.inf,
+)
+SOFTENED = Divergence(  # reverse_kl less jensen_shannon: 2 KL(m, p), m = (p + q) / 2
+    "softened",
+    f=lambda s: (1 + s.exp()) * (softplus(-s) - LOG_2),
+    slope=lambda s: softplus(-s) - LOG_2 - (-s).exp(),
+    weight=lambda s: torch.sigmoid(-s),
+    conjugate=None,
+    at_zero=math.inf,
+    at_infinity=-LOG_2,
+)
+
 
 def alpha_divergence(a: float) -> Divergence:
     """(t^a - a t + a - 1) / (a (a - 1)), whose dual is that of 1 - a.
@@ -170,7 +205,17 @@ def alpha_divergence(a: float) -> Divergence:
 
 DIVERGENCES: dict[str, Divergence] = {
     each.name: each
-    for each in (KL, REVERSE_KL, JENSEN_SHANNON, TOTAL_VARIATION, PEARSON, NEYMAN, HELLINGER)
+    for each in (
+        KL,
+        REVERSE_KL,
+        JENSEN_SHANNON,
+        TOTAL_VARIATION,
+        PEARSON,
+        NEYMAN,
+        HELLINGER,
+        JEFFREYS,
+        SOFTENED,
+    )
 }
 
 

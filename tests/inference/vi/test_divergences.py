@@ -15,7 +15,8 @@ from pushforward.inference.vi import Divergence, divergence, enum, f_divergence
 from pushforward.inference.vi.divergences import DIVERGENCES, alpha_divergence
 
 ALPHAS = [alpha_divergence(a) for a in (-1.5, -1, 0.3, 0.5, 1.7, 2, 3)]
-ALL = [*DIVERGENCES.values(), *ALPHAS]
+SCALED = [divergence("kl").scaled(3), divergence("hellinger").scaled(0.5)]
+ALL = [*DIVERGENCES.values(), *ALPHAS, *SCALED]
 DUALS = [
     ("kl", "reverse_kl"),
     ("pearson", "neyman"),
@@ -51,11 +52,12 @@ def faults(d: Divergence) -> list[str]:
     if bool((d.slope(s).diff() < -1e-12).any()):
         found.append("convexity")
     u = d.slope(s)
-    if not torch.allclose(d.conjugate(u), u * t - d.f(s), rtol=1e-8, atol=1e-9):
-        found.append("Fenchel's equality")
-    young = d.conjugate(u)[:, None] + d.f(s) - u[:, None] * t
-    if bool((young < -1e-8 * (1 + (u[:, None] * t).abs())).any()):
-        found.append("Fenchel's inequality")
+    if d.conjugate is not None:
+        if not torch.allclose(d.conjugate(u), u * t - d.f(s), rtol=1e-8, atol=1e-9):
+            found.append("Fenchel's equality")
+        young = d.conjugate(u)[:, None] + d.f(s) - u[:, None] * t
+        if bool((young < -1e-8 * (1 + (u[:, None] * t).abs())).any()):
+            found.append("Fenchel's inequality")
     far = torch.tensor([-200.0, 200.0])
     if math.isfinite(d.at_zero) and abs(float(d.f(far[0])) - d.at_zero) > 1e-8:
         found.append("at zero")
@@ -129,6 +131,7 @@ def test_values_by_hand(name: str, value: float) -> None:
     found = float(d.between(torch.tensor(P), torch.tensor(Q)))
     assert found == pytest.approx(value, abs=1e-10)
     u = d.slope((torch.tensor(P) / torch.tensor(Q)).log())
+    assert d.conjugate is not None
     dual = (torch.tensor(P) * u).sum() - (torch.tensor(Q) * d.conjugate(u)).sum()
     assert float(dual) == pytest.approx(value, abs=1e-9)  # the supremum is reached
 
@@ -146,10 +149,23 @@ def test_derivatives_between_laws(d: Divergence, gone: int) -> None:
     assert bool(torch.stack(found)[:, 4:].eq(0).all())
 
 
+def test_sums_of_divergences() -> None:
+    s, get = grid(), divergence
+    both = get("kl").f(s) + get("reverse_kl").f(s)
+    torch.testing.assert_close(get("jeffreys").f(s), both)
+    rest = get("reverse_kl").f(s) - get("jensen_shannon").f(s)
+    torch.testing.assert_close(get("softened").f(s), rest, rtol=1e-12, atol=1e-13)
+    p, q = torch.tensor(P), torch.tensor(Q)
+    middle = 2 * get("kl").between((p + q) / 2, p)
+    torch.testing.assert_close(get("softened").between(p, q), middle)
+    with pytest.raises(ValueError, match="positive"):
+        get("kl").scaled(0)
+
+
 def test_mass_where_the_other_has_none() -> None:
     p, q = torch.tensor([0.5, 0.5, 0.0, 0.0]), torch.tensor([0.0, 0.5, 0.5, 0.0])
     found = {name: float(d.between(p, q)) for name, d in DIVERGENCES.items()}
-    infinite = {"kl", "reverse_kl", "pearson", "neyman"}
+    infinite = {"kl", "reverse_kl", "pearson", "neyman", "jeffreys", "softened"}
     assert {name for name, value in found.items() if value == math.inf} == infinite
     assert found["total_variation"] == 0.5 and found["hellinger"] == 1.0
     assert found["jensen_shannon"] == pytest.approx(math.log(2))
