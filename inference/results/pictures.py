@@ -31,6 +31,7 @@ def chains_and_ranks(draws: Mapping[str, Any]) -> Any:
             right.stairs(heights, edges, alpha=0.8)
         right.axhline(size / bins, color="0.4", lw=0.8, ls="--")
         left.set_ylabel(name)
+        right.set_ylim(bottom=0)
         right.set_yticks([])
     axes[0][0].set_title("draws of each chain", fontsize=10)
     axes[0][1].set_title("ranks of each chain", fontsize=10)
