@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from ...ppl.errors import (
     implemented,
     located,
 )
-from ...ppl.interpretations.abstract_run import abstract_run
+from ...ppl.interpretations.abstract_run import AbstractRun, abstract_run
 from ...ppl.interpretations.recorder import Recorder
 from ...ppl.language.combinators import stack_outputs
 from ...ppl.language.effects import Message, is_deterministic, is_draw
@@ -30,7 +29,10 @@ from ...ppl.language.handlers import Sealed, Untracing
 from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.seeds import seeded
 from .fit import CHUNK, Fit
+from .not_held import not_held
 from .prediction import Prediction
+
+Discrete = Literal["sample", "max", "prior"]
 
 
 class _Unobserved(Recorder):
@@ -55,26 +57,43 @@ def predict(
     p: Callback,
     *args: Any,
     given: Sequence[str] | None = None,
+    discrete: Discrete | None = None,
     seed: int = 0,
 ) -> Prediction:
     """Run ``p(*args)`` once for each draw of a fit, with its latents given and the rest sampled.
 
     Observed sites are sampled again, so the model may be given with or without its data; the
-    arguments may be new ones.
+    arguments may be new ones.  Finite latents that the fit does not hold, as they were summed out,
+    are drawn from their posterior given the latents that it holds and the data that ``p(*args)``
+    observes, exactly; real ones from their law without data.
 
     Args:
         fit: the fit, or a number of draws for the prior predictive.
         given: the latents to take from the fit; all that it holds by default.  Leave out those that
             new arguments change, such as the effects of other groups.
+        discrete: of the finite latents that are not given: "sample", draws from their joint
+            posterior; "max", its most probable joint value for each draw of the fit; "prior", draws
+            from their law without data, as for new observations.  Unless told, "sample" for those
+            that the fit does not hold, and "prior" for those that ``given`` leaves out.
 
     Errors:
-        DataError: a latent of the fit does not fit the program, or is not in it.
+        DataError: a latent of the fit does not fit the program, or is not in it; or finite latents
+            of the prior predictive are to have a posterior.
+        ProgramError: finite latents cannot be summed out, as where data depend on them and on a
+            latent that is not given.
+        BudgetError: too many of them depend on each other.
+        ZeroMassError: the data are impossible, whatever they are.
     """
     names, args = _given(fit, given), as_arguments(args)
     draws = {name: fit[name] for name in names} if isinstance(fit, Fit) else {}
     lead = (fit.chains, fit.size) if isinstance(fit, Fit) else (1, fit)
-    with suppress(BranchError):  # a program without a type is checked while it runs
-        _require_fitting(p, args, draws)
+    _require_word(fit, discrete)
+    run: AbstractRun | None = None
+    try:
+        run = _fitting(p, args, draws)
+    except BranchError:  # a program without a type is checked while it runs
+        if discrete in ("sample", "max"):
+            raise
 
     dims: dict[str, list[str]] = {}
     data: dict[str, None] = {}
@@ -83,7 +102,7 @@ def predict(
         with Untracing(), _Unobserved(values, density=False, validate=False) as recorder:
             value = p(*args)
         _require_sampled(p, values.keys(), recorder.of("latent").keys())
-        new = {name: x for name, x in recorder.values.items() if name not in values}
+        new = {name: x for name, x in recorder.values.items() if name not in draws}
         dims.update({name: recorder.dims[name] for name in new})
         data.update(dict.fromkeys(recorder.data))
         return new, value
@@ -91,6 +110,10 @@ def predict(
     flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in draws.items()}
     total = lead[0] * lead[1]
     with seeded(seed), torch.no_grad(), implemented():
+        if run is not None and isinstance(fit, Fit) and discrete != "prior":
+            held = fit.latents if discrete is None else names
+            missing = not_held(p, args, run, flat, held, total, most_probable=discrete == "max")
+            flat = {**flat, **missing}
         try:
             parts = [
                 vmap(one, size=min(CHUNK, total - i))(
@@ -109,8 +132,16 @@ def predict(
     return Prediction(sites, value, dims, tuple(data), prior=isinstance(fit, int))
 
 
-def _require_fitting(p: Callback, args: tuple[Any, ...], draws: dict[str, Tensor]) -> None:
-    """Raise unless the program samples the sites of the draws, in their shapes."""
+def _require_word(fit: Fit | int, discrete: str | None) -> None:
+    if discrete not in (None, *get_args(Discrete)):
+        raise ValueError(f"discrete is one of {get_args(Discrete)} or None, not {discrete!r}")
+    if isinstance(fit, int) and discrete in ("sample", "max"):
+        what = f"the prior predictive has no posterior: discrete={discrete!r}"
+        raise DataError(located(what, hint="give a fit, or leave discrete out"))
+
+
+def _fitting(p: Callback, args: tuple[Any, ...], draws: dict[str, Tensor]) -> AbstractRun:
+    """The abstract run of a program that samples the sites of the draws, in their shapes."""
     run, _ = abstract_run(p, *args)
     sampled = {name: site for name, site in run.sites.items() if not site.observed}
     _require_sampled(p, draws.keys(), sampled.keys())
@@ -124,6 +155,7 @@ def _require_fitting(p: Callback, args: tuple[Any, ...], draws: dict[str, Tensor
                     hint="leave it out of given= to sample it anew",
                 )
             )
+    return run
 
 
 def _require_sampled(p: Callback, given: Collection[str], sampled: Collection[str]) -> None:

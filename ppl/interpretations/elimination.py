@@ -7,7 +7,7 @@ copies of the whole problem (the elements of a plate).
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -89,10 +89,20 @@ def _aligned(factor: Factor, variables: tuple[Variable, ...]) -> Tensor:
     return table.reshape(*shape, table.shape[-1])
 
 
-def eliminated(factors: Sequence[Factor], order: Sequence[Variable]) -> tuple[Tensor, list[Bucket]]:
+def largest(table: Tensor) -> Tensor:
+    """The largest number along the first axis."""
+    return table.amax(0)
+
+
+def eliminated(
+    factors: Sequence[Factor],
+    order: Sequence[Variable],
+    reduced: Callable[[Tensor], Tensor] = logsumexp,
+) -> tuple[Tensor, list[Bucket]]:
     """The log of the sum over all variables of the product of all factors: [copies].
 
-    Returns the buckets too, in this order.  Each variable must be in a factor.
+    Returns the buckets too, in this order.  Each variable must be in a factor.  With ``largest`` in
+    place of the sum, the log of the largest product.
     """
     left, buckets = list(factors), list[Bucket]()
     for v in order:
@@ -100,7 +110,7 @@ def eliminated(factors: Sequence[Factor], order: Sequence[Variable]) -> tuple[Te
         left = [factor for factor in left if v not in factor.variables]
         joint = product(inside, v)
         buckets.append(Bucket(v, joint))
-        left.append(Factor(joint.variables[1:], logsumexp(joint.table)))
+        left.append(Factor(joint.variables[1:], reduced(joint.table)))
     total = left[0].table
     for factor in left[1:]:
         total = total + factor.table

@@ -41,7 +41,7 @@ from ..tensors.hidden import is_hidden, is_known
 from ..tensors.keys import Unkeyed
 from ..tensors.origins import SEVERAL, Origins, plain
 from .abstract_run import AbstractRun, abstract_run
-from .elimination import Bucket, Factor, Variable, eliminated, order_of
+from .elimination import Bucket, Factor, Variable, eliminated, largest, order_of
 from .forward import Filtering, chain_of
 from .looping import Memoryless
 
@@ -340,6 +340,20 @@ class Solved:
             index[variable] = draw(dist.Categorical(logits=logits), label="posterior")
         return self.model.choices_at(self._by_latent(index, (n,)))
 
+    def most_probable(self) -> dict[str, Tensor]:
+        """The joint value of the latents of largest posterior probability, [*batch, *event].
+
+        Of several that are equally probable it is one.
+        """
+        order = [bucket.variable for bucket in self.buckets]
+        _, buckets = eliminated(self.factors, order, largest)
+        index: dict[Variable, Tensor] = {}
+        for variable, joint in reversed(buckets):
+            table = joint.table.movedim(0, -1)  # [*others, copies, k]
+            others = tuple(index[v] for v in joint.variables[1:])
+            index[variable] = table[(*others, torch.arange(table.shape[-2]))].argmax(-1)
+        return self.model.choices_at(self._by_latent(index, ()))
+
     def probabilities(self) -> dict[str, Tensor]:
         """The posterior probability of each value of each latent, [*batch, k].
 
@@ -374,10 +388,10 @@ class Solved:
         """Numbers [*lead, *batch] of the elements of each latent."""
         shapes = self.model.shapes
         if self.alike:
-            return {name: index[name].reshape(*lead, *shape) for name, shape in shapes.items()}
+            return {name: index[name].reshape((*lead, *shape)) for name, shape in shapes.items()}
         return {
             name: torch.stack([index[name, e][..., 0] for e in range(shape.numel())], -1).reshape(
-                *lead, *shape
+                (*lead, *shape)
             )
             for name, shape in shapes.items()
         }
