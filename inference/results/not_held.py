@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ...ppl import do
-from ...ppl.distributions.validate import no_validation
 from ...ppl.errors import ProgramError, PushforwardError, ZeroMassError, located
 from ...ppl.interpretations.abstract_run import AbstractRun
 from ...ppl.interpretations.factors import FiniteLatents
@@ -64,8 +63,7 @@ def not_held(
             raise ProgramError(located(what, site=name, line=line, hint=PRIOR))
     try:
         program = do(p, {name: concrete(run.values[name]) for name in anew}) if anew else p
-        with no_validation():  # where the mass is zero, chances are no numbers
-            found, log_mass = _solved(program, args, draws, n, most_probable)
+        found, log_mass = _solved(program, args, draws, n, most_probable)
     except PushforwardError as error:
         error.add_note(PRIOR)
         raise

@@ -330,13 +330,17 @@ class Solved:
     constant: Tensor
 
     def draw(self, n: int) -> dict[str, Tensor]:
-        """n independent draws from the posterior of the latents, [n, *batch, *event]."""
+        """n independent draws from the posterior of the latents, [n, *batch, *event].
+
+        Where the mass is zero, which ``log_mass`` tells, they are any values.
+        """
         index: dict[Variable, Tensor] = {}
         for variable, joint in reversed(self.buckets):
             table = joint.table.movedim(0, -1)  # [*others, copies, k]
             copies = torch.arange(table.shape[-2])
             others = tuple(index[v] for v in joint.variables[1:])
             logits = table[(*others, copies)].expand(n, len(copies), -1)
+            logits = torch.where(logits.isneginf().all(-1, keepdim=True), 0.0, logits)
             index[variable] = draw(dist.Categorical(logits=logits), label="posterior")
         return self.model.choices_at(self._by_latent(index, (n,)))
 
