@@ -109,7 +109,7 @@ class FDPG:
         log_pi = self.policy.log_prob(x)
         with torch.no_grad():
             log_q = log_pi.detach() if source is self.policy else source.log_prob(x)
-        log_p = self.target.log_prob(x).to(log_pi.dtype)
+        log_a, log_p = (each.to(log_pi.dtype) for each in self.target.beside_base(x))
         self.steps += 1
         self.log_sum = float(torch.logaddexp(torch.tensor(self.log_sum), mass(log_p - log_q)))
         if self.log_sum == -math.inf:
@@ -129,21 +129,21 @@ class FDPG:
             log_t = (log_pi - log_p + self.log_z)[log_pi > -math.inf]
             if len(log_t):
                 self.rewards.append(float(pseudo_reward(self.loss, log_t).mean()))
-            row = self._estimates(x, log_pi.detach(), log_p, log_q)
+            row = self._estimates(log_a, log_pi.detach(), log_p, log_q)
             if self.proposal is not None and self.steps % CHANGE == 0:
                 self._compare(log_pi.detach(), log_p, log_q)
         return row
 
-    def _estimates(self, x: Tensor, log_pi: Tensor, log_p: Tensor, log_q: Tensor) -> Row:
+    def _estimates(self, log_a: Tensor, log_pi: Tensor, log_p: Tensor, log_q: Tensor) -> Row:
         """By the weights pi / q and p / q of sequences that were drawn from q."""
         v, w = (log_pi - log_q).exp(), (log_p - self.log_z - log_q).exp()
         some = torch.where(v + w > 0, (v + w) / 2, 1.0)
         kl = torch.where(w > 0, w * (log_p - self.log_z - log_pi), 0.0).mean()
         sides = torch.special.xlogy(v, v / some) + torch.special.xlogy(w, w / some)
         entropy = -torch.where(v > 0, v * log_pi, 0.0).mean()
-        base = torch.where(v > 0, v * (log_pi - self.target.base.log_prob(x)), 0.0).mean()
+        base = torch.where(v > 0, v * (log_pi - log_a), 0.0).mean()
         means = [kl, sides.mean() / 2, (v - w).abs().mean() / 2, entropy, base]
-        return Row(math.exp(self.log_z), *(float(mean) for mean in means))
+        return Row(math.exp(self.log_z), *torch.stack(means).tolist())
 
     def _compare(self, log_pi: Tensor, log_p: Tensor, log_q: Tensor) -> None:
         """Draw from the policy if it has the lesser KL(p, .); w (log q - log pi) tells."""

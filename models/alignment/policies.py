@@ -39,8 +39,7 @@ class Autoregressive(nn.Module):
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """Sequences [n, length], drawn as effects are."""
-        device = next((p.device for p in self.parameters()), None)
-        x = torch.zeros(n, 0, dtype=torch.int64, device=device)
+        x = torch.zeros(n, 0, dtype=torch.int64, device=self._device())
         for _ in range(self.length):
             token = draw(dist.Categorical(logits=self.next_logits(x)), label="token")
             x = torch.cat([x, token[:, None]], 1)
@@ -54,7 +53,12 @@ class Autoregressive(nn.Module):
         """
         if self.vocab**self.length > MANY:
             raise ValueError(f"{self.vocab}^{self.length} sequences are too many to enumerate")
-        return torch.tensor(list(itertools.product(range(self.vocab), repeat=self.length)))
+        rows = list(itertools.product(range(self.vocab), repeat=self.length))
+        return torch.tensor(rows, device=self._device())
+
+    def _device(self) -> torch.device | None:
+        held = itertools.chain(self.parameters(), self.buffers())
+        return next((x.device for x in held), None)
 
 
 class TinyAR(Autoregressive):
@@ -120,3 +124,8 @@ class Chain(Autoregressive):
         if not prefix.shape[1]:
             return self.first.expand(len(prefix), -1)
         return self.then[prefix[:, -1]]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log probabilities [n] of sequences [n, length]."""
+        first, then = self.first.log_softmax(-1), self.then.log_softmax(-1)
+        return first[x[:, 0]] + then[x[:, :-1], x[:, 1:]].sum(1)

@@ -46,10 +46,16 @@ class EBM:
         Errors:
             ValueError: it is plus infinity or no number.
         """
-        found = self.base.log_prob(x) + self.score(x)
+        return self.beside_base(x)[1]
+
+    @torch.no_grad()
+    def beside_base(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log a(x) and log P(x) [n]; as :meth:`log_prob`."""
+        log_a = self.base.log_prob(x)
+        found = log_a + self.score(x)
         if bool(found.isnan().any()) or bool((found == math.inf).any()):
             raise ValueError("log P is plus infinity, or not a number")
-        return found
+        return log_a, found
 
     def log_z(self) -> Tensor:
         """log Z [], by enumeration."""
@@ -96,7 +102,7 @@ class GDCTarget(EBM):
     def _tilt(self, x: Tensor) -> Tensor:
         if self.lambda_ is None:
             raise ValueError("lambda is not known: call fit()")
-        return self._phi(x) @ self.lambda_
+        return self._phi(x) @ self.lambda_.to(x.device)
 
     @torch.no_grad()
     def fit(self, samples: int | None = None, rounds: int = 200, tol: float = 1e-10) -> GDCTarget:
@@ -109,9 +115,10 @@ class GDCTarget(EBM):
             ValueError: no lambda has these moments: they lie outside of what phi can be.
         """
         x = self.base.enumerate() if samples is None else self.base.sample(samples)
-        log_a = self.base.log_prob(x).double() if samples is None else torch.zeros(len(x)).double()
-        phi, wanted = self._phi(x), torch.tensor(self.moments, dtype=torch.float64)
-        at = torch.zeros(len(wanted), dtype=torch.float64)
+        phi = self._phi(x)
+        log_a = self.base.log_prob(x).double() if samples is None else torch.zeros_like(phi[:, 0])
+        wanted = torch.tensor(self.moments, dtype=phi.dtype, device=phi.device)
+        at = torch.zeros_like(wanted)
 
         def dual(where: Tensor) -> Tensor:
             return (log_a + phi @ where).logsumexp(0) - where @ wanted

@@ -103,12 +103,14 @@ class FDistill:
     def sample(self, n: int) -> Tensor:
         """Draws of the student [n, d]."""
         first = next(self.student.parameters())
-        drawn: Tensor = self.student(torch.randn(n, self.latent, dtype=first.dtype))
+        drawn: Tensor = self.student(
+            torch.randn(n, self.latent, dtype=first.dtype, device=first.device)
+        )
         return drawn
 
     def _noise(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x_t [n, d], sigma [n], and its level in [0, 1]."""
-        level = torch.rand(len(x), dtype=x.dtype)
+        level = torch.rand(len(x), dtype=x.dtype, device=x.device)
         low, high = (math.log(sigma) for sigma in self.sigmas)
         sigma = (low + (high - low) * level).exp()
         return x + sigma[:, None] * torch.randn_like(x), sigma, level
@@ -152,7 +154,7 @@ class FDistill:
         with torch.no_grad():
             x = self.sample(n)
         x_t, sigma, _ = self._noise(x)
-        loss = torch.zeros((), dtype=x.dtype)
+        loss = torch.zeros((), dtype=x.dtype, device=x.device)
         if isinstance(self.fake_score, nn.Module):
             error = sigma[:, None] * self.fake_score(x_t, sigma) + (x_t - x) / sigma[:, None]
             loss = loss + error.square().sum(1).mean()

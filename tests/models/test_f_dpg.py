@@ -241,6 +241,9 @@ def test_programs_denote_policies_and_targets() -> None:
 
 def test_the_ways_to_score_and_draw_agree() -> None:
     """The fast ones of a network, and those of any policy."""
+    whole = chain()
+    x = whole.enumerate()
+    torch.testing.assert_close(whole.log_prob(x), super(Chain, whole).log_prob(x))
     torch.manual_seed(0)
     policy = TinyAR(3, 4, 8)
     x = policy.enumerate()
