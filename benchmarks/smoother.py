@@ -126,7 +126,7 @@ def entries(n: int, form: str) -> Decomposition:
     modes = [Mode(x, 2, Matern.named("matern32", 0.15)) for x in X.unbind(1)]
     for mode in modes:
         mode.start()
-    core = DiagonalCore((2, 2)) if form == "cp" else TuckerCore((2, 2), torch.ones(4).to(X))
+    core = DiagonalCore((2, 2)) if form == "cp" else TuckerCore((2, 2), torch.randn(4).to(X))
     y = torch.sin(6 * X[:, 0]) * X[:, 1] + 0.1 * torch.randn(n, dtype=torch.float64)
     return Decomposition(y, modes, core)
 

@@ -51,13 +51,15 @@ class TuckerCore:
 
     Args:
         ranks: R_1 ... R_K, with product P.
-        mean: [P], at which q starts.
+        linear: [P]; precision: [P, P], that of the prior unless given.
     """
 
-    def __init__(self, ranks: Sequence[int], mean: Tensor) -> None:
+    def __init__(
+        self, ranks: Sequence[int], linear: Tensor, precision: Tensor | None = None
+    ) -> None:
         self.ranks, self.numbers = tuple(ranks), math.prod(ranks) ** 2
-        self.precision = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
-        self.linear = mean
+        self.precision = torch.eye(len(linear)).to(linear) if precision is None else precision
+        self.linear = linear
         self._solve()
 
     def _solve(self) -> None:
@@ -92,6 +94,20 @@ class TuckerCore:
         """E[f] and E[f^2] [n]."""
         a, last = self.coefficients(0, at), at[0]
         return (a.mean * last.mean).sum(-1), (a.second * last.second).sum((-2, -1))
+
+    def gram(self, mode: int) -> Tensor:
+        """E[W W^T] [R, R] of the core's unfolding W along a mode."""
+        order = [mode, *(k for k in range(len(self.ranks)) if k != mode)]
+        others = [torch.eye(self.ranks[k]).to(self.mean).reshape(1, -1) for k in order[1:]]
+        rank = self.ranks[mode]
+        return _contracted(self._pairs().permute(order), others, 1).reshape(rank, rank)
+
+    def turned(self, mode: int, turn: Tensor) -> TuckerCore:
+        """W as turn^-T W: entries stay when the mode's functions u become turn u."""
+        before = torch.eye(math.prod(self.ranks[:mode])).to(turn)
+        after = torch.eye(math.prod(self.ranks[mode + 1 :])).to(turn)
+        whole = torch.kron(torch.kron(before, turn), after)
+        return TuckerCore(self.ranks, whole @ self.linear, whole @ self.precision @ whole.mT)
 
     def _first(self) -> Tensor:
         """E[w] as [R_1, ..., R_K]."""

@@ -71,6 +71,27 @@ class Mode:
         found: Tensor = sites - self.posterior.log_mass
         return found
 
+    @property
+    def roughness(self) -> Tensor:
+        """m_r^T K^-1 m_s [R, R] of the functions' mean states m, whose prior is N(0, K).
+
+        K^-1 m is what sites say beyond the mean, so that numbers at each coordinate tell it.
+        """
+        beyond = self.linear - (self.precision @ self.mean[..., None])[..., 0]
+        found: Tensor = beyond.mT @ self.mean
+        return (found + found.mT) / 2
+
+    @property
+    def freedom(self) -> Tensor:
+        """How many numbers of each function [R] the sites tell."""
+        told: Tensor = (self.precision * self.covariance).sum((0, 2))
+        return told
+
+    def turned(self, turn: Tensor) -> tuple[Tensor, Tensor]:
+        """Precision and linear term of the sites on turn u that are those on u."""
+        back = torch.linalg.inv(turn)
+        return back.mT @ self.precision @ back, self.linear @ back
+
     def moments(self, index: Tensor) -> Moments:
         """At some of its coordinates, by their numbers [m]."""
         return _moments(self.mean[index], self.covariance[index])
