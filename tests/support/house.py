@@ -140,7 +140,8 @@ HOUSE: dict[str, Room] = {
     ),
     "models": Room(
         "ready models and estimators",
-        "kernels nn ppl ppl.markov inference.runs inference.results inference.vi inference",
+        "kernels nn ppl ppl.errors ppl.distributions ppl.markov inference.runs inference.results"
+        " inference.vi inference",
     ),
 }
 FRONT_DOOR = "pushforward"  # the command line, the demo, public names: it may import all
