@@ -184,7 +184,7 @@ def test_moments_of_coefficients_and_entries(form: str) -> None:
     close(second[0], entries.square().mean(), 1e-12)
 
 
-@pytest.mark.parametrize("form", ["tucker", "cp"])
+@pytest.mark.parametrize("form", quick(1, ["tucker", "cp"]))
 def test_the_bound_is_that_of_program_and_guide(form: Any) -> None:
     """A mean of draws within 4 standard errors of the closed form: level 6e-5."""
     of = small((2, 2), form, kernel="matern12")
@@ -266,7 +266,7 @@ def test_wrong_updates_lower_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     assert worst_fall(of, 1) > 1e-3
 
 
-@pytest.mark.parametrize("form", ["tucker", "cp"])
+@pytest.mark.parametrize("form", quick(1, ["tucker", "cp"]))
 def test_the_end_is_where_svi_would_end(form: Any) -> None:
     """Derivatives by parameters of the guide, by paths, are zero within 4 standard errors each,
     five numbers at most: level 4e-4; elsewhere they are not."""
