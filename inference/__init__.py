@@ -38,6 +38,7 @@ from .smc import (
 )
 from .vi import SVI
 from .vi.advi import ADVI
+from .vi.laplace import Laplace
 from .vi.pathfinder import Pathfinder
 from .vi.svgd import SVGD
 
@@ -52,6 +53,7 @@ __all__ = [
     "Consensus",
     "Exact",
     "Fit",
+    "Laplace",
     "Pathfinder",
     "Population",
     "Prediction",
