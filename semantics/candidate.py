@@ -30,9 +30,8 @@ from ..ppl.errors import (
 from .denote import doubted
 from .measure import Measure
 from .report import Report
-from .sources import the_same
+from .sources import AGAIN, the_same
 
-AGAIN = 64  # runs of a candidate that are made again, at least, in one check
 LIMITS = (
     BudgetError,
     ConvergenceError,

@@ -33,7 +33,7 @@ from ..ppl.errors import (
 )
 from ..ppl.interpretations.log_density import LogDensity
 from ..ppl.types.supports import interval_of, support_of
-from .candidate import AGAIN, held, repeated, verdict
+from .candidate import held, repeated, verdict
 from .comparing import ROUNDINGS
 from .counts import Counts, counts_of, ends_of
 from .decay import endless
@@ -42,6 +42,7 @@ from .draws import ByWaves, Compared, by_count, by_value
 from .frequencies import CELLS
 from .measure import EPSILON, Measure, readable
 from .report import Report, decide
+from .sources import AGAIN
 
 SOURCE = "for the normaliser's rounding"
 IN_SINGLE = "for the rounding of its dtype: use float64 parameters for 1e-8"

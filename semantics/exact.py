@@ -59,6 +59,8 @@ from ..ppl.language.queries import Ideal
 from ..ppl.language.recursion import Activation
 from ..ppl.types.supports import support_of
 from .compared import Compared, Interval, is_uniform
+from .fronts import Weighted, advanced
+from .lanes import LANES, is_lane_wise
 from .measure import EPSILON, Measure, logsumexp
 from .paths import CUT, Explorer, Outcome, Store, restore, states_of
 
@@ -73,6 +75,8 @@ _PURE = (
 # handlers that rename or relabel only: the measure on results does not depend on them
 _TRANSPARENT = (Lane, Step, Scoping, Untracing, Store)
 
+
+MANY = 64  # states of a loop that are tried at once
 
 Solve = Callable[[Callable[..., Any], tuple[Any, ...], "Evaluator"], Measure]
 
@@ -109,6 +113,7 @@ class Evaluator(Explorer):
         self._memo: dict[Hashable, list[Outcome]] = {}
         self._queries: dict[Hashable, Ideal] = {}
         self._valid: set[Hashable] = set()
+        self._apart: list[Loop] = []  # loops whose states are advanced one by one
         self.coverage = Coverage()
 
     # ------------------------------------------------------------------------------------ messages
@@ -353,11 +358,15 @@ class Evaluator(Explorer):
         for t in range(loop.length):
             merged: dict[Hashable, tuple[Outcome, list[float]]] = {}
             done = [loop.done(at.value[0]) for at in front]
-            if all(ended is not None and bool(ended) for ended in done):
+            if all(map(_holds, done)):
                 break
+            if (found := self._together(loop, t, front, any(map(_holds, done)), xs)) is not None:
+                front = found
+                self._require_few(t, front)
+                continue
             for at, ended in zip(front, done, strict=True):
                 c, ys = at.value
-                if ended is not None and bool(ended):
+                if _holds(ended):
                     merged.setdefault(self._key((at.value, at.states)), (at, []))[1].append(
                         at.log_weight
                     )
@@ -379,20 +388,53 @@ class Evaluator(Explorer):
                     key = self._key((value, step.states))
                     merged.setdefault(key, (outcome, []))[1].append(outcome.log_weight)
             front = [Outcome(o.value, o.states, logsumexp(logs)) for o, logs in merged.values()]
-            if len(front) > self.budget:
-                raise BudgetError(
-                    located(
-                        f"step {t} of a loop has {len(front)} distinct states, over the budget",
-                        hint="carry and return less of the history (equal states merge), "
-                        "or raise budget=",
-                    )
-                )
+            self._require_few(t, front)
         return [Outcome(loop.result(*o.value), o.states, o.log_weight) for o in front] + cut
+
+    def _require_few(self, t: int, front: list[Outcome]) -> None:
+        if len(front) > self.budget:
+            raise BudgetError(
+                located(
+                    f"step {t} of a loop has {len(front)} distinct states, over the budget",
+                    hint="carry and return less of the history (equal states merge), "
+                    "or raise budget=",
+                )
+            )
+
+    def _together(
+        self, loop: Loop, t: int, front: list[Outcome], some_ended: bool, xs: Any
+    ) -> list[Outcome] | None:
+        """The front after step t, all its states advanced at once; None if that cannot be.
+
+        Nothing may stand between the loop and here that has a part in its choices.
+        """
+        (states, *others) = (at.states for at in front)
+        free = all(map(_is_transparent, self._between())) and all(s == states for s in others)
+        if some_ended or not free or len(front) < MANY or loop in self._apart:
+            return None
+
+        def step(value: tuple[Any, list[Any]]) -> tuple[Any, list[Any]]:
+            after, y = loop.advance(t, value[0], xs)
+            return after, value[1] if y is None else [*value[1], y]
+
+        before = [(at.value, at.log_weight) for at in front]
+
+        def alone(value: Any) -> Weighted:
+            outcomes = self._explore(lambda: step(value), [*self._between(), self.store], states)
+            return [(outcome.value, outcome.log_weight) for outcome in outcomes]
+
+        if (found := advanced(step, before, alone, self.budget)) is None:
+            self._apart.append(loop)
+            return None
+        after, lanes, resolution = found
+        self.paths += lanes // LANES
+        self.resolution = max(self.resolution, resolution)
+        return [Outcome(value, states, log_weight) for value, log_weight in after]
 
     def _lanes(self, msg: Message, lanes: Lanes) -> None:
         """A product over lanes; the batched rule where a handler has entries for all lanes."""
         handlers = self._mergeable("vmap")
-        if handlers is None or not all(map(_is_lane_wise, handlers)):
+        if handlers is None or not all(map(is_lane_wise, handlers)):
             return
         if not lanes.size:
             return  # only a run tells the shape of what no lane returns
@@ -488,6 +530,10 @@ class _Undecided(Interval):
         return self.evaluator._choose(identity, lambda: options).value
 
 
+def _holds(ended: Tensor | None) -> bool:
+    return ended is not None and bool(ended)
+
+
 def _cut(log_weight: float) -> Outcome:
     return Outcome(CUT, (), log_weight)
 
@@ -496,14 +542,6 @@ def _apart(query: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Run a query; its recursive calls are not numbered with those of the program around it."""
     with Activation():
         return query(*args)
-
-
-def _is_lane_wise(handler: Messenger) -> bool:
-    """Whether a handler does to a lane on its own what it does to that lane among all."""
-    held = getattr(handler, "scale", None), getattr(handler, "mask", None)
-    if any(isinstance(item, Tensor) and item.ndim for item in held):
-        return False
-    return bool(getattr(handler, "lane_wise", True))
 
 
 def _is_transparent(handler: Messenger) -> bool:

@@ -14,10 +14,11 @@ from torch import Tensor
 from ..ppl.errors import ProgramError, located
 from ..ppl.language.program import program_name
 from ..ppl.tensors.jacobians import volumes
-from .candidate import AGAIN, Broken, held, repeated, verdict
+from .candidate import Broken, held, repeated, verdict
 from .comparing import numbers
 from .denote import CONVERGED
 from .report import Report, decide
+from .sources import AGAIN
 
 TOLERANCE = 1e-12
 Rows = Callable[[Tensor], Tensor]

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from ..ppl import draw
 from ..ppl.language.program import program_name
-from .candidate import AGAIN, held, verdict
+from .candidate import held, verdict
 from .comparing import numbers
 from .denote import doubted
 from .report import Report, decide
+from .sources import AGAIN
 
 TOLERANCE = 1e-12
 BUDGET = 10_000_000

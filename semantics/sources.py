@@ -21,6 +21,7 @@ from torch import Tensor
 from ..ppl.errors import ImpureProgramError, located
 from ..ppl.tensors.keys import LIBRARIES, Keys, closed_over, names_in
 
+AGAIN = 64  # runs of a candidate that are made again, at least, in one check
 MOST = 20_000  # objects that are looked at for generators
 GENERATORS = (
     random.Random,

@@ -16,6 +16,7 @@ from .candidate import Broken, measure_of, verdict
 from .clouds import Cloud, Refined, Words, compare
 from .comparing import TOLERANCE, allowance, masses, unseen
 from .denote import BUDGET, denote, however_rough
+from .fronts import advanced
 from .measure import Measure, readable, share
 from .report import Report, decide
 
@@ -52,9 +53,10 @@ def invariant(
         moved = partial(_moved, subject, kernel, target, args, limits, kept=False)
         return _by_quadrature(subject, moved, quadrature, WORDS, tolerance, start)
     before = denote(target, *args, **limits)
-    after = _stepped(kernel, before, budget)
+    step = _step_from(kernel, subject, len(before), limits)
+    after = _stepped(kernel, before, step, budget)
     if after is None:
-        after = before.then(_step_from(kernel, subject, len(before), limits))
+        after = before.then(step)
     deviation, where = after.deviation(before)
     counterexample = ""
     if where is not None:
@@ -115,12 +117,16 @@ def reversible(
     )
 
 
-def _stepped(kernel: Program, before: Measure, budget: int) -> Measure | None:
+def _stepped(
+    kernel: Program, before: Measure, step: Callable[[Any], Measure], budget: int
+) -> Measure | None:
     """The measure after a step, where there are many states and all can be moved at once."""
     if len(before) < MANY or before.log_rest > -math.inf:
         return None
-    found = steps(kernel, before, None, kept=False, budget=budget)
-    return None if found is None else found.merged(value for value, _ in before.atoms)
+    found = advanced(kernel, list(before.atoms), lambda x: list(step(x).atoms), budget)
+    if found is None:
+        return None
+    return replace(Measure.of(found[0]), resolution=max(before.resolution, found[2]))
 
 
 class _Moved(NamedTuple):

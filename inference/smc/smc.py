@@ -86,7 +86,7 @@ def smc(
             if scores and population.is_uneven(ess):
                 factors = None if ahead is None else runs.looked(ahead, population, scores)
                 population = resample(population, scheme, factors)[0]
-            if scores and float(population.log_evidence()) > -math.inf:
+            if move is not None and scores and float(population.log_evidence()) > -math.inf:
                 population = runs.move(population, scores)
             population, ended = runs.advance(population, scores)
             if evidence is not None:
@@ -173,7 +173,10 @@ class _Jointly(Handler):
 
 @dataclass(frozen=True)
 class Lanes:
-    """Suspended runs of one structure: (choices, draws, result), particles first."""
+    """Suspended runs of one structure: (choices, draws, result), particles first.
+
+    One that has ended is its result alone: more of them are equal.
+    """
 
     model: Callback
     args: tuple[Any, ...]
@@ -192,8 +195,8 @@ class Lanes:
 
         def lane(choices: dict[str, Tensor], draws: tuple[Tensor, ...]) -> Any:
             after, log_weight = advance(self.model, Suspended(choices, draws), scores, *self.args)
-            value = after.value if after.ended else ()
-            return (after.choices, after.draws, value), torch.tensor(after.ended), log_weight
+            run = ({}, (), after.value) if after.ended else (after.choices, after.draws, ())
+            return run, torch.tensor(after.ended), log_weight
 
         choices, draws, _ = values
         with _Jointly() if self.branching else nullcontext():

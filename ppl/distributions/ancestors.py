@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..errors import BudgetError, located
+from ..tensors.hidden import is_hidden
 
 _LIMIT = 1_000_000
 
@@ -41,7 +42,7 @@ def _one_in_each_stratum(ends: Tensor, u: Tensor) -> Tensor:
     """
     n = ends.shape[-1]
     scaled = ends * n
-    whole = scaled.floor().clamp_(max=n - 1)
+    whole = scaled.floor().clamp(max=n - 1)
     index = whole.long()
     at = u if u.shape[-1] == 1 else u.gather(-1, index.expand(u.shape))
     points = index + (at <= scaled - whole)
@@ -71,7 +72,8 @@ class MultinomialAncestors(dist.TorchDistribution):  # type: ignore[misc]
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         n = len(self.log_weights)
-        alive = [i for i in range(n) if self.log_weights[i] > -math.inf]
+        hidden = is_hidden(self.log_weights)  # then all are listed, of probability zero if dead
+        alive = [i for i in range(n) if hidden or self.log_weights[i] > -math.inf]
         if (count := math.comb(len(alive) + n - 1, n)) > _LIMIT:
             raise BudgetError(
                 located(
@@ -106,15 +108,22 @@ class Systematic(dist.TorchDistribution):  # type: ignore[misc]
         ends = _ends(self.log_weights)
         return _one_in_each_stratum(ends, _uniform((*sample_shape, *self.batch_shape, 1), ends))
 
-    def _rows(self) -> tuple[Tensor, Tensor]:
-        """The ancestors on each interval of u on which they are constant, and its length."""
+    def pieces(self) -> tuple[Tensor, Tensor]:
+        """The ancestors [n + 1, n] on each interval of u on which they are constant, and the log
+        of its length; some lengths are zero."""
         ends = _ends(self.log_weights)
         breaks = torch.cat([ends.new_tensor([0.0, 1.0]), torch.frac(ends * len(ends))])
         breaks = breaks.sort().values
         lengths = breaks.diff()
-        keep = lengths > 1e-15
-        middles = ((breaks[1:] + breaks[:-1]) / 2)[keep]
-        return _one_in_each_stratum(ends, middles[:, None]), lengths[keep]
+        middles = (breaks[1:] + breaks[:-1]) / 2
+        logs = torch.where(lengths > 1e-15, lengths, 0.0).log()
+        return _one_in_each_stratum(ends, middles[:, None]), logs
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        """The pieces that have a length."""
+        rows, logs = self.pieces()
+        keep = logs > -math.inf
+        return rows[keep], logs[keep].exp()
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         rows: Tensor = torch.unique(self._rows()[0], dim=0)

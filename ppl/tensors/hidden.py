@@ -24,6 +24,13 @@ def is_hidden(value: Any) -> bool:
     return False
 
 
+def is_followed(value: Tensor) -> bool:
+    """Whether a derivative is followed through a tensor, or through what it is a lane of."""
+    while functorch.is_functorch_wrapped_tensor(value):
+        value = functorch.get_unwrapped(value)
+    return value.requires_grad
+
+
 def is_known(value: Any) -> bool:
     """Whether Python may look at a value: it is not hidden, and stands for no random value."""
     return not is_hidden(value) and not dependence(value)

@@ -78,7 +78,7 @@ FAULTS = [
     Fault(
         "a loop that is done is advanced all the same",
         "semantics.exact:Evaluator._loop_outcomes",
-        "if ended is not None and bool(ended):",
+        "if _holds(ended):",
         "if ended is not None and bool(ended) and t > 1:",
     ),
     Fault(
