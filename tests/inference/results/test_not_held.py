@@ -244,6 +244,21 @@ def test_animals_that_were_never_caught() -> None:
     assert abs(float(there[2]) - unseen) < 5 * (unseen * (1 - unseen) / 8000) ** 0.5
 
 
+def test_where_nothing_is_given() -> None:
+    """By hand: P(z = 1) = 0.3 * 0.8 / (0.3 * 0.8 + 0.7 * 0.4) = 6 / 13."""
+
+    def coin() -> None:
+        z = sample("z", dist.Bernoulli(0.3))
+        observe("x", dist.Bernoulli(0.4 + 0.4 * z), f(1.0))
+
+    fit = Fit("by hand", {"z": torch.zeros(1, DRAWS)}, latents=("z",))
+    drawn = predict(fit, coin, given=[], discrete="sample")["z"].mean()
+    assert abs(float(drawn) - 6 / 13) < 5 * (42 / 169 / DRAWS) ** 0.5
+    assert (predict(fit, coin, given=[], discrete="max")["z"] == 0).all()
+    anew = predict(fit, coin, given=[])["z"].mean()
+    assert abs(float(anew) - 0.3) < 5 * (0.21 / DRAWS) ** 0.5
+
+
 def test_a_latent_that_depends_on_what_is_missing_is_refused() -> None:
     def coin() -> None:
         z = sample("z", dist.Bernoulli(0.3))
