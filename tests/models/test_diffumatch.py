@@ -139,7 +139,8 @@ def test_the_solve_is_the_mean_of_a_posterior() -> None:
     a, b, mask, mu, noise = instance()
     model, algorithm = dm.matching(a, b, mask, mu, noise), dm.posterior(a, b, mask, mu, noise)
     assert str(model.type()) == "{C: Real[1, 2], b: Real[1, 2] observed} -> M Real[1, 2]"
-    for wrong in (dm.posterior(a, b, mask, 2 * mu, noise), dm.posterior(a, b, mask.flip(1), mu)):
+    faults = [(2 * mu, mask), (mu, mask.flip(1))]
+    for wrong in (dm.posterior(a, b, M, weight, noise) for weight, M in faults):
         report = check.valid(wrong, model, quadrature=32, tolerance=1e-5)
         assert report.verdict == "fail"
         assert 1e-3 < report.deviation < math.inf
