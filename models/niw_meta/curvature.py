@@ -64,14 +64,14 @@ def quadratic(
         if curvature == "exact":
             return _exact(loss, theta, x, y)
         slopes = torch.func.vmap(torch.func.grad(loss))
-        path = []
-        for _ in range(steps):
+        centre, squares = torch.zeros_like(theta), torch.zeros_like(theta)
+        for i in range(1, steps + 1):  # Welford's mean and sum of squares: no iterate is kept
             theta = theta - lr / n * slopes(theta, x, y)
-            path.append(theta)
-        iterates = torch.stack(path)
-        centre = iterates.mean(0)
+            apart = theta - centre
+            centre = centre + apart / i
+            squares.addcmul_(apart, theta - centre)
         if curvature == "swag":
-            diagonal = 1 / iterates.var(0, correction=0)
+            diagonal = steps / squares
         else:
             diagonal = torch.func.vmap(
                 lambda t, x: likelihood.gauss_newton(net(t, x), torch.func.jacrev(net)(t, x))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...ppl.errors import located
 from .curvature import Curvature, Net, Quadratic, quadratic
-from .likelihoods import Categories, Gaussian, Likelihood
+from .likelihoods import Categories, Likelihood
 from .local import Global, Rule
 from .program import episode_bound
 
@@ -111,10 +111,8 @@ class NIWMeta:
             rows = list(itertools.islice(stream, self.batch))
             if not rows:
                 break
-            x, y = (
-                self._stacked([torch.cat((xs, xq)) for xs, _, xq, _ in rows]),
-                self._stacked([torch.cat((ys, yq)) for _, ys, _, yq in rows]),
-            )
+            x = self._stacked([torch.cat((xs, xq)) for xs, _, xq, _ in rows])
+            y = self._stacked([torch.cat((ys, yq)) for _, ys, _, yq in rows])
             for row in y:
                 self.likelihood.check(row)
             bound = episode_bound(
@@ -218,6 +216,3 @@ def _function(
         return torch.func.functional_call(model, {**everything, **own}, (x,))  # type: ignore[no-any-return]
 
     return net, torch.cat([everything[name].flatten() for name in names])
-
-
-__all__ = ["Categories", "Gaussian", "LocalPosterior", "NIWMeta"]
