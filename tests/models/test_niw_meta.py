@@ -307,6 +307,21 @@ def test_the_exact_quadratic_is_the_loss_even_where_data_say_nothing() -> None:
     torch.testing.assert_close(pull, phi.mT @ y / 0.25)
 
 
+def test_swag_is_mean_and_inverse_variance_of_the_iterates() -> None:
+    """Steps of descent on a line with normal noise, by hand."""
+    theta, lr, path = 0.2, 0.1, []
+    for _ in range(4):
+        slope = float((X * (X * theta - Y)).sum()) / NOISE / 2  # of the mean of two data
+        theta -= lr * slope
+        path.append(theta)
+    loss = quadratic(line, Gaussian(NOISE), f([0.2]), X, Y, "swag", steps=4, lr=lr, most=1e9)
+    assert float(loss.centre) == pytest.approx(sum(path) / 4, rel=1e-12)
+    spread = sum((x - sum(path) / 4) ** 2 for x in path) / 4
+    assert float(loss.precision) == pytest.approx(1 / spread, rel=1e-9)
+    clipped = quadratic(line, Gaussian(NOISE), f([0.2]), X, Y, "swag", steps=4, lr=lr, most=3.0)
+    assert float(clipped.precision) == 3.0
+
+
 @pytest.mark.parametrize("likelihood", [Gaussian(0.3), Categories(3)], ids=["normal", "classes"])
 def test_gauss_newton_is_the_mean_hessian_of_the_likelihood(likelihood: Any) -> None:
     """For outputs that are linear it is the Hessian, whatever the targets."""
