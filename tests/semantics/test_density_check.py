@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward import dist
@@ -185,3 +187,54 @@ def test_a_wrong_mass_in_single_precision_fails() -> None:
     report = check.density(HeavySingleCoin(torch.tensor(0.3, dtype=torch.float32)))
     assert report.verdict == "fail"
     assert "mass 1.00009" in report.counterexample
+
+
+STEEP = [(1.0, 0.3), (2.0, 0.5), (0.2, 0.4)]  # of Beta: the density rises towards 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("a", "b"), quick(1, STEEP))
+def test_mass_within_rounding_of_an_end_is_allowed_for(
+    a: float, b: float, dtype: torch.dtype
+) -> None:
+    """By hand: within d of 1 lies d^b / (b B(a, b)), about, and no number lies between."""
+    report = check.density(dist.Beta(torch.tensor(a, dtype=dtype), torch.tensor(b, dtype=dtype)))
+    assert report.verdict == "pass"
+    near = 4 * torch.finfo(dtype).eps / 2
+    share = near**b / b / math.exp(math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b))
+    if share > 1e-4:
+        assert f"about {share:.2g} of the mass lies" in report.notes[-1]
+
+
+class Heavy(dist.Beta):  # type: ignore[misc]
+    """A density that is too large by a share."""
+
+    share = 0.03
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value) + math.log1p(self.share)
+
+
+class Light(Heavy):
+    share = -0.03
+
+
+@pytest.mark.parametrize("law", [Heavy, Light])
+@pytest.mark.parametrize(("a", "b"), quick(1, STEEP))
+def test_mass_that_is_missing_elsewhere_fails(law: Any, a: float, b: float) -> None:
+    assert check.density(law(f(a), f(b))).verdict == "fail"
+
+
+class Ends(dist.Uniform):  # type: ignore[misc]
+    """A uniform law with an atom at its end, of which its density says nothing."""
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        x = super().sample(sample_shape)
+        return torch.where(x < 0.05, 1 - torch.finfo(x.dtype).eps, x)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value) + math.log(0.95)
+
+
+def test_an_atom_at_an_end_is_no_rounding() -> None:
+    assert check.density(Ends(f(0.0), f(1.0))).verdict == "fail"
