@@ -46,6 +46,8 @@ from .report import Report, Verdict
 JOINT = "log density"
 MOST_NUMBERS = 100
 CHUNK = 1000
+SPACED = 10_000_000  # simulations of one seed, before those of the next
+FEW = 20  # draws of each fit, of which fewer say little of a width
 LOOK = 20  # simulations between two looks at the evidence
 Choices = dict[str, Tensor]
 
@@ -129,6 +131,10 @@ def sbc(
     if simulations < 1 or draws < 1 or not 0 < level < 1:
         what = f"{simulations}, {draws}, {level}"
         raise ValueError(f"simulations and draws are positive, the level is in (0, 1): {what}")
+    if isinstance(observed, str):
+        raise ValueError(f"observed is a list of names: [{observed!r}]")
+    if quantities is not None and JOINT in quantities:
+        raise ValueError(f"a quantity may not be called {JOINT!r}: that one is always there")
     start, notes = time.perf_counter(), tuple[str, ...]()
     subject = f"{program_name(model)} is fitted with calibrated posteriors"
     one = _Simulation(subject, model, fit, tuple(observed), args, draws, quantities)
@@ -137,14 +143,14 @@ def sbc(
         about |= {"model, method or data": fingerprint((model, fit, observed, args, quantities))}
     store = Store(checkpoint, about)
     found: dict[int, dict[str, float]] = (store.content or {"ranks": {}})["ranks"]
-    seeds = {i: seed + i for i in range(simulations)}
+    seeds = {i: SPACED * seed + i for i in range(simulations)}
     left = {i: (i, own) for i, own in seeds.items() if i not in found}
     results: Iterator[tuple[int, Any]] = ((i, one(*task)) for i, task in left.items())
     if executor is not None:
         results = Workers(executor, one).results(left)
     shown = track(results, "calibration", len(left), disable=not progress, transient=True)
     broken: dict[int, str] = {}
-    judged = _Judged(found)
+    judged = _Judged(found, draws)
     judged.go_on(simulations)
     try:
         for i, ranks in shown if not judged.found(level) else ():
@@ -172,8 +178,8 @@ def sbc(
 class _Judged:
     """What is known of the simulations without a gap from the first on."""
 
-    def __init__(self, found: dict[int, dict[str, float]]) -> None:
-        self.all, self.names = found, list[str]()
+    def __init__(self, found: dict[int, dict[str, float]], draws: int) -> None:
+        self.all, self.draws, self.names = found, draws, list[str]()
         self.rows: list[list[float]] = []
         self.bets: RankBets | None = None
 
@@ -223,7 +229,11 @@ class _Judged:
         else:
             narrow, wide = self.bets.finds(level)
             sees = f"posteriors {wide:.3g} times too wide, or narrow by a factor of {narrow:.2g}"
-            known = "nothing would be found by now" if math.isinf(wide) else f"{sees} are found"
+            known = f"{sees} are found, of continuous quantities"
+            if math.isinf(wide) and not narrow:
+                verdict, known = "unknown", "nothing would be found by so few simulations"
+            elif self.draws < FEW:
+                known = f"{self.draws} draws of each fit tell little of widths"
             notes = (*notes, known)
         return Report(subject, verdict, self.bets.best, needed, about, told, seconds, notes)
 
@@ -281,7 +291,10 @@ def _ranks(
         what = f"no site called {absent}" if absent else "no site is observed"
         hint = f"the sites are {sorted(truth)}"
         raise DataError(located(f"calibration of {program_name(model)}: {what}", hint=hint))
-    posterior = condition(model, {name: truth.pop(name) for name in observed})
+    posterior = condition(model, {name: truth.pop(name) for name in set(observed)})
+    if not truth:
+        what = f"calibration of {program_name(model)}: all sites are observed"
+        raise DataError(located(what, hint="leave a latent, whose posterior is to be judged"))
     about: dict[str, Any] = {}
     if "seed" in inspect.signature(fit).parameters:  # the same noise in all fits would not average
         about["seed"] = int(torch.randint(2**31, ()))
@@ -292,7 +305,7 @@ def _ranks(
     found = {}
     for name, quantity in asked.items():
         values = torch.func.vmap(quantity, chunk_size=CHUNK)(merged)
-        found[name] = _rank(quantity(truth), values)
+        found[name] = _rank(name, quantity(truth), values)
 
     def joint(choices: Choices) -> Tensor:
         with no_validation(), Sealed(), Recorder(choices, density=True, validate=False) as run:
@@ -301,7 +314,7 @@ def _ranks(
 
     with torch.no_grad():
         among = torch.func.vmap(joint, chunk_size=CHUNK)(merged)
-        found[JOINT] = _rank(joint(truth), among)
+        found[JOINT] = _rank(JOINT, joint(truth), among)
     return found
 
 
@@ -341,7 +354,17 @@ def _number(name: str, i: int, choices: Choices) -> Tensor:
     return choices[name].reshape(-1)[i]
 
 
-def _rank(truth: Tensor, values: Tensor) -> float:
-    """Uniform on [0, 1] if truth and values are drawn alike: ties and gaps are filled at random."""
+def _rank(name: str, truth: Tensor, values: Tensor) -> float:
+    """Uniform on [0, 1] if truth and values are drawn alike: ties and gaps are filled at random.
+
+    Errors:
+        DataError: the quantity is no number.
+    """
+    if truth.numel() != 1:
+        what = f"the quantity {name!r} has shape {list(truth.shape)}"
+        raise DataError(located(what, hint="return one number"))
+    if bool(truth.isnan()) or bool(values.isnan().any()):
+        whose = "the truth" if bool(truth.isnan()) else "a draw of the fit"
+        raise DataError(located(f"{name!r} is NaN for {whose}", hint="it has no rank there"))
     less, equal = int((values < truth).sum()), int((values == truth).sum())
     return (less + float(torch.rand(())) * (equal + 1)) / (len(values) + 1)

@@ -77,6 +77,7 @@ _TRANSPARENT = (Lane, Step, Scoping, Untracing, Store)
 
 
 MANY = 64  # states of a loop that are tried at once
+REFUSALS = 3  # after which they are not tried again
 
 Solve = Callable[[Callable[..., Any], tuple[Any, ...], "Evaluator"], Measure]
 
@@ -113,7 +114,7 @@ class Evaluator(Explorer):
         self._memo: dict[Hashable, list[Outcome]] = {}
         self._queries: dict[Hashable, Ideal] = {}
         self._valid: set[Hashable] = set()
-        self._apart: list[Loop] = []  # loops whose states are advanced one by one
+        self._refused = 0  # how often the states of a loop could not be advanced together
         self.coverage = Coverage()
 
     # ------------------------------------------------------------------------------------ messages
@@ -408,9 +409,11 @@ class Evaluator(Explorer):
 
         Nothing may stand between the loop and here that has a part in its choices.
         """
-        (states, *others) = (at.states for at in front)
-        free = all(map(_is_transparent, self._between())) and all(s == states for s in others)
-        if some_ended or not free or len(front) < MANY or loop in self._apart:
+        if some_ended or len(front) < MANY or self._refused >= REFUSALS:
+            return None
+        states, key = front[0].states, self._key(front[0].states)
+        free = all(map(_is_transparent, self._between()))
+        if not free or any(at.states is not states and self._key(at.states) != key for at in front):
             return None
 
         def step(value: tuple[Any, list[Any]]) -> tuple[Any, list[Any]]:
@@ -420,11 +423,14 @@ class Evaluator(Explorer):
         before = [(at.value, at.log_weight) for at in front]
 
         def alone(value: Any) -> Weighted:
+            before = self._key(value)
             outcomes = self._explore(lambda: step(value), [*self._between(), self.store], states)
+            if self._key(value) != before:
+                raise self._impure("it changed its argument in place")
             return [(outcome.value, outcome.log_weight) for outcome in outcomes]
 
         if (found := advanced(step, before, alone, self.budget)) is None:
-            self._apart.append(loop)
+            self._refused += 1
             return None
         after, lanes, resolution = found
         self.paths += lanes // LANES

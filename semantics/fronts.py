@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from ..ppl.distributions.validate import no_validation
-from ..ppl.errors import BudgetError
-from ..ppl.tensors.hidden import is_followed
+from ..ppl.tensors.hidden import is_followed, is_hidden
 from ..ppl.tensors.keys import settled, shortened
 from .lanes import ALIKE, LANES, Apart, PathOfLanes, paths_of
 from .measure import Measure
 from .sources import Sources
 
+EXACT = 2**53  # whole numbers below are numbers of double precision
 FEW = 8  # values that are taken alone, too
 Weighted = list[tuple[Any, float]]  # values with log weights
 
@@ -33,10 +33,8 @@ def advanced(
 
     Equal results are merged.  Returns them, with how many lanes were run and the rounding unit of
     their weights.  None if it cannot be run at many values at once, as with values of several forms
-    or that derivatives follow, or if it does not take some of them where it takes them ``alone``.
-
-    Errors:
-        BudgetError: there are more than 20 lanes for each path of the budget.
+    or that derivatives follow, or if it does not take some of them where it takes them ``alone``;
+    or if there are too many lanes, or numbers in them.
     """
     sources = Sources(fn)
     try:
@@ -50,18 +48,22 @@ def advanced(
         each = [(i, value) for i, (value, _) in enumerate(before)][::step]
         starts = torch.full((len(each), len(before)), -math.inf, dtype=torch.float64)
         starts[torch.arange(len(each)), [i for i, _ in each]] = 0.0
-        ours = [Measure.of(_after(found, start)) for start in starts]
-    except BudgetError:
-        raise
+        ours = [_after(found, start) for start in starts]
     except Exception:  # the function's own errors arise again path by path, and are told there
         return None
     for (_, value), mine in zip(each, ours, strict=True):
-        if not mine.deviation(Measure.of(alone(value)))[0] <= ALIKE:
+        other = alone(value)
+        same = Measure.of(mine).deviation(Measure.of(other))[0] <= ALIKE
+        if not same or not _forms(other) <= _forms(mine):
             return None
     if sources.moved():
         return None
     lanes = sum(len(path.origin) for path, _ in found)
     return after, lanes, max(path.resolution for path, _ in found)
+
+
+def _forms(values: Weighted) -> set[Form]:
+    return {Form.of(value)[0] for value, _ in values}
 
 
 def _after(found: list[tuple[PathOfLanes, Form]], logs: Tensor) -> Weighted:
@@ -71,15 +73,22 @@ def _after(found: list[tuple[PathOfLanes, Form]], logs: Tensor) -> Weighted:
         alike = [path for path, other in found if other == form]
         rows = torch.cat([path.rows for path in alike])
         weights = torch.cat([logs[path.origin] + path.log_weights for path in alike])
-        possible = weights > -math.inf
-        rows, weights = _merged(rows[possible], weights[possible])
+        rounded, possible = form.rounded(), weights > -math.inf
+        rows, weights = _merged(rows[possible], weights[possible], rounded)
+        if bool((rows[:, ~rounded].abs() >= EXACT).any()):
+            raise Apart
         after += zip(form.values(rows), weights.tolist(), strict=True)
     return after
 
 
-def _merged(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [n, k] that are equal up to rounding as one, with the sum of their weights, as logs."""
-    _, group = torch.unique(shortened(rows), dim=0, return_inverse=True)
+def _merged(rows: Tensor, weights: Tensor, rounded: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [n, k] that are equal as one, with the sum of their weights, as logs.
+
+    Columns that are ``rounded`` [k] are equal up to rounding, as keys are, and NaN is NaN.
+    """
+    keys = torch.where(rounded, shortened(rows), rows)
+    keys = torch.where(keys.isnan(), torch.nan, keys).contiguous().view(torch.int64)
+    _, group = torch.unique(keys, dim=0, return_inverse=True)
     count = int(group.max()) + 1 if len(group) else 0
     first = torch.full((count,), len(rows)).scatter_reduce(
         0, group, torch.arange(len(rows)), "amin"
@@ -94,7 +103,7 @@ class Form:
     """A tree: where its tensors are, of which shapes and kinds, and all that is no tensor."""
 
     spec: TreeSpec
-    others: tuple[Any, ...]  # (kind, value), or None in place of a tensor
+    others: tuple[_Constant | _Itself | None, ...]  # None in place of a tensor
     shapes: tuple[torch.Size, ...]
     dtypes: tuple[torch.dtype, ...]
 
@@ -105,9 +114,18 @@ class Form:
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if any(is_followed(x) or x.is_complex() for x in tensors):
             raise Apart
-        others = tuple(None if isinstance(x, Tensor) else (type(x), x) for x in leaves)
+        whole = [x for x in tensors if x.dtype in (torch.int64, torch.int32) and not is_hidden(x)]
+        if any(bool((x.abs() >= EXACT).any()) for x in whole):
+            raise Apart
+        others = tuple(None if isinstance(x, Tensor) else _constant(x) for x in leaves)
         shapes, dtypes = tuple(x.shape for x in tensors), tuple(x.dtype for x in tensors)
         return Form(spec, others, shapes, dtypes), tensors
+
+    def rounded(self) -> Tensor:
+        """Which numbers of a row are no whole ones."""
+        kinds = zip(self.dtypes, self.shapes, strict=True)
+        each = [dtype.is_floating_point for dtype, shape in kinds for _ in range(shape.numel())]
+        return torch.tensor(each, dtype=torch.bool)
 
     @staticmethod
     def of_all(values: list[Any]) -> tuple[Form, list[Tensor]]:
@@ -120,7 +138,9 @@ class Form:
     def value(self, tensors: Iterable[Tensor]) -> Any:
         """The value that has these tensors."""
         each = iter(tensors)
-        return tree_unflatten([next(each) if x is None else x[1] for x in self.others], self.spec)
+        return tree_unflatten(
+            [next(each) if x is None else x.value for x in self.others], self.spec
+        )
 
     def values(self, rows: Tensor) -> Iterator[Any]:
         """The values whose tensors have the numbers in rows [n, k]."""
@@ -130,6 +150,32 @@ class Form:
             for part, shape, dtype in zip(parts, self.shapes, self.dtypes, strict=True)
         ]
         return (self.value(each) for each in zip(*columns, strict=True))
+
+
+@dataclass(frozen=True)
+class _Constant:
+    """A number or a text, of its kind."""
+
+    kind: type
+    value: Any
+
+
+@dataclass(frozen=True, eq=False)
+class _Itself:
+    """Anything else, which is equal to itself alone."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def _constant(value: Any) -> _Constant | _Itself:
+    known = value is None or type(value) in (bool, int, float, str, bytes)
+    return _Constant(type(value), value) if known else _Itself(value)
 
 
 class _Taken:

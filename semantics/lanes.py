@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions.torch_distribution import ExpandedDistribution
+from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Independent, Uniform
-from torch.distributions.constraints import is_dependent
+from torch.distributions import Uniform
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..ppl.distributions.ancestors import Systematic
 from ..ppl.distributions.densities import log_density
+from ..ppl.distributions.masks import core
 from ..ppl.distributions.support import finite_support, lists_values
+from ..ppl.distributions.validate import constrained
 from ..ppl.errors import BudgetError, located
 from ..ppl.language.combinators import Lanes, stack_outputs
 from ..ppl.language.effects import (
@@ -43,6 +44,7 @@ from .waves import row_of
 
 LANES = 20  # for each path of a budget: one costs far less
 CHUNK = 200_000  # lanes that are held at once
+NUMBERS = 20_000_000  # in all results together
 PATHS = 1_000
 MOST = 1_000  # finite choices of one path: others may never end
 GOLDEN = (5**0.5 - 1) / 2
@@ -73,7 +75,7 @@ def paths_of(
 ) -> Iterator[PathOfLanes]:
     """Every path of the kernel from all states [n]."""
     waiting: list[tuple[list[int], list[int]]] = [([], [])]
-    lanes = runs = 0
+    lanes = runs = numbers = 0
     while waiting:
         choices, sizes = waiting.pop()
         runs += 1
@@ -88,6 +90,9 @@ def paths_of(
             continue
         path, opened = found
         lanes += len(path.origin)
+        numbers += path.rows.numel()
+        if numbers > NUMBERS:
+            raise Apart
         waiting.extend((prefix, sizes[:used]) for prefix, used in opened)
         yield path
 
@@ -106,7 +111,7 @@ def _lanes_of(
         rows, weights, wrong = torch.func.vmap(run, chunk_size=CHUNK)(*lanes)
     except _More as more:
         return more.sizes
-    if bool((weights.isnan() | (weights == math.inf) | wrong & (weights > -math.inf)).any()):
+    if bool((weights.isnan() | (weights == math.inf) | wrong).any()):
         raise Apart
     path = PathOfLanes(run.taken, sizes, origin, places, rows, weights, run.resolution)
     return path, run.opened
@@ -235,25 +240,24 @@ class _Chooser(Messenger):  # type: ignore[misc]
         elif lists_values(law) or support_of(law).is_discrete:
             values, _ = finite_support(law, impossible=True)
             logs = self.see(log_density(law, values))
+            if is_draw(msg) and isinstance(core(law), Delta):
+                logs = torch.zeros_like(logs)  # drawn whatever its own log density is
             msg["value"] = values[self.pick(logs.reshape(len(values), -1).sum(1))]
         else:
             msg["value"] = self.see(self.node(law))
         msg["done"] = True
 
     def _look_at(self, name: str, law: Any, named: bool) -> None:
-        """Note a law whose parameters are out of range in some lanes.
+        """Note a law whose parameters are out of range in some lanes that are possible.
 
         What else is told of sites, a run by itself tells.
         """
         if named and name in self.names:
             raise Apart
         self.names |= {name} if named else set()
-        while isinstance(law, Independent | ExpandedDistribution):
-            law = law.base_dist
-        for parameter, constraint in getattr(law, "arg_constraints", {}).items():
-            value = getattr(law, "__dict__", {}).get(parameter)
-            if isinstance(value, Tensor) and not is_dependent(constraint):
-                self.wrong = self.wrong | ~constraint.check(value).all()
+        possible = self.log_weight > -math.inf
+        for *_, valid in constrained(law):
+            self.wrong = self.wrong | possible & ~valid.all()
 
 
 def is_lane_wise(handler: Messenger) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyro
@@ -180,26 +180,43 @@ def _inside(support: Any, value: Tensor) -> Tensor | None:
 
 def check_parameters(name: str | None, distribution: Any) -> None:
     """Raise if a parameter whose value is known violates its constraint."""
-    for parameter, constraint in getattr(distribution, "arg_constraints", {}).items():
-        value = vars(distribution).get(parameter)
-        if not isinstance(value, Tensor) or not is_known(value):
-            continue
-        try:
-            valid = torch.as_tensor(constraint.check(value))
-        except (RuntimeError, NotImplementedError, TypeError, ValueError):
-            continue
-        if is_known(valid) and not bool(valid.all()):
+    for owner, parameter, constraint, value, valid in constrained(distribution):
+        if is_known(value) and is_known(valid) and not bool(valid.all()):
             worst = value[~valid.expand(value.shape[: valid.ndim])].flatten()[:3].tolist()
             raise ProgramError(
                 located(
-                    f"parameter {parameter} of {type(distribution).__name__} violates {constraint}:"
+                    f"parameter {parameter} of {type(owner).__name__} violates {constraint}:"
                     f" it is {worst[0] if len(worst) == 1 else worst}",
                     site=name,
                     hint="check the arguments of the distribution",
                 )
             )
-    if isinstance(getattr(distribution, "base_dist", None), torch.distributions.Distribution):
-        check_parameters(name, distribution.base_dist)
+
+
+def constrained(distribution: Any) -> Iterator[tuple[Any, str, str, Tensor, Tensor]]:
+    """Of a distribution and those inside it: whose parameter, its name, its constraint, its value,
+    and where that is as it must be."""
+    fields = vars(distribution)
+    for parameter, constraint in _constraints(distribution).items():
+        if isinstance(value := fields.get(parameter), Tensor):
+            with suppress(RuntimeError, NotImplementedError, TypeError, ValueError):
+                valid = torch.as_tensor(constraint.check(value))
+                yield distribution, parameter, str(constraint), value, valid
+    if isinstance(distribution, torch.distributions.Uniform):
+        low, high = distribution.low, distribution.high
+        yield distribution, "high", "more than low", high, low < high
+    for part in fields.values():
+        if isinstance(part, torch.distributions.Distribution):
+            yield from constrained(part)
+
+
+def _constraints(distribution: Any) -> dict[str, constraints.Constraint]:
+    """Of the parameters of a class and of those that it derives from: Chi2 is a Gamma."""
+    found: dict[str, constraints.Constraint] = {}
+    for kind in reversed(type(distribution).__mro__):
+        own = vars(kind).get("arg_constraints")
+        found |= own if isinstance(own, dict) else {}
+    return found
 
 
 def check_alike(name: str, distribution: Any, data: Any = None) -> None:

@@ -157,14 +157,33 @@ def wide() -> None:
     sample("y", dist.Normal(0.0, 1.0))
 
 
+def quantity(q: Any, name: str = "q") -> Any:
+    return check.sbc(normal_mean, conjugate(), ["y"], 5, quantities={name: q}, **QUIET)
+
+
+def test_so_few_simulations_that_nothing_is_found_are_no_pass() -> None:
+    report = check.sbc(normal_mean, conjugate(), ["y"], 5, simulations=1, **QUIET)
+    assert report.verdict == "unknown" and "nothing would be found" in report.notes[0]
+    few = check.sbc(normal_mean, conjugate(), ["y"], 5, simulations=200, draws=2, **QUIET)
+    assert few.notes == ("2 draws of each fit tell little of widths",)
+
+
+def test_campaigns_with_other_seeds_share_nothing() -> None:
+    one, other = (
+        check.sbc(normal_mean, conjugate(), ["y"], 5, simulations=30, seed=seed, **QUIET)
+        for seed in (0, 1)
+    )
+    assert not set(one.ranks["mu"].tolist()) & set(other.ranks["mu"].tolist())
+
+
 def test_numbers_of_some_simulations_only_are_an_error() -> None:
     with pytest.raises(DataError, match="\\['z'\\] are numbers of some simulations"):
-        _Judged({0: {"x": 0.3}, 1: {"x": 0.2, "z": 0.1}}).go_on(2)
+        _Judged({0: {"x": 0.3}, 1: {"x": 0.2, "z": 0.1}}, 100).go_on(2)
 
 
 def test_simulations_that_come_in_another_order_are_judged_in_their_own() -> None:
     ranks = {i: {"x": (i + 0.5) / 7} for i in range(7)}
-    judged = _Judged({i: ranks[i] for i in (0, 1, 3, 4, 6)})
+    judged = _Judged({i: ranks[i] for i in (0, 1, 3, 4, 6)}, 100)
     judged.go_on(7)
     assert judged.number == 2
     judged.all[2] = ranks[2]
@@ -205,6 +224,27 @@ def test_nuts_is_calibrated_on_a_hierarchy() -> None:
             lambda: check.sbc(wide, lambda p: {"x": torch.zeros(100, 200)}, ["y"], **QUIET),
             ValueError,
             "quantities=",
+        ),
+        (lambda: check.sbc(normal_mean, conjugate(), "y", 5, **QUIET), ValueError, "list of names"),
+        (
+            lambda: check.sbc(normal_mean, conjugate(), ["y", "mu"], 5, **QUIET),
+            DataError,
+            "all sites are observed",
+        ),
+        (
+            lambda: quantity(lambda c: c["mu"].log()),
+            DataError,
+            "'q' is NaN",
+        ),
+        (
+            lambda: quantity(lambda c: torch.stack([c["mu"], c["mu"]])),
+            DataError,
+            r"'q' has shape \[2\]",
+        ),
+        (
+            lambda: quantity(lambda c: c["mu"], "log density"),
+            ValueError,
+            "always there",
         ),
         (
             lambda: check.sbc(normal_mean, conjugate(), ["y"], 5, simulations=0, **QUIET),
