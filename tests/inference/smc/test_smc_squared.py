@@ -158,7 +158,8 @@ def test_moves_are_valid_whenever_one_resamples(ess: float) -> None:
 
 def test_moves_that_depend_on_the_weights_are_rejected() -> None:
     """Resample-move as it is often written: particles move where they were resampled."""
-    old = "            if scores and float(population.log_evidence()) > -math.inf:\n"
+    alive = "float(population.log_evidence()) > -math.inf"
+    old = f"            if move is not None and scores and {alive}:\n"
     wrong = faulty(smc_module, old, "").smc  # so that the move falls under the resampling
     check.valid(wrong(two, 2, multinomial, ess=1.0, move=single_site()), two).require()
     assert (
