@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import mpmath
 import pytest
 import torch
 from hypothesis import settings
@@ -19,3 +20,11 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture(autouse=True)
+def digits() -> Iterator[None]:
+    """A test that asks mpmath for more digits leaves others what they had."""
+    before = mpmath.mp.dps
+    yield
+    mpmath.mp.dps = before
