@@ -52,9 +52,7 @@ def advanced(
     except Exception:  # the function's own errors arise again path by path, and are told there
         return None
     for (_, value), mine in zip(each, ours, strict=True):
-        other = alone(value)
-        same = Measure.of(mine).deviation(Measure.of(other))[0] <= ALIKE
-        if not same or not _forms(other) <= _forms(mine):
+        if not _alike(mine, alone(value)):
             return None
     if sources.moved():
         return None
@@ -62,8 +60,15 @@ def advanced(
     return after, lanes, max(path.resolution for path, _ in found)
 
 
-def _forms(values: Weighted) -> set[Form]:
-    return {Form.of(value)[0] for value, _ in values}
+def _alike(mine: Weighted, other: Weighted) -> bool:
+    """Whether two lists of weighted values are one measure, in the same forms."""
+    if not Measure.of(mine).deviation(Measure.of(other))[0] <= ALIKE:
+        return False
+    try:
+        forms = [{Form.of(value)[0] for value, _ in values} for values in (other, mine)]
+    except Apart:
+        return False
+    return forms[0] <= forms[1]
 
 
 def _after(found: list[tuple[PathOfLanes, Form]], logs: Tensor) -> Weighted:
