@@ -24,13 +24,12 @@ from .waves import ordered
 
 
 def steps(
-    kernel: Callable[..., Any], before: Measure, count: int | None, *, kept: bool, budget: int
+    kernel: Callable[..., Any], before: Measure, count: int, *, kept: bool, budget: int
 ) -> Cloud | None:
     """Where a kernel's steps from a measure lead, by ``count`` nodes for each continuous choice.
 
-    Without a ``count`` a kernel with continuous choices cannot be run.  With ``kept`` the rows hold
-    the state before a step, too, in front.  None if the kernel cannot be run at many states at
-    once, or is not seen to do the same in lanes and again.
+    With ``kept`` the rows hold the state before a step, too, in front.  None if the kernel cannot
+    be run at many states at once, or is not seen to do the same in lanes and again.
 
     Errors:
         BudgetError: there are more than 20 lanes for each path of the budget.

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..ppl.tensors.keys import shortened
 from .comparing import ROUNDINGS
 from .denote import CONVERGED
 from .measure import EPSILON, Measure
 from .report import Report, decide
-from .waves import COUNT, MOST, Waves, row_of, rows_of
+from .waves import COUNT, MOST, Waves, rows_of
 
 CHUNK = 100_000  # rows whose waves are held at once
 SOURCE = "of the mass, with the quadrature error of the worst of some test functions"
@@ -38,20 +36,6 @@ class Cloud(NamedTuple):
         rows = rows_of(value for value, _ in measure.atoms)
         logs = torch.tensor([log_weight for _, log_weight in measure.atoms], dtype=torch.float64)
         return None if rows is None else Cloud(rows, logs, measure.resolution)
-
-    def merged(self, named: Iterable[Any]) -> Measure:
-        """The measure with an atom for each row, as that of the ``named`` values whose row it is.
-
-        Rows are equal as keys of values are: to some thirteen digits.
-        """
-        names = {_key(row_of(value)): value for value in named}
-        rows, places = torch.unique(shortened(self.rows), dim=0, return_inverse=True)
-        top = float(self.log_weights.max())
-        masses = torch.zeros(len(rows), dtype=torch.float64)
-        masses.index_add_(0, places, self.shares(top))
-        logs = (masses.log() + top).tolist()
-        values = (names.get(_key(row), row) for row in rows)
-        return Measure(tuple(zip(values, logs, strict=True)), resolution=self.resolution)
 
     def log_mass(self) -> float:
         return float(self.log_weights.logsumexp(0))
@@ -78,10 +62,6 @@ class Cloud(NamedTuple):
         same = self.rows == self.rows[most]
         held = float(self.shares(self.log_mass())[same.all(1)].sum())
         return held > 0.5 and not bool((halved.rows == self.rows[most]).all(1).any())
-
-
-def _key(row: Tensor) -> tuple[float, ...]:
-    return tuple(shortened(row).tolist())
 
 
 class Refined(NamedTuple):

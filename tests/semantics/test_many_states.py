@@ -12,8 +12,8 @@ from support.sizes import quick
 from torch import Tensor
 
 from pushforward import dist, draw, factor, program, sample
-from pushforward.semantics import check, denote, stationarity
-from pushforward.semantics.at_once import steps
+from pushforward.semantics import Measure, check, denote, stationarity
+from pushforward.semantics.fronts import advanced
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -58,6 +58,10 @@ def metropolis(energy: Callable[[Tensor], Tensor], n: int, slip: float = 0.0) ->
     return kernel
 
 
+def moved(kernel: Kernel, before: Measure) -> Any:
+    return advanced(kernel, list(before.atoms), lambda s: list(denote(kernel, s).atoms), 10_000)
+
+
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stationarity, "MANY", 10**9)
 
@@ -66,9 +70,9 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_same_measure_as_state_by_state(make: Callable[..., Kernel]) -> None:
     chain, energy = spins(6)
     kernel, before = make(energy, 6), denote(chain)
-    cloud = steps(kernel, before, None, kept=False, budget=10_000)
-    assert cloud is not None
-    found = cloud.merged(value for value, _ in before.atoms)
+    together = moved(kernel, before)
+    assert together is not None
+    found = Measure.of(together[0])
     deviation, _ = found.deviation(before.then(lambda s: denote(kernel, s)))
     assert deviation < 1e-15
     assert len(found) == 64
@@ -124,9 +128,9 @@ def test_what_lanes_cannot_do_is_done_one_by_one() -> None:
         return list(inner(s))  # another form than that of the state
 
     before = denote(chain)
-    assert steps(looking, before, None, kept=False, budget=10_000) is None
-    assert steps(listed, before, None, kept=False, budget=10_000) is None
+    assert moved(looking, before) is None
     check.invariant(looking, chain).require()
+    assert check.invariant(listed, chain).verdict == "fail"
 
 
 def test_private_randomness_is_found() -> None:
