@@ -29,10 +29,11 @@ from ...ppl.language.handlers import Sealed, Untracing
 from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.seeds import seeded
 from .fit import CHUNK, Fit
-from .not_held import not_held
+from .not_held import integrated_out, not_held
 from .prediction import Prediction
 
 Discrete = Literal["sample", "max", "prior"]
+Real = Literal["sample", "prior"]
 
 
 class _Unobserved(Recorder):
@@ -58,14 +59,16 @@ def predict(
     *args: Any,
     given: Sequence[str] | None = None,
     discrete: Discrete | None = None,
+    real: Real | None = None,
     seed: int = 0,
 ) -> Prediction:
     """Run ``p(*args)`` once for each draw of a fit, with its latents given and the rest sampled.
 
     Observed sites are sampled again, so the model may be given with or without its data; the
-    arguments may be new ones.  Finite latents that the fit does not hold, as they were summed out,
-    are drawn from their posterior given the latents that it holds and the data that ``p(*args)``
-    observes, exactly; real ones from their law without data.
+    arguments may be new ones.  Latents that the fit does not hold, as they were summed or
+    integrated out, are drawn from their posterior given the latents that it holds and the data that
+    ``p(*args)`` observes, exactly: finite ones, and real ones in which the log density is
+    quadratic.
 
     Args:
         fit: the fit, or a number of draws for the prior predictive.
@@ -75,24 +78,28 @@ def predict(
             posterior; "max", its most probable joint value for each draw of the fit; "prior", draws
             from their law without data, as for new observations.  Unless told, "sample" for those
             that the fit does not hold, and "prior" for those that ``given`` leaves out.
+        real: of the other latents that are not given, likewise: "sample" or "prior".
 
     Errors:
-        DataError: a latent of the fit does not fit the program, or is not in it; or finite latents
-            of the prior predictive are to have a posterior.
+        DataError: a latent of the fit does not fit the program, or is not in it; or latents of the
+            prior predictive are to have a posterior.
         ProgramError: finite latents cannot be summed out, as where data depend on them and on a
-            latent that is not given.
+            latent that is not given; or others cannot be integrated out, as where they are not
+            real, or the density is not quadratic in them.
         BudgetError: too many of them depend on each other.
         ZeroMassError: the data are impossible, whatever they are.
+        InfiniteMassError: the real ones have no posterior.
     """
     names, args = _given(fit, given), as_arguments(args)
     draws = {name: fit[name] for name in names} if isinstance(fit, Fit) else {}
     lead = (fit.chains, fit.size) if isinstance(fit, Fit) else (1, fit)
-    _require_word(fit, discrete)
+    _require_word(fit, discrete, "discrete", get_args(Discrete))
+    _require_word(fit, real, "real", get_args(Real))
     run: AbstractRun | None = None
     try:
         run = _fitting(p, args, draws)
     except BranchError:  # a program without a type is checked while it runs
-        if discrete in ("sample", "max"):
+        if discrete in ("sample", "max") or real == "sample":
             raise
 
     dims: dict[str, list[str]] = {}
@@ -110,8 +117,9 @@ def predict(
     flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in draws.items()}
     total = lead[0] * lead[1]
     with seeded(seed), torch.no_grad(), implemented():
-        if run is not None and isinstance(fit, Fit) and discrete != "prior":
-            held = fit.latents if discrete is None else names
+        if run is not None and isinstance(fit, Fit):
+            held = _left_alone(run, fit, names, discrete, real)
+            flat = {**flat, **integrated_out(p, args, run, flat, held, total)}
             missing = not_held(p, args, run, flat, held, total, most_probable=discrete == "max")
             flat = {**flat, **missing}
         try:
@@ -132,12 +140,24 @@ def predict(
     return Prediction(sites, value, dims, tuple(data), prior=isinstance(fit, int))
 
 
-def _require_word(fit: Fit | int, discrete: str | None) -> None:
-    if discrete not in (None, *get_args(Discrete)):
-        raise ValueError(f"discrete is one of {get_args(Discrete)} or None, not {discrete!r}")
-    if isinstance(fit, int) and discrete in ("sample", "max"):
-        what = f"the prior predictive has no posterior: discrete={discrete!r}"
-        raise DataError(located(what, hint="give a fit, or leave discrete out"))
+def _require_word(fit: Fit | int, word: str | None, option: str, words: tuple[str, ...]) -> None:
+    if word not in (None, *words):
+        raise ValueError(f"{option} is one of {words} or None, not {word!r}")
+    if isinstance(fit, int) and word in ("sample", "max"):
+        what = f"the prior predictive has no posterior: {option}={word!r}"
+        raise DataError(located(what, hint=f"give a fit, or leave {option} out"))
+
+
+def _left_alone(
+    run: AbstractRun, fit: Fit, names: Collection[str], discrete: str | None, real: str | None
+) -> set[str]:
+    """The latents that are given, and those that a run is to draw from their law without data."""
+    found = {*names}
+    for name, site in run.sites.items():
+        word = discrete if site.space.finite else real
+        if not site.observed and (word == "prior" or (word is None and name in fit.latents)):
+            found.add(name)
+    return found
 
 
 def _fitting(p: Callback, args: tuple[Any, ...], draws: dict[str, Tensor]) -> AbstractRun:

@@ -47,15 +47,21 @@ class QuadraticLatents:
     ``layout`` maps vectors x [d] to them; ``given``: the other latents; ``groups`` [m, k]: the
     coordinates that are tied to each other, filled up with d.
 
+    Args:
+        observed: the latents that are kept are given as data are: they may depend on those that are
+            not, and tell of them.
+
     Errors:
         NoDensityError: the program draws anonymously, or a plate draws its subsample.
-        ProgramError: one of them is not real, a latent that is kept depends on one, or the log
-            density is not quadratic in them.
+        ProgramError: one of them is not real, a latent that is kept depends on one and is not
+            observed, or the log density is not quadratic in them.
     """
 
     passes_steps = False
 
-    def __init__(self, p: Callback, args: tuple[Any, ...], keep: Collection[str]) -> None:
+    def __init__(
+        self, p: Callback, args: tuple[Any, ...], keep: Collection[str], *, observed: bool = False
+    ) -> None:
         self.program, self.args = p, known(args)
         run = described(p, args)
         latents = {name: site for name, site in run.sites.items() if not site.observed}
@@ -71,7 +77,9 @@ class QuadraticLatents:
                     located(what, site=name, line=latents[name].line, hint="keep it")
                 )
         self.given = [name for name in latents if name not in own]
-        require_apart(run, self.given, own)
+        if not observed:
+            require_apart(run, self.given, own)
+        self.unscored = {name for name in self.given if not run.parents[name] & set(own)}
         self.writes, self.branches = run.writes, run.branches
         self._others = {name: concrete(run.values[name]) for name in self.given}
         self.layout = _layout(run, own)
@@ -96,11 +104,14 @@ class QuadraticLatents:
         return torch.zeros(self.layout.size, dtype=self.layout.dtype)
 
     def score(self, given: Values) -> Score:
-        """s: the log density of all but the other latents, which are given."""
+        """s: the log density of all but the other latents, which are given.
+
+        Of these, those that depend on the latents count.
+        """
 
         def scored(choices: Values) -> Tensor:
             fill = Fillable(next(iter(choices.values()))) if self.writes else nullcontext()
-            with refusing(), no_validation(), fill, Sealed(), _Rest(choices, self.given) as rest:
+            with refusing(), no_validation(), fill, Sealed(), _Rest(choices, self.unscored) as rest:
                 self.program(*self.args)
             return rest.total
 
@@ -223,9 +234,9 @@ class Law(NamedTuple):
 class _Rest(Messenger):  # type: ignore[misc]
     """Gives all choices, and sums what is scored but for some latents."""
 
-    def __init__(self, choices: Values, given: Collection[str]) -> None:
+    def __init__(self, choices: Values, unscored: Collection[str]) -> None:
         super().__init__()
-        self.choices, self.given = choices, given
+        self.choices, self.unscored = choices, unscored
         self.total = torch.zeros(())
 
     def _process_message(self, msg: Message) -> None:
@@ -233,7 +244,11 @@ class _Rest(Messenger):  # type: ignore[misc]
             msg["value"], msg["done"] = self.choices[msg["name"]], True
 
     def _postprocess_message(self, msg: Message) -> None:
-        if msg["type"] == "sample" and msg["name"] not in self.given and not is_deterministic(msg):
+        if (
+            msg["type"] == "sample"
+            and msg["name"] not in self.unscored
+            and not is_deterministic(msg)
+        ):
             self.total = self.total + scaled_log_prob(plated(msg))
 
 
