@@ -5,6 +5,7 @@ from .drivers.consensus import Consensus
 from .drivers.mcmc import MCMC
 from .drivers.smc import SMC
 from .exact import Exact
+from .formula import Formula, formula
 from .mcmc import chees, hmc, jittered_hmc, mala, mams, nuts, with_gibbs
 from .results.fit import Fit
 from .results.page import write_page
@@ -53,6 +54,7 @@ __all__ = [
     "Consensus",
     "Exact",
     "Fit",
+    "Formula",
     "Laplace",
     "Pathfinder",
     "Population",
@@ -62,6 +64,7 @@ __all__ = [
     "backward_simulation",
     "chees",
     "collapse",
+    "formula",
     "hmc",
     "importance",
     "jittered_hmc",

@@ -2,7 +2,7 @@
 
 from pyro import distributions as dist
 
-from .inference import predict
+from .inference import formula, predict
 from .ppl import (
     Program,
     assess,
@@ -49,6 +49,7 @@ __all__ = [
     "draw",
     "factor",
     "fix",
+    "formula",
     "generate",
     "iterate",
     "marginal",

@@ -128,10 +128,14 @@ HOUSE: dict[str, Room] = {
         " ppl.errors ppl.tensors ppl.distributions ppl.language ppl.interpretations ppl.compile"
         " ppl.tasks",
     ),
+    "inference.formula": Room(
+        "programs from formulas, and predictions for new frames",
+        "inference.runs inference.results inference.drivers ppl ppl.errors ppl.tensors",
+    ),
     "inference": Room(
         "the names of inference that users import",
         "inference.runs inference.results inference.mcmc inference.kernels inference.smc"
-        " inference.exact inference.vi inference.drivers ppl.tasks",
+        " inference.exact inference.vi inference.drivers inference.formula ppl.tasks",
     ),
     "validation": Room(
         "one front door to the checks: what a thing is, and which of them fit it",
