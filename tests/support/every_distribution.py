@@ -10,6 +10,8 @@ import torch
 from pyro.distributions import constraints, transforms
 from torch import Tensor
 
+from pushforward import laws
+
 Law = Callable[[Tensor], Any]
 
 
@@ -241,6 +243,19 @@ LAWS: dict[str, Law] = {
     ),
     "plate of Bernoullis": lambda s: dist.Bernoulli(0.3 * s).expand([3]),
     "truncated Normal": truncated_normal,
+    # of this library
+    "Censored": lambda s: laws.Censored(dist.Normal(f(0.3), s), -1.0, 2.0),
+    "Hurdle": lambda s: laws.Hurdle(dist.Binomial(4, 0.3 * s), f(0.2)),
+    "HurdleGamma": lambda s: laws.HurdleGamma(2.0 * s, f(1.5), gate=f(0.2)),
+    "HurdleLogNormal": lambda s: laws.HurdleLogNormal(f(0.5), s, gate=f(0.2)),
+    "HurdleNegativeBinomial": lambda s: laws.HurdleNegativeBinomial(
+        f(4.0), probs=0.3 * s, gate=f(0.2)
+    ),
+    "HurdlePoisson": lambda s: laws.HurdlePoisson(2.0 * s, gate=f(0.2)),
+    "Truncated": lambda s: laws.Truncated(dist.Normal(f(0.3), s), -1.0, 2.0),
+    "ZeroInflatedBinomial": lambda s: laws.ZeroInflatedBinomial(4, probs=0.3 * s, gate=f(0.2)),
+    "censored Poisson": lambda s: laws.Censored(dist.Poisson(2.0 * s), high=4),
+    "truncated Poisson": lambda s: laws.Truncated(dist.Poisson(2.0 * s), 1),
 }
 
 # Bases and protocols, which are no laws of their own.

@@ -86,6 +86,21 @@ static void lower_tail(double x, double *log_below, double *mills) {
     *mills = -s / x, *log_below = log_density + std::log(*mills);
 }
 
+static double log_normal_below(double x) {
+    if (!(x < 0)) return std::log1p(-0.5 * std::erfc(x * M_SQRT1_2));
+    double log_below, mills;
+    lower_tail(x, &log_below, &mills);
+    return std::isinf(x) ? x : log_below;
+}
+
+// exp(x^2) erfc(x)
+static double scaled_erfc(double x) {
+    if (!(x > 0)) return std::exp(x * x) * std::erfc(x);
+    double log_below, mills;
+    lower_tail(-M_SQRT2 * x, &log_below, &mills);
+    return std::sqrt(2 / M_PI) * mills;
+}
+
 // The quantile of the standard normal by Newton's method: in the middle on the distribution function
 // less 1/2, and in a tail on its logarithm, which is concave, so that all steps come from one side.
 static double normal_quantile(double p) {

@@ -49,6 +49,8 @@ REALS: dict[str, str] = {
     "sinh": "each(OF(std::sinh), {0})",
     "sqrt": "root({0})",
     "sub": "{0} - {1}",
+    "special_erfcx": "each(OF(scaled_erfc), {0})",
+    "special_log_ndtr": "each(OF(log_normal_below), {0})",
     "special_ndtri": "quantile({0})",
     "tan": "each(OF(std::tan), {0})",
     "tanh": "hyperbolic_tangent({0})",

@@ -41,6 +41,7 @@ from pushforward.ppl.compile.folding import fold
 from pushforward.ppl.compile.lanes.function import LaneFunction
 from pushforward.ppl.compile.lanes.rewrites import rewritten
 from pushforward.ppl.compile.lanes.translation import Unsupported
+from pushforward.ppl.distributions.laws import Censored, Hurdle
 from pushforward.ppl.distributions.masks import unmasked
 from pushforward.ppl.distributions.validate import no_validation
 from pushforward.ppl.errors import implemented
@@ -139,7 +140,9 @@ def _smooth(d: Any) -> bool:
     """Whether equal draws have probability zero."""
     return not isinstance(
         d,
-        dist.Empirical
+        Censored
+        | Hurdle
+        | dist.Empirical
         | dist.MaskedDistribution
         | dist.RelaxedBernoulliStraightThrough
         | dist.RelaxedOneHotCategoricalStraightThrough,

@@ -157,3 +157,28 @@ def test_in_float_it_is_exact_to_its_last_places(name: str) -> None:
     pairs = zip(rows.tolist(), found, strict=True)
     worst = max((float_ulps(y, function(mpmath.mpf(x))), x) for x, y in pairs)
     assert worst[0] <= IN_FLOAT[name], worst
+
+
+def _log_below(x: Any) -> Any:
+    tail = mpmath.erfc(abs(x) / mpmath.sqrt(2)) / 2
+    return mpmath.log(tail) if x < 0 else mpmath.log1p(-tail)
+
+
+NORMAL_TAILS: dict[str, tuple[Callable[..., Any], list[float]]] = {
+    "log_normal_below": (_log_below, [-1e5, -300.0, -25.0, *(k / 7 for k in range(-260, 261))]),
+    "scaled_erfc": (
+        lambda x: mpmath.exp(x * x) * mpmath.erfc(x),
+        [1e4, 300.0, *(k / 7 for k in range(-70, 200))],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NORMAL_TAILS)
+def test_tails_of_the_normal_law_have_their_digits(name: str) -> None:
+    function, xs = NORMAL_TAILS[name]
+    mpmath.mp.dps = 60
+    found = computed(f"each(OF({name}), x)", xs).tolist()
+    exact = [float(function(mpmath.mpf(x))) for x in xs]
+    assert found == pytest.approx(exact, rel=3e-13, abs=1e-300)
+    other = computed("each(OF(std::erfc), x)", xs).tolist()
+    assert other != pytest.approx(exact, rel=1e-3)
