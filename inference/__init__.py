@@ -40,11 +40,13 @@ from .smc import (
 from .vi import SVI
 from .vi.advi import ADVI
 from .vi.laplace import Laplace
+from .vi.map import MAP
 from .vi.pathfinder import Pathfinder
 from .vi.svgd import SVGD
 
 __all__ = [
     "ADVI",
+    "MAP",
     "MCMC",
     "SMC",
     "SVGD",

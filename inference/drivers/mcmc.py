@@ -40,7 +40,7 @@ from ..runs.placing import Device, moved, placed, with_data_there
 from ..runs.progress import Progress
 from ..runs.start import mixed_starting_points, starting_points
 from .origin import continued_seed, origin_of, require_same
-from .starts import Init, given_starts, identity, require_init, starts_by_paths
+from .starts import Init, given_starts, identity, require_init, starts_by_climbs
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,12 @@ class MCMC:
             all the same, and its method says what was done.
         init: where chains start.  "random": uniformly within 2 of the origin, in unconstrained
             coordinates.  "pathfinder": each at a draw of a path of its own (see ``Pathfinder``),
-            which takes some tens to hundreds of gradients a chain, one after the other.  Values
-            by site, in the program's own space: one for all chains, or [chains, *shape]; sites
-            that are left out start at random.  An earlier fit: each at one of its draws, chosen
-            by chance.
+            which takes some tens to hundreds of gradients a chain, one after the other.
+            "laplace": each at a draw of the normal law at a peak that it climbs to (see
+            ``Laplace``); "map": at the peak itself, which may be the same for all.  Values by
+            site, in the program's own space: one for all chains, or [chains, *shape]; sites that
+            are left out start at random.  An earlier fit: each at one of its draws, chosen by
+            chance.
         cores: threads over which the chains of the compiled NUTS are spread, with the same draws
             whatever they are; as many as this process may use, and can have as many chains each
             as a vector of the machine holds numbers, unless given.  With an executor:
@@ -206,9 +208,10 @@ class MCMC:
             u0, parameters = self._start(density, resume, rewriting.done)
             potential = Potential(density, u0, compiled=self.compiled, notify=progress.say)
             notes: tuple[str, ...] = ()
-            if self.init == "pathfinder" and isinstance(density, LogDensity):
-                progress.say("pathfinder")
-                u0, notes = starts_by_paths(density, potential, u0)
+            to = self.init
+            if isinstance(to, str) and to != "random" and isinstance(density, LogDensity):
+                progress.say(to)
+                u0, notes = starts_by_climbs(density, potential, u0, to)
                 u0 = by_columns(u0)
 
             shown = 0

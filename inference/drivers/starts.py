@@ -1,9 +1,9 @@
-"""Where chains are told to start: at draws of Pathfinder's paths, at values, at draws of a fit."""
+"""Where chains are told to start: where a climb leads, at values, at draws of a fit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyro.distributions as dist
 import torch
@@ -17,12 +17,14 @@ from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.tensors.keys import fingerprint
 from ..results.fit import Fit
 from ..runs.paths import Target, pathfinder
+from ..runs.paths.peak import climbed
 from ..runs.start import completed
 
-Init = Literal["random", "pathfinder"] | Mapping[str, Any] | Fit
-_WORDS = ("random", "pathfinder")
+Climbing = Literal["map", "laplace", "pathfinder"]
+Init = Literal["random"] | Climbing | Mapping[str, Any] | Fit
+_WORDS = ("random", *get_args(Climbing))
 
-TRIES = 25  # draws of a path's normal law, of which a chain starts at the first that it can
+TRIES = 25  # draws of a normal law, of which a chain starts at the first that it can
 
 
 def require_init(init: Init) -> None:
@@ -31,8 +33,8 @@ def require_init(init: Init) -> None:
         for name, value in init.items():
             _real(name, value)
     elif not isinstance(init, Fit) and not (isinstance(init, str) and init in _WORDS):
-        kinds = "'random', 'pathfinder', values by site, or a fit"
-        raise ValueError(located(f"init is {kinds}, not {init!r}"))
+        words = ", ".join(map(repr, _WORDS))
+        raise ValueError(located(f"init is {words}, values by site, or a fit, not {init!r}"))
 
 
 def identity(init: Init) -> str:
@@ -110,13 +112,17 @@ def _of_chains(name: str, value: Any, shape: torch.Size, chains: int) -> Tensor:
     return x.expand(chains, *shape)
 
 
-def starts_by_paths(
-    density: LogDensity, potential: Potential, starts: Tensor
+def starts_by_climbs(
+    density: LogDensity, potential: Potential, starts: Tensor, to: Climbing
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """A draw of the path from each of ``starts`` [chains, d], and what is to be said of them.
+    """Where a climb from each of ``starts`` [chains, d] leads, and what is to be said of them.
 
-    A chain whose path finds no normal law, or none with a draw that it can start at, stays at its
-    start, which is said.
+    A chain whose climb comes to no peak, or to no normal law with a draw that it can start at,
+    stays at its start, which is said.
+
+    Args:
+        to: "map", the peak; "laplace", a draw of the normal law there; "pathfinder", a draw of the
+            best normal law on the path.
     """
     if starts.shape[-1] == 0:
         return starts, ()
@@ -124,16 +130,38 @@ def starts_by_paths(
     target = Target(potential, starts, None if any_number else len(starts))
     found, notes = [], list[str]()
     for i, start in enumerate(starts.to("cpu", torch.float64)):
-        path = pathfinder(target, start)
-        law, why = path.normal, path.reason(density.layout)
-        if law is not None:
-            noise = draw(dist.Normal(torch.zeros_like(law.mean), 1.0), (TRIES,), label="path")
-            points = target.rounded(law.points(noise))
-            value, gradient = target(points)
+        by_path = to == "pathfinder"
+        led = _by_path(density, target, start) if by_path else _by_peak(density, target, start, to)
+        if not isinstance(led, str):
+            value, gradient = target(led)
             usable = torch.nonzero(value.isfinite() & gradient.isfinite().all(-1)).flatten()
-            start = points[usable[0]] if len(usable) else start
-            why = "" if len(usable) else "its normal law has no draw of finite log density"
-        if why:
-            notes.append(f"chain {i} started at random, and not by a path: {why}")
-        found.append(start)
+            why = "its normal law has no draw of finite log density"
+            led = led[usable[0]] if len(usable) else why
+        if isinstance(led, str):
+            by = "a path" if by_path else "a peak"
+            notes.append(f"chain {i} started at random, and not by {by}: {led}")
+        found.append(start if isinstance(led, str) else led)
     return target.given(torch.stack(found)), tuple(notes)
+
+
+def _by_path(density: LogDensity, target: Target, start: Tensor) -> Tensor | str:
+    """Draws [n, d] of the best normal law on a path of Pathfinder, or why there are none."""
+    path = pathfinder(target, start)
+    if path.normal is None:
+        return path.reason(density.layout)
+    return target.rounded(path.normal.points(_noise(path.normal.mean)))
+
+
+def _by_peak(density: LogDensity, target: Target, start: Tensor, to: Climbing) -> Tensor | str:
+    """The peak above a start, or draws [n, d] of the normal law there; or why there are none."""
+    peak = climbed(density, density.layout, target, start).peak
+    if isinstance(peak, str):
+        return peak
+    if to == "map":
+        return peak.mode[None]
+    return target.rounded(peak.mode + _noise(peak.mode) @ peak.root.mT)
+
+
+def _noise(like: Tensor) -> Tensor:
+    """Standard normal vectors [n, d]."""
+    return draw(dist.Normal(torch.zeros_like(like), 1.0), (TRIES,), label="path")

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
 
-from ...ppl import draw, marginal
+from ...ppl import draw
 from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import ProgramError, located
-from ...ppl.interpretations.abstract_run import abstract_run
-from ...ppl.interpretations.layout import Layout
 from ...ppl.interpretations.log_density import LogDensity
-from ...ppl.interpretations.quadratic import is_singular
 from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.seeds import seeded
 from ..results.fit import Fit, fit_from_vectors
+from ..runs.finite import without_finite
 from ..runs.paths import Target
-from ..runs.paths.ascent import ascent
+from ..runs.paths.peak import STEPS, Peak, climbed, with_gradient
 from ..runs.start import starting_points
-from .trust import judged, rounding_of
+from .trust import judged
 
-HISTORY, TOLERANCE = 10, 1e-13
-NEWTON = 30  # steps from where the climb ends
-ARRIVED = 1e-8  # half the squared Newton step at a peak, in units of log density
-ALIKE = 0.1  # relative change of the curvature over the last Newton step
 APART = 0.1  # distance of two peaks, in standard deviations of the one
 
 
@@ -56,7 +48,7 @@ class Laplace:
 
     starts: int = 4
     draws: int = 1000
-    steps: int = 1000
+    steps: int = STEPS
 
     def __post_init__(self) -> None:
         for name in ("starts", "draws", "steps"):
@@ -79,16 +71,18 @@ class Laplace:
             BranchError: Python control flow depends on a random value.
         """
         begin, args = time.perf_counter(), as_arguments(args)
-        run, _ = abstract_run(p, *args)
-        summed = [n for n, site in run.sites.items() if not site.observed and site.space.finite]
-        density = LogDensity(marginal(p, exact=True) if summed else p, *args, turning=True)
+        smooth, summed = without_finite(p, args)
+        density = LogDensity(smooth, *args, turning=True)
         if density.size == 0:
             what = f"{program_name(p)} has no real latent for Laplace to climb by"
             raise ProgramError(located(what, hint="Exact sums finite latents out"))
         with seeded(seed):
             starts = starting_points(density, self.starts)
-            target = Target(torch.func.vmap(_turned(density)), starts)
-            ends = [self._peak(density, target, u.to("cpu", torch.float64)) for u in starts]
+            target = Target(with_gradient(density), starts)
+            ends = [
+                climbed(density, density.layout, target, u, self.steps).peak
+                for u in starts.to("cpu", torch.float64)
+            ]
             peaks = [end for end in ends if isinstance(end, Peak)]
             if not peaks:
                 why = "; ".join(dict.fromkeys(str(end) for end in ends))
@@ -106,7 +100,7 @@ class Laplace:
             return fit_from_vectors(
                 density,
                 target.given(u)[None],
-                method=f"Laplace{f' ({_listed(summed)} summed out)' if summed else ''}",
+                method=f"Laplace{f' ({summed})' if summed else ''}",
                 stats={
                     "lp": log_p[None],
                     "log_weight": trust.log_weights[None],
@@ -118,85 +112,6 @@ class Laplace:
                 seed=seed,
                 seconds=time.perf_counter() - begin,
             )
-
-    def _peak(self, density: LogDensity, target: Target, start: Tensor) -> Peak | str:
-        """The peak above a start [d], or why there is none."""
-        climb = ascent(target, start, history=HISTORY, steps=self.steps, tolerance=TOLERANCE)
-        u = climb.positions[climb.log_densities.argmax()]
-        for _ in range(NEWTON):
-            precision = _precision(density, target.given(u))
-            if not bool(precision.isfinite().all()):
-                return "the second derivatives of its log density are not finite"
-            root, _ = torch.linalg.cholesky_ex(precision)
-            if bool(is_singular(root, precision)):
-                return _flat(density.layout, precision)
-            value, gradient = (x[0] for x in target(u[None]))
-            step = torch.cholesky_solve(gradient[:, None], root)[:, 0]
-            rise = 0.5 * float(gradient @ step)
-            onward = target.rounded(u + step)
-            if rise < max(ARRIVED, target.epsilon):
-                if _bends_alike(root, _precision(density, target.given(onward))):
-                    return _at(density, target, onward)
-                break
-            noise = rounding_of(value[None], epsilon=target.epsilon)
-            if not bool(target(onward[None])[0][0] >= value - noise):
-                break
-            u = onward
-        i = int(step.abs().argmax())
-        return f"the log density still rises along '{density.layout.site_of(i)}'"
-
-
-def _bends_alike(root: Tensor, precision: Tensor) -> bool:
-    """Whether this is the precision root root^T, nearly, as it is at both ends of a small step.
-
-    It is not where a density rises for ever, ever more slowly.
-    """
-    half = torch.linalg.solve_triangular(root, precision, upper=False)
-    whole = torch.linalg.solve_triangular(root, half.mT, upper=False)
-    return bool((whole - torch.eye(len(root), dtype=root.dtype)).abs().amax() < ALIKE)
-
-
-class Peak(NamedTuple):
-    """The normal law of this mean [d] and covariance root root^T [d, d]; and its log mass."""
-
-    mode: Tensor
-    root: Tensor
-    log_mass: float
-
-
-def _at(density: LogDensity, target: Target, mode: Tensor) -> Peak | str:
-    precision = _precision(density, target.given(mode))
-    below, _ = torch.linalg.cholesky_ex(precision.flip(0, 1))
-    if bool(is_singular(below, precision.flip(0, 1))):
-        return _flat(density.layout, precision)
-    upper = below.flip(0, 1)  # precision = upper upper^T, so that the root is lower triangular
-    unit = torch.eye(len(mode), dtype=mode.dtype)
-    root = torch.linalg.solve_triangular(upper, unit, upper=True).mT
-    log_mass = target(mode[None])[0][0] + root.diagonal().log().sum()
-    return Peak(mode, root, float(log_mass) + 0.5 * len(mode) * math.log(2 * math.pi))
-
-
-def _turned(density: LogDensity) -> Any:
-    """u -> (log density, gradient)."""
-
-    def found(u: Tensor) -> tuple[Tensor, Tensor]:
-        gradient, value = torch.func.grad_and_value(density)(u)
-        return value, gradient
-
-    return found
-
-
-def _precision(density: LogDensity, u: Tensor) -> Tensor:
-    """Minus the second derivatives of the log density at u [d], [d, d] in double precision."""
-    curvature: Tensor = torch.func.jacrev(torch.func.grad(density))(u)
-    found = -curvature.detach().to("cpu", torch.float64)
-    return 0.5 * (found + found.mT)
-
-
-def _flat(layout: Layout, precision: Tensor) -> str:
-    values, vectors = torch.linalg.eigh(precision)
-    site = layout.site_of(int(vectors[:, 0].abs().argmax()))
-    return f"the log density has a least curvature of {float(values[0]):.2g}, along '{site}'"
 
 
 def _several(peaks: list[Peak], best: Peak) -> list[str]:
@@ -229,7 +144,3 @@ def _failed(ends: list[Peak | str]) -> list[str]:
 
 def _told(end: Peak | str) -> str:
     return end if isinstance(end, str) else f"a peak of log mass {end.log_mass:.4g}"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) if len(names) < 4 else f"{names[0]} ... {names[-1]}"

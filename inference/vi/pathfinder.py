@@ -22,6 +22,7 @@ from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.seeds import seeded
 from ..results.fit import Fit, fit_from_vectors
 from ..results.pareto import doubts, smoothed
+from ..runs.finite import without_finite
 from ..runs.paths import Found, Target, pathfinder
 from ..runs.paths.normal import LowRankNormal
 from ..runs.paths.pathfinder import ELBO_DRAWS, HISTORY, STEPS, TOLERANCE
@@ -47,6 +48,8 @@ class Pathfinder:
     A path takes some tens to hundreds of gradients, one after the other, and ``elbo_draws`` times
     as many densities at once.  Where the posterior is far from normal, ``fit.warnings()`` tells of
     a Pareto k-hat above 0.7: use the draws as starts, ``MCMC(init="pathfinder")``.
+
+    Finite latents are summed out; ``predict(fit, p, *args)`` draws them.
 
     Source: Zhang, Carpenter, Gelman and Vehtari, JMLR 23 (2022), arXiv 2108.03782.
 
@@ -94,9 +97,9 @@ class Pathfinder:
 
         Errors:
             ProgramError: no path finds a normal law, as where the density is flat; or there is no
-                latent.
+                real latent, or finite ones cannot be summed out.
             InitializationError: no start has a finite log density and gradient.
-            UnsupportedDistributionError: a latent is discrete.
+            UnsupportedDistributionError: a latent is discrete and not finite.
             BranchError: Python control flow depends on a random value.
         """
         p = with_data_there(p, self.device, self.dtype)
@@ -106,10 +109,11 @@ class Pathfinder:
 
     def _run(self, p: Callback, args: tuple[Any, ...], seed: int) -> Fit:
         start = time.perf_counter()
-        density = LogDensity(p, *args, turning=True)
+        smooth, summed = without_finite(p, args)
+        density = LogDensity(smooth, *args, turning=True)
         if density.layout.size == 0:
-            what = f"{program_name(p)} has no latent for Pathfinder to move"
-            raise ProgramError(located(what, hint="its evidence is what SMC gives"))
+            what = f"{program_name(p)} has no real latent for Pathfinder to move"
+            raise ProgramError(located(what, hint="its evidence is what Exact or SMC gives"))
         with Progress(self.paths, "Pathfinder", self.progress) as progress:
             starts = starting_points(density, self.paths)
             example = starts[:1].expand(ROWS, -1)
@@ -119,12 +123,13 @@ class Pathfinder:
         laws = [path.normal for path in found if path.normal is not None]
         if not laws:
             raise _failed(found, density.layout)
+        about = f"{len(laws)} path{'s' * (len(laws) > 1)}"
         return self._fit(
             density,
             target,
             laws,
             found,
-            method=f"Pathfinder ({len(laws)} path{'s' * (len(laws) > 1)})",
+            method=f"Pathfinder ({', '.join(filter(None, (about, summed)))})",
             seed=seed,
             seconds=time.perf_counter() - start,
             interrupted=interrupted,

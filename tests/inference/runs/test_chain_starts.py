@@ -9,12 +9,13 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy.stats import chi2
 from support.killed import OBSERVED, QUIET, X, line
 from torch import Tensor
 from torch.distributions import constraints
 
 from pushforward.errors import DataError, InitializationError, SupportError
-from pushforward.inference import MCMC, Fit, Pathfinder, chees, hmc, nuts
+from pushforward.inference import MAP, MCMC, Fit, Pathfinder, chees, hmc, nuts
 from pushforward.inference.drivers import starts
 from pushforward.inference.kernels import single_site
 from pushforward.inference.runs.paths import Target, pathfinder
@@ -235,6 +236,85 @@ def test_a_program_without_latents_has_no_path() -> None:
     assert MCMC(hmc(1), init="pathfinder", **SHORT).run(constant).stats["lp"].shape == (3, 4)
 
 
+# ------------------------------------------------------------------------------------------- peaks
+
+
+@program
+def correlated() -> None:
+    """By hand: the mean is (1, -2), of covariance [[4, 1.2], [1.2, 1]]; b is a log of a scale."""
+    a = sample("a", dist.Normal(1.0, 2.0))
+    sample("b", dist.LogNormal(-2.0 + 0.3 * (a - 1.0), 0.8))
+
+
+MEAN, COVARIANCE = torch.tensor([1.0, -2.0]), torch.tensor([[4.0, 1.2], [1.2, 1.0]])
+
+
+def covered(u: Tensor) -> float:
+    """The p-value of vectors being draws of the posterior above, by their squared distances."""
+    z = torch.linalg.solve_triangular(torch.linalg.cholesky(COVARIANCE), (u - MEAN).T, upper=False)
+    return float(chi2.sf(float(z.square().sum()), u.numel()))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_chains_start_at_the_peak_or_at_draws_of_the_law_there(
+    begun: list[Tensor], compiled: bool
+) -> None:
+    method: dict[str, Any] = {**SHORT, "chains": 12, "compiled": compiled}
+    MCMC(hmc(1), init="map", **method).run(correlated)
+    torch.testing.assert_close(begun[0], MEAN.expand(12, 2), atol=1e-4, rtol=0.0)
+    for seed in (4, 4, 5):
+        MCMC(hmc(1), init="laplace", **method).run(correlated, seed=seed)
+    _, first, again, other = begun
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert len({*rows(first)}) == 12 and 1e-4 < covered(first) < 1 - 1e-4  # level 2e-4
+    assert covered(begun[0]) > 1 - 1e-6  # the negative control: no draws, but the mode
+
+
+def test_chains_climb_to_peaks_of_their_own(begun: list[Tensor]) -> None:
+    """Peaks at -3 and 3 of equal mass: each chain comes to that of its side."""
+
+    @program
+    def two() -> None:
+        x = sample("x", dist.ImproperUniform(constraints.real, (), ()))
+        factor("f", (-8.0 * torch.stack([x - 3.0, x + 3.0]).square()).logsumexp(0))
+
+    for init in ("map", "laplace"):
+        MCMC(hmc(1), init=init, **{**SHORT, "chains": 12}).run(two)
+        with seeded(0):
+            u = starting_points(LogDensity(two), 12)[:, 0]
+        at = begun.pop()[:, 0]
+        assert torch.equal(at.sign(), u.sign()) and 0 < int((at > 0).sum()) < 12
+        off = (at.abs() - 3.0).abs()
+        assert float(off.max()) < (1e-4 if init == "map" else 5 / 4)
+
+
+@pytest.mark.parametrize("init", ["map", "laplace"])
+def test_a_chain_without_a_peak_starts_at_random_and_this_is_told(
+    begun: list[Tensor], init: Any
+) -> None:
+    @program
+    def edge() -> None:
+        x = sample("x", dist.ImproperUniform(constraints.real, (), ()))
+        factor("f", torch.where(x < 0.0, -x - 5.0, -0.5 * (x - 9.0).square()))
+
+    fit = MCMC(hmc(1), init=init, **{**SHORT, "warmup": 0, "chains": 8, "draws": 8}).run(edge)
+    told = [note for note in fit.warnings() if "started at random, and not by a peak" in note]
+    with seeded(0):
+        u = starting_points(LogDensity(edge), 8)
+    stayed = begun[0][:, 0] == u[:, 0]
+    assert 0 < len(told) < 8 and int(stayed.sum()) == len(told)
+    assert bool((u[stayed] < 0.0).all()) and bool((begun[0][~stayed] > 5.0).all())
+    assert all("'x'" in note for note in told)
+
+
+def test_a_fit_by_map_is_a_start(begun: list[Tensor]) -> None:
+    fit = MAP(jacobian=True).run(OBSERVED, X)
+    MCMC(init=fit, **SHORT).run(OBSERVED, X)
+    MCMC(init="map", **SHORT).run(OBSERVED, X)
+    assert len({*rows(begun[0])}) == 1
+    torch.testing.assert_close(*begun, atol=1e-4, rtol=1e-4)
+
+
 # --------------------------------------------------------------------- with other ways to begin
 
 
@@ -262,7 +342,7 @@ def test_rewritten_programs_take_the_sites_that_they_keep(begun: list[Tensor]) -
 
 def test_a_resumed_run_takes_no_init() -> None:
     fit = MCMC(**SHORT).run(OBSERVED, X)
-    for init in ("pathfinder", {"a": 1.0}, fit):
+    for init in ("pathfinder", "map", "laplace", {"a": 1.0}, fit):
         with pytest.raises(DataError, match=r"takes no init.*leave init out"):
             MCMC(init=init, **SHORT).run(OBSERVED, X, resume=fit)
     begun = MCMC(init="pathfinder", **SHORT).run(OBSERVED, X)
@@ -270,14 +350,15 @@ def test_a_resumed_run_takes_no_init() -> None:
 
 
 def test_kernels_on_traces_take_no_init() -> None:
-    for init in ("pathfinder", {"a": 1.0}):
+    for init in ("pathfinder", "map", "laplace", {"a": 1.0}):
         with pytest.raises(ValueError, match="start from the prior: leave init out"):
             MCMC(single_site(), init=init, **SHORT).run(OBSERVED, X)
 
 
 def test_an_init_is_a_word_values_or_a_fit() -> None:
-    said = r"init is 'random', 'pathfinder', values by site, or a fit, .*test_chain_starts"
-    for init in ("prior", True, None, 0.5, ["random"], torch.zeros(3), line, [("a", 0.5)]):
+    words = "'random', 'map', 'laplace', 'pathfinder'"
+    said = rf"init is {words}, values by site, or a fit, .*test_chain_starts"
+    for init in ("prior", "MAP", True, None, 0.5, ["random"], torch.zeros(3), line, [("a", 0.5)]):
         with pytest.raises(ValueError, match=said):
             MCMC(init=init)  # type: ignore[arg-type]
 

@@ -14,7 +14,7 @@ from torch.distributions import constraints
 from pushforward import condition, factor, observe, plate, predict, program, sample
 from pushforward.errors import ProgramError, UnsupportedDistributionError
 from pushforward.inference import MCMC, Laplace
-from pushforward.inference.vi import laplace as driver
+from pushforward.inference.runs.paths import peak
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -50,8 +50,8 @@ def test_a_normal_posterior_has_its_mean_covariance_and_evidence(seed: int, d: i
 
 def test_a_wrong_curvature_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control of the test above, and of k-hat: normals a sixth as wide."""
-    precision = driver._precision
-    monkeypatch.setattr(driver, "_precision", lambda *about: 36.0 * precision(*about))
+    curvature = peak.curvature
+    monkeypatch.setattr(peak, "curvature", lambda *about: 36.0 * curvature(*about))
     x, y = data(1, 3)
     fit = Laplace().run(regression, x, y)
     marginal = torch.distributions.MultivariateNormal(

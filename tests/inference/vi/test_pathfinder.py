@@ -9,6 +9,8 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy import stats
+from scipy.special import expit, logsumexp
 from support.normals import normal
 from torch import Tensor
 from torch.distributions import constraints
@@ -18,7 +20,7 @@ from pushforward.errors import (
     ProgramError,
     UnsupportedDistributionError,
 )
-from pushforward.inference import MCMC, Fit, Pathfinder
+from pushforward.inference import MCMC, Fit, Pathfinder, predict
 from pushforward.inference.vi import pathfinder as driver
 from pushforward.models.posteriordb import POSTERIORS
 from pushforward.ppl import deterministic, factor, observe, plate, program, sample
@@ -102,6 +104,49 @@ def test_paths_that_were_interrupted_are_left_out(monkeypatch: pytest.MonkeyPatc
     calls[:] = [(), ()]
     with pytest.raises(KeyboardInterrupt):
         Pathfinder(draws=10, **PLAIN).run(regression, X, Y)
+
+
+# --------------------------------------------------------------------------------- finite latents
+
+
+@program
+def components(y: Tensor) -> None:
+    """m is in one of two places, as z is: what is known of it has two modes."""
+    m = sample("m", dist.Normal(0.0, 4.0))
+    z = sample("z", dist.Bernoulli(0.3))
+    observe("y", dist.Normal(m + 6.0 * z, 0.5), y)
+
+
+def by_hand(y: float) -> tuple[float, float]:
+    """The log evidence, and P(z = 1), of ``components``."""
+    sd = math.sqrt(16.0 + 0.25)
+    logs = [math.log(p) + stats.norm(6.0 * z, sd).logpdf(y) for z, p in ((0, 0.7), (1, 0.3))]
+    return float(logsumexp(logs)), float(expit(logs[1] - logs[0]))
+
+
+def off_by(paths: int, seed: int = 1) -> tuple[float, float]:
+    """By how many standard errors the evidence is off, and the share of z = 1 that is predicted."""
+    y, n = 2.5, 4000
+    method = Pathfinder(paths=paths, draws=n, **PLAIN)
+    fit = method.run(components, torch.tensor(y), seed=seed)
+    assert "z summed out" in fit.method and fit.latents == ("m",) and "k-hat" in repr(fit)
+    evidence, share = by_hand(y)
+    assert fit.log_evidence is not None and fit.log_evidence_error is not None
+    drawn = float(predict(fit, components, torch.tensor(y))["z"].mean())
+    error = math.sqrt(2 * share * (1 - share) / n)  # of weights and of draws
+    return (fit.log_evidence - evidence) / fit.log_evidence_error, (drawn - share) / error
+
+
+@pytest.mark.usefixtures("double")
+def test_finite_latents_are_summed_out_and_come_back() -> None:
+    evidence, share = off_by(8)
+    assert abs(evidence) < 5 and abs(share) < 5
+
+
+@pytest.mark.usefixtures("double")
+def test_a_single_path_knows_one_mode_of_the_two() -> None:
+    """The negative control: the evidence and the share of z are wrong then, and seen to be."""
+    assert max(map(abs, off_by(1))) > 10
 
 
 # ------------------------------------------------------------------------------------ right numbers
@@ -241,7 +286,7 @@ def no_latent() -> None:
         (even_beside, "flat, or rises evenly, along 'x'"),
         (convex, "nowhere concave"),
         (spike, "no finite log density"),
-        (no_latent, "no_latent has no latent"),
+        (no_latent, "no_latent has no real latent"),
     ],
 )
 def test_what_has_no_normal_law_is_an_error(p: Any, said: str) -> None:
@@ -318,7 +363,15 @@ def test_too_few_draws_for_a_k_hat_are_told() -> None:
 def test_other_refusals_are_those_of_the_density() -> None:
     @program
     def discrete() -> None:
+        sample("n", dist.Poisson(sample("rate", dist.Gamma(2.0, 1.0))))
+
+    @program
+    def coin() -> None:
         sample("z", dist.Bernoulli(0.5))
+
+    @program
+    def behind() -> None:
+        sample("x", dist.Normal(sample("z", dist.Bernoulli(0.5)), 1.0))
 
     @program
     def impossible() -> None:
@@ -326,6 +379,10 @@ def test_other_refusals_are_those_of_the_density() -> None:
 
     with pytest.raises(UnsupportedDistributionError, match="is discrete"):
         Pathfinder(**PLAIN).run(discrete)
+    with pytest.raises(ProgramError, match="no real latent"):
+        Pathfinder(**PLAIN).run(coin)
+    with pytest.raises(ProgramError, match=r"depends on \['z'\].*'x'"):
+        Pathfinder(**PLAIN).run(behind)
     with pytest.raises(InitializationError, match="no starting point"):
         Pathfinder(**PLAIN).run(impossible)
 
