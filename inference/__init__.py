@@ -11,6 +11,7 @@ from .results.fit import Fit
 from .results.page import write_page
 from .results.predict import log_likelihood, predict
 from .results.prediction import Prediction
+from .runs.columns import Columns, columns
 from .runs.recording import Recorded, recorded
 from .smc import (
     Apart,
@@ -53,6 +54,7 @@ __all__ = [
     "SVI",
     "Apart",
     "Checkpoint",
+    "Columns",
     "Consensus",
     "Exact",
     "Fit",
@@ -66,6 +68,7 @@ __all__ = [
     "backward_simulation",
     "chees",
     "collapse",
+    "columns",
     "formula",
     "hmc",
     "importance",

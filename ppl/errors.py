@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -63,6 +63,13 @@ def located(what: str, *, site: str | None = None, hint: str = "", line: str | N
     where = f"at site '{site}' " if site else ""
     text = f"{what} ({where}{line or user_line()})"
     return f"{text}. {hint}" if hint else text
+
+
+def named_rows(rows: Sequence[int]) -> str:
+    """``row 3``, or ``rows 3, 5, 8, 9, 12 and 4 more``."""
+    shown = ", ".join(map(str, rows[:5]))
+    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+    return f"row{'s' if len(rows) > 1 else ''} {shown}{more}"
 
 
 class PushforwardError(Exception):

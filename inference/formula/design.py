@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...ppl.errors import DataError, located
-from ..runs.frames import missing_rows, named_rows
+from ...ppl.errors import DataError, located, named_rows
+from ..runs.frames import missing_rows
 from .reading import read, said
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ppl.errors import DataError, located
-from ..runs.frames import named_rows
+from ...ppl.errors import DataError, located, named_rows
 from .design import Array, Response
 from .priors import short
 

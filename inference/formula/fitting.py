@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from ...ppl import Program, condition, draw
-from ...ppl.errors import DataError, located
+from ...ppl.errors import DataError, located, named_rows
 from ...ppl.tensors.seeds import seeded
 from ..drivers.mcmc import MCMC
 from ..drivers.origin import continued_seed
 from ..results.fit import Fit
 from ..results.predict import predict
 from ..results.prediction import Prediction
-from ..runs.frames import as_pandas, missing_rows, named_rows
+from ..runs.frames import as_pandas, missing_rows
 from ..runs.placing import moved, placed
 from .design import Design, anew, designed, require_no_gaps, used_columns
 from .families import explained

@@ -14,7 +14,10 @@ from ...ppl.errors import DataError, located
 if TYPE_CHECKING:
     import pandas
 
-SHOWN = 5  # rows that a message names
+
+def is_of_xarray(frame: Any) -> bool:
+    """Whether it is a dataset of xarray."""
+    return type(frame).__module__.startswith("xarray.") and hasattr(frame, "data_vars")
 
 
 def as_pandas(frame: Any) -> pandas.DataFrame:
@@ -32,15 +35,15 @@ def as_pandas(frame: Any) -> pandas.DataFrame:
 
     if isinstance(frame, pandas.DataFrame):
         return frame.reset_index(drop=True)
-    if isinstance(frame, Mapping) and not hasattr(frame, "to_dataframe"):
+    if is_of_xarray(frame):
+        return frame.to_dataframe().reset_index()
+    if isinstance(frame, Mapping):
         columns = {str(name): _plain(x) for name, x in frame.items()}
         lengths = {name: len(x) for name, x in columns.items()}
         if len(set(lengths.values())) > 1:
             what = f"columns of different lengths: {lengths}"
             raise DataError(located(what, hint="give one entry for each row"))
         return pandas.DataFrame(columns)
-    if hasattr(frame, "to_dataframe"):
-        return frame.to_dataframe().reset_index()
     try:
         known = nw.from_native(frame, eager_only=True)
     except TypeError as error:
@@ -78,10 +81,3 @@ def missing_rows(frame: pandas.DataFrame, columns: Sequence[str]) -> dict[str, l
     """The rows, from 0, where a column has no value; of the columns that have such."""
     found = {name: np.flatnonzero(frame[name].isna()).tolist() for name in columns}
     return {name: rows for name, rows in found.items() if rows}
-
-
-def named_rows(rows: Sequence[int]) -> str:
-    """``row 3``, or ``rows 3, 5, 8, 9, 12 and 4 more``."""
-    shown = ", ".join(map(str, rows[:SHOWN]))
-    more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-    return f"row{'s' if len(rows) > 1 else ''} {shown}{more}"

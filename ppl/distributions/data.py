@@ -139,7 +139,9 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _array(value: Any) -> np.ndarray[Any, Any] | None:
-    """The numpy array of an array or a pandas object, else None."""
+    """The numpy array of an array or a pandas object, else None; masked entries are NaN."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.getmaskarray(value).any():
+        return np.ma.filled(value.astype(np.promote_types(value.dtype, np.float32)), np.nan)
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)
     if hasattr(value, "to_numpy"):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from ..errors import DataError, ProgramError, SupportError, located
+from ..errors import DataError, ProgramError, SupportError, located, named_rows
 from ..tensors.hidden import is_hidden, is_known
 from ..types import space_of
 from ..types.supports import support_of
@@ -85,10 +85,10 @@ def check_values(
         return
     value = as_numbers(value, core(distribution))
     nan = torch.isnan(value)
-    if value.is_floating_point() and (count := _counting(distribution, nan, mask)):
+    if value.is_floating_point() and (found := _counting(distribution, nan, mask)):
         raise DataError(
             located(
-                f"observed data hold {count} NaN",
+                f"observed data hold {found}",
                 site=name,
                 hint="drop them, mask the site, or sample the missing entries",
             )
@@ -116,14 +116,17 @@ def check_values(
     )
 
 
-def _counting(distribution: Any, nan: Tensor, mask: Any) -> int:
-    """How many of the NaN of data count, as far as masks are known."""
+def _counting(distribution: Any, nan: Tensor, mask: Any) -> str:
+    """How many of the NaN of data count, and in which rows, as far as masks are known."""
     if not bool(nan.any()):
-        return 0
+        return ""
     found = counted(distribution, nan)
     if mask is not None and is_of_batch(torch.as_tensor(mask), distribution, nan):
         found = found & over_events(mask, len(distribution.event_shape), nan)
-    return int(found.sum()) if is_known(found) else 0
+    if not is_known(found) or not bool(found.any()):
+        return ""
+    rows = torch.nonzero(found.reshape(len(found), -1).any(1))[:, 0].tolist() if found.ndim else []
+    return f"{int(found.sum())} NaN{f', in {named_rows(rows)}' if rows else ''}"
 
 
 _IMPOSSIBLE: list[bool] = []

@@ -197,7 +197,8 @@ def test_observations_that_are_not_there(run: Run) -> None:
     y = torch.tensor([1.0, math.nan, math.nan])
     message = said(lambda: run(observing, y), DataError, mark="observing", site="y")
     assert message == (
-        "observed data hold 2 NaN. drop them, mask the site, or sample the missing entries"
+        "observed data hold 2 NaN, in rows 1, 2. "
+        "drop them, mask the site, or sample the missing entries"
     )
 
 
