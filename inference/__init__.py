@@ -7,6 +7,7 @@ from .drivers.smc import SMC
 from .exact import Exact
 from .formula import Formula, formula
 from .mcmc import chees, hmc, jittered_hmc, mala, mams, nuts, with_gibbs
+from .results.comparison import compare
 from .results.fit import Fit
 from .results.page import write_page
 from .results.predict import log_likelihood, predict
@@ -69,6 +70,7 @@ __all__ = [
     "chees",
     "collapse",
     "columns",
+    "compare",
     "formula",
     "hmc",
     "importance",

@@ -214,14 +214,20 @@ class MCMC:
                 u0, notes = starts_by_climbs(density, potential, u0, to)
                 u0 = by_columns(u0)
 
-            shown = 0
+            shown = diverged = 0
 
             def report(done: int, total: int, info: Any, parameters: Parameters) -> None:
-                nonlocal shown
-                phase = "warmup" if done <= warmup else "draws"
-                step_size = float(parameters.step_size.mean())
+                nonlocal shown, diverged
+                warming = done <= warmup
+                if shown <= warmup and not warming:
+                    diverged = 0  # from here on, those among draws
+                diverging = getattr(info, "diverging", None)
+                diverged += 0 if diverging is None else int(diverging.sum())
+                figures = {"phase": "warmup" if warming else "draws", "divergences": diverged}
                 progress.lengthen(total)
-                progress.advance(done - shown, phase=phase, step=step_size)
+                progress.advance(
+                    done - shown, **figures, step=parameters.step_size.flatten().tolist()
+                )
                 shown = done
 
             engine: AnyEngine | None = self._engine(kernel, potential, sizes)
@@ -244,7 +250,12 @@ class MCMC:
                 seconds=time.perf_counter() - start,
                 interrupted=samples.interrupted,
                 report=samples.report,
-                notes=(*notes, *_cut_off(samples, kernel.max_depth), *_moved(samples.rescued)),
+                notes=(
+                    *notes,
+                    *_cut_off(samples, kernel.max_depth),
+                    *_moved(samples.rescued),
+                    *_ended_early(samples, shown, warmup),
+                ),
             )
         return joined(resume, fit) if resume else fit
 
@@ -387,6 +398,16 @@ def _moved(rescued: tuple[int, ...]) -> tuple[str, ...]:
     return (f"{what}: about them there seemed to be next to no mass, less by a factor of exp(-20)",)
 
 
+def _ended_early(samples: Samples, done: int, warmup: int) -> tuple[str, ...]:
+    """What is to be said of a run that was interrupted before its first draw."""
+    if not samples.interrupted or samples.draws.shape[1]:
+        return ()
+    what = f"Ctrl-C came in warm-up, after {done} of {warmup} transitions"
+    if done >= warmup:
+        what = "Ctrl-C came before the first draw"
+    return (f"{what}: there are no draws, and the step size and metric are those so far",)
+
+
 def _counted(failed: list[Tensor]) -> dict[str, Tensor]:
     """How often each chain met a matrix without decomposition since this was last asked."""
     if not failed:
@@ -402,7 +423,9 @@ def _state(samples: Samples) -> dict[str, Tensor]:
 
 
 def joined(first: Fit, second: Fit) -> Fit:
-    """Two fits of the same chains, one after the other."""
+    """Two fits of the same chains, one after the other; of one that has no draws, the second."""
+    if not first.size:
+        return replace(second, seconds=first.seconds + second.seconds)
 
     def append(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: torch.cat([a[name], b[name]], 1) for name in b if name in a}

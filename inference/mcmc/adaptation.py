@@ -207,7 +207,7 @@ def adaptation_update(
 
 # ------------------------------------------------------------------------------------------- driver
 
-# (transitions done, transitions in all, info of the last, its parameters)
+# (transitions done, in all, info of those since the last call, parameters)
 Watcher = Callable[[int, int, Any, Parameters], None]
 
 

@@ -242,11 +242,11 @@ def test_exact_prints_the_choices_of_a_program_without_result(run: Run) -> None:
 
 
 def test_data_take_the_dtype_of_their_site(run: Run, models: Path, tmp_path: Path) -> None:
-    from pushforward.__main__ import conditioned
+    from pushforward.commands.targets import posed
 
     def data_of(name: str, content: Any) -> dict[str, torch.Tensor]:
         (tmp_path / "d.json").write_text(json.dumps(content))
-        p, _ = conditioned(f"{models}:{name}", tmp_path / "d.json")
+        p, _, _ = posed(f"{models}:{name}", tmp_path / "d.json")
         data: dict[str, torch.Tensor] = p.data
         return data
 

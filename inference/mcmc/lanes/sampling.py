@@ -170,8 +170,7 @@ class _Run:
                 self.store.offer(partial(_content, self.at, self.pieces))
             self.rate = count * self.engine.piece / max(time.perf_counter() - start, 1e-6)
             if self.progress is not None:
-                last = NUTSInfo(*(x[:, -1] for x in made.info))
-                self.progress(self.at.done, total, last, _parameters(self.at))
+                self.progress(self.at.done, total, made.info, _parameters(self.at))
 
     @property
     def draws(self) -> Tensor:
