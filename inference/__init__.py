@@ -3,10 +3,11 @@
 from ..ppl.tasks.checkpoint import Checkpoint
 from .drivers.consensus import Consensus
 from .drivers.mcmc import MCMC
+from .drivers.sgmcmc import SGMCMC, Conditional
 from .drivers.smc import SMC
 from .exact import Exact
 from .formula import Formula, formula
-from .mcmc import chees, hmc, jittered_hmc, mala, mams, nuts, with_gibbs
+from .mcmc import chees, hmc, jittered_hmc, mala, mams, nuts, sghmc, with_gibbs
 from .results.comparison import compare
 from .results.fit import Fit
 from .results.page import write_page
@@ -50,11 +51,13 @@ __all__ = [
     "ADVI",
     "MAP",
     "MCMC",
+    "SGMCMC",
     "SMC",
     "SVGD",
     "SVI",
     "Apart",
     "Checkpoint",
+    "Conditional",
     "Columns",
     "Consensus",
     "Exact",
@@ -89,6 +92,7 @@ __all__ = [
     "rejection",
     "resample",
     "residual",
+    "sghmc",
     "smc",
     "smc_squared",
     "spaced_powers",

@@ -6,6 +6,7 @@ from .hmc import hmc, mala
 from .jittered import chees, jittered_hmc
 from .mams import mams
 from .nuts import nuts
+from .sghmc import sghmc
 from .within_gibbs import with_gibbs
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "mams",
     "nuts",
     "sample",
+    "sghmc",
     "with_gibbs",
 ]

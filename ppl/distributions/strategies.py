@@ -303,7 +303,7 @@ def _strategic(kind: type) -> type:
 GAMMAS = ("Gamma", "Chi2", "Beta", "Dirichlet", "StudentT", "FisherSnedecor")
 PATHS = (
     *("Normal", "Laplace", "Cauchy", "Logistic", "Exponential", "Uniform", "Delta"),
-    *("MultivariateNormal", "LowRankMultivariateNormal", "GaussianMarkov"),
+    *("MultivariateNormal", "LowRankMultivariateNormal", "GaussianMarkov", "PlanarFlow"),
 )
 FINITE = ("Bernoulli", "Categorical", "OneHotCategorical")
 

@@ -125,6 +125,11 @@ def _gaussian_markov(law: Any) -> Path:
     return Path((noise,), law.along)
 
 
+def _planar_flow(law: Any) -> Path:
+    noise = _normals(law.loc, *law.batch_shape, *law.event_shape)
+    return Path((noise,), lambda e: law.along(e)[0])
+
+
 # ----------------------------------------------------------------------------------- implicit paths
 
 
@@ -196,6 +201,7 @@ _PATHS: dict[str, Callable[[Any], Path]] = {
     "MultivariateNormal": _multivariate_normal,
     "LowRankMultivariateNormal": _low_rank,
     "GaussianMarkov": _gaussian_markov,
+    "PlanarFlow": _planar_flow,
     "Gamma": _gamma,
     "Chi2": _gamma,
     "StudentT": _student,
