@@ -29,6 +29,11 @@ SYSTEMS = (
         "niw_meta.md",
     ),
     System(
+        ("functional_priors",),
+        "networks whose prior resembles a Gaussian process, and their posteriors",
+        "functional_priors.md",
+    ),
+    System(
         ("alignment",),
         "sequence models fitted to targets known up to a factor, by any f-divergence",
         "f_dpg.md",
@@ -48,6 +53,11 @@ SYSTEMS = (
         ("stable_normal",),
         "surface normals from images, by a guess and a refinement that scatter little",
         "stable_normal.md",
+    ),
+    System(
+        ("functional_priors",),
+        "priors of networks that are fitted to Gaussian processes, and measured against them",
+        "functional_priors.md",
     ),
     System(("distillation",), "sparse students of teachers that are known by their probabilities"),
     System(
