@@ -4,13 +4,16 @@
 # weights.  Code that is carried over runs, smooths the wrong tail, and returns weights that favour
 # the draws of least weight, with a k-hat that tells of no trouble.
 #
-# arviz-stats 1.3.3 (Python 3.12 or newer, PYTHON=... names it), weights of a Pareto law of shape 1,
+# arviz-stats 1.3.3 (Python 3.12 or newer, the first that is found), weights of a Pareto law of shape 1,
 # whose k-hat should be about 0.9: -0.87 for their logs, and 0.95 for minus their logs; the largest
 # weight goes to the draw that has the least.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-"${PYTHON:-python3.12}" -m venv "$dir/venv"
+for python in python3 python3.{12..19} ~/.pyenv/versions/3.1[2-9]*/bin/python; do
+    "$python" -c "import sys; sys.exit(sys.version_info < (3, 12))" 2>/dev/null && break
+done
+"$python" -m venv "$dir/venv"
 "$dir/venv/bin/pip" install -q arviz-stats==1.3.3 numpy==2.4.6
 cat >"$dir/script.py" <<'PY'
 import importlib.metadata

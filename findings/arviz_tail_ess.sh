@@ -6,13 +6,16 @@
 # array_stats.ess of the same package with these.  A chain that is slow in its outer tenths only
 # looks better than it is.
 #
-# arviz 1.3.0, arviz-stats 1.3.3 (Python 3.12 or newer, PYTHON=... names it), a chain whose values
+# arviz 1.3.0, arviz-stats 1.3.3 (Python 3.12 or newer, the first that is found), a chain whose values
 # above the 93rd percentile come in runs of 50: summary says ess_tail 107, and of the 5 % tails it
 # is 42.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-"${PYTHON:-python3.12}" -m venv "$dir/venv"
+for python in python3 python3.{12..19} ~/.pyenv/versions/3.1[2-9]*/bin/python; do
+    "$python" -c "import sys; sys.exit(sys.version_info < (3, 12))" 2>/dev/null && break
+done
+"$python" -m venv "$dir/venv"
 "$dir/venv/bin/pip" install -q arviz==1.3.0 arviz-stats==1.3.3 arviz-base==1.3.1 numpy==2.4.6
 cat >"$dir/script.py" <<'PY'
 import importlib.metadata

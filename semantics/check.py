@@ -10,10 +10,12 @@ from .agreement import agreement
 from .calibration import sbc
 from .density import density
 from .ergodicity import ergodic
+from .geweke import geweke
 from .involution import check_involution as involution
 from .orbit import check_orbit as orbit
 from .stationarity import invariant, reversible
 from .stationary import stationary
+from .stein import stein
 from .unbiased import unbiased
 from .validity import valid
 
@@ -21,12 +23,14 @@ __all__ = [
     "agreement",
     "density",
     "ergodic",
+    "geweke",
     "invariant",
     "involution",
     "orbit",
     "reversible",
     "sbc",
     "stationary",
+    "stein",
     "unbiased",
     "valid",
 ]

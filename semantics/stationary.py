@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,17 @@ from .sources import elsewhere
 from .waves import COUNT, Waves, rows_of
 
 PILOT, BATCH = 200, 50
+
+
+class Words(NamedTuple):
+    """What is bet on, what one bet is made with, and what is worth nothing to who bets."""
+
+    mean: str
+    each: str
+    right: str
+
+
+CHANGE = Words("half the change of the mean", "steps", "a right kernel")
 
 
 @verdict
@@ -64,18 +75,40 @@ def stationary(
     if draws < 1 or not 0 < level < 1 or (bound is not None and not bound > 0):
         what = f"{draws}, {level}, {bound}"
         raise ValueError(f"draws and bound are positive and the level is in (0, 1): {what}")
-    start, subject = time.perf_counter(), f"{program_name(kernel)} keeps {program_name(target)}"
-    limit = 0.0 if bound is None else math.log(bound)
+    subject = f"{program_name(kernel)} keeps {program_name(target)}"
 
-    def drawn() -> tuple[Any, float]:
+    def drawn() -> tuple[Any, Tensor]:
         trace, log_weight = generate(target, {}, *args)
+        return trace.value, log_weight
+
+    return kept(subject, kernel, drawn, draws, level, width, bound, seed)
+
+
+def kept(
+    subject: str,
+    kernel: Callable[[Any], Any],
+    drawn: Callable[[], tuple[Any, Tensor]],
+    draws: int,
+    level: float,
+    width: float,
+    bound: float | None,
+    seed: int,
+) -> Report:
+    """The same for the law of ``drawn``, which gives a state and the log of its weight."""
+    if draws < 1 or not 0 < level < 1 or (bound is not None and not bound > 0):
+        what = f"{draws}, {level}, {bound}"
+        raise ValueError(f"draws and bound are positive and the level is in (0, 1): {what}")
+    start, limit = time.perf_counter(), 0.0 if bound is None else math.log(bound)
+
+    def weighted() -> tuple[Any, float]:
+        state, log_weight = drawn()
         if float(log_weight) > limit:
             what = f"the scores multiply the weight of a state by {math.exp(float(log_weight)):.6g}"
             raise ProgramError(located(what, hint="say bound=, the most that they ever do"))
-        return trace.value, math.exp(float(log_weight) - limit)
+        return state, math.exp(float(log_weight) - limit)
 
     with elsewhere(seed), torch.no_grad():
-        pilot = [drawn() for _ in range(PILOT)]
+        pilot = [weighted() for _ in range(PILOT)]
         weights = torch.tensor([weight for _, weight in pilot], dtype=torch.float64)
         if not bool(weights.sum() > 0):
             what = f"none of {PILOT} draws has any weight under the scores"
@@ -83,7 +116,7 @@ def stationary(
         waves = Waves.about(_numbers([x for x, _ in pilot]), weights / weights.sum())
         bets, mass = Bets(2 * COUNT), 0.0
         while bets.number < draws and bets.log_evidence() < -math.log(level):
-            batch = [drawn() for _ in range(min(BATCH, draws - bets.number))]
+            batch = [weighted() for _ in range(min(BATCH, draws - bets.number))]
             starts = [(x, weight) for x, weight in batch if weight > 0]
             gains = torch.zeros((len(batch), 2 * COUNT), dtype=torch.float64)
             if starts:
@@ -94,7 +127,8 @@ def stationary(
                 mass += float(shares.sum())
             bets.place(gains)
     mass /= bets.number
-    return _verdict(subject, bets, mass, waves, level, width, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return by_bets(subject, bets, mass, waves, level, width, CHANGE, seconds)
 
 
 def _moved(subject: str, kernel: Callable[[Any], Any], states: list[Any], rows: Tensor) -> Tensor:
@@ -121,23 +155,24 @@ def _numbers(states: list[Any]) -> Tensor:
     return rows
 
 
-def _verdict(
+def by_bets(
     subject: str,
     bets: Bets,
     mass: float,
     waves: Waves,
     level: float,
     width: float,
+    words: Words,
     seconds: float,
 ) -> Report:
-    """Means are told as shares of the mass, which the weights have on average."""
+    """What bets against zero means say; these are told as shares of the mass of the weights."""
     whole = mass if mass > 0 else math.nan
     means, seen = bets.means() / whole, bets.seen(level) / whole
     found = bets.log_evidence() >= -math.log(level)
     worst = int(bets.log_wealth.amax(1).argmax())
     told = (
-        f"half the change of the mean of {waves.name(worst)} is {float(means[worst]):.4g}, in "
-        f"{bets.number} steps: a right kernel would be worth 1, and this one is worth "
+        f"{words.mean} of {waves.name(worst)} is {float(means[worst]):.4g}, in {bets.number} "
+        f"{words.each}: {words.right} would be worth 1, and this one is worth "
         f"{math.exp(min(700.0, bets.log_evidence())):.3g}, to those who bet against it"
     )
     report = Report(
@@ -145,7 +180,7 @@ def _verdict(
         "fail" if found else "pass",
         float(means[worst].abs()),
         float(seen[worst]),
-        f"is what would be found in {bets.number} steps at level {level:g}",
+        f"is what would be found in {bets.number} {words.each} at level {level:g}",
         told if found else "",
         seconds,
     )

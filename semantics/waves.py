@@ -6,6 +6,7 @@ number, from a measure: smooth in the coordinates of a quadrature, and never lar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +35,7 @@ class Waves:
         """Waves on the scale of weighted rows [n, k]; the weights sum to one."""
         middle = _quantiles(rows, weights, 0.5)
         spread = _spreads(rows, weights, middle)
-        generator = torch.Generator().manual_seed(0)
-        rates = 2 * torch.randn(COUNT, rows.shape[1], generator=generator, dtype=torch.float64)
-        return Waves(middle, spread, rates)
+        return Waves(middle, spread, _rates(rows.shape[1]))
 
     def __call__(self, rows: Tensor) -> Tensor:
         angles = torch.atan((rows - self.middle) / self.spread) @ self.rates.T
@@ -46,6 +45,20 @@ class Waves:
         """Wave number i in words."""
         kind, rate = ("cos", "sin")[i // COUNT], self.rates[i % COUNT].tolist()
         return f"{kind}<{rate}, atan((x - m) / s)>"
+
+
+def _rates(k: int) -> Tensor:
+    """Rates [COUNT, k] on one, two, four or all of k numbers in turn, whose length stays the same.
+
+    Waves on few numbers see a change of these; those on many of what they have to do with others.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rates = 2 * torch.randn(COUNT, k, generator=generator, dtype=torch.float64)
+    for i, rate in enumerate(rates):
+        size = min(k, (1, 2, 4, k)[i % 4])
+        rate[torch.randperm(k, generator=generator)[size:]] = 0.0
+        rate /= math.sqrt(size)
+    return rates
 
 
 def rows_of(values: Iterable[Any]) -> Tensor | None:

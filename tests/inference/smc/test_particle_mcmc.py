@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward import dist, draw, factor, sample
@@ -167,13 +168,17 @@ def test_conditional_smc_moves_for_two_particles_or_more() -> None:
     assert found == sorted(found, reverse=True) and found[2] < found[1] < 1.0
 
 
-def test_particle_gibbs_is_invariant() -> None:
-    states = conditional_smc(2, keep=["theta"])
-    check.invariant(states.on(model), points_of(model)).require()
-    sweep = cycle(states, gibbs("theta"))
-    check.invariant(sweep.on(model), points_of(model)).require()
-    with_ancestors = cycle(conditional_smc(2, ["theta"], ancestors=True), single_site())
-    check.invariant(with_ancestors.on(model), points_of(model)).require()
+STATES = conditional_smc(2, keep=["theta"])
+SWEEPS = {
+    "states": STATES,
+    "states and parameter": cycle(STATES, gibbs("theta")),
+    "ancestors too": cycle(conditional_smc(2, ["theta"], ancestors=True), single_site()),
+}
+
+
+@pytest.mark.parametrize("name", quick(2, SWEEPS))
+def test_particle_gibbs_is_invariant(name: str) -> None:
+    check.invariant(SWEEPS[name].on(model), points_of(model)).require()
 
 
 def test_particles_that_forget_the_run_before_are_rejected() -> None:
@@ -206,25 +211,25 @@ def test_evidence_by_steps_is_that_of_the_whole() -> None:
     assert difference < 1e-14
 
 
-def test_smc_squared_is_valid() -> None:
+@pytest.mark.parametrize(
+    ("states", "parameters", "move"), quick(1, [(2, 1, None), (1, 1, single_site()), (1, 2, None)])
+)
+def test_smc_squared_is_valid(states: int, parameters: int, move: Any) -> None:
     """Particles of parameters, each with particles of states, moved by PMMH."""
-    one, two = (
-        pseudo_marginal(theta, smc(chain, n, multinomial, evidence="z"), pushed=True)
-        for n in (1, 2)
-    )
-    check.valid(smc(one, 1, multinomial, move=single_site()), model).require()
-    check.valid(smc(one, 2, multinomial), model).require()
-    check.valid(smc(two, 1, multinomial), model).require()
+    steps = pseudo_marginal(theta, smc(chain, states, multinomial, evidence="z"), pushed=True)
+    check.valid(smc(steps, parameters, multinomial, move=move), model).require()
 
+
+@pytest.mark.parametrize(("n", "m"), quick(1, [(1, 2), (2, 1)]))
+def test_smc_squared_that_moves_is_valid(n: int, m: int) -> None:
     def short(p: Tensor) -> Tensor:
         x = sample("x", dist.Bernoulli(p))
         score("first", x, 3 / 4, 1 / 4)
         return x
 
-    for n, m in ((2, 1), (1, 2)):
-        steps = pseudo_marginal(theta, smc(short, m, multinomial, evidence="z"), pushed=True)
-        algorithm = smc(steps, n, multinomial, move=single_site())
-        check.valid(algorithm, lambda: (p := theta(), short(p))).require()
+    steps = pseudo_marginal(theta, smc(short, m, multinomial, evidence="z"), pushed=True)
+    algorithm = smc(steps, n, multinomial, move=single_site())
+    check.valid(algorithm, lambda: (p := theta(), short(p))).require()
 
 
 def test_a_block_proposes_parameters() -> None:

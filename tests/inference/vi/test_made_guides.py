@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward import dist, observe, plate, program, sample
@@ -41,7 +42,7 @@ EXACT = float(
 )
 
 
-@pytest.mark.parametrize("kind", [FullRank, Structured])
+@pytest.mark.parametrize("kind", quick(1, [FullRank, Structured]))
 def test_guides_that_hold_the_posterior(kind: Any) -> None:
     """A normal model: the bound rises to the log evidence, and every estimate is equal to it."""
     torch.manual_seed(0)
@@ -54,7 +55,7 @@ def test_guides_that_hold_the_posterior(kind: Any) -> None:
     assert result.value == pytest.approx(EXACT, abs=0.01)
 
 
-@pytest.mark.parametrize("kind", [MeanField, LowRank, Flow])
+@pytest.mark.parametrize("kind", quick(1, [MeanField, LowRank, Flow]))
 def test_guides_that_come_near(kind: Any) -> None:
     torch.manual_seed(0)
     guide = kind(centred, Y)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.sizes import quick
 from support.variational import (
     BACK_ENDS,
     JOINT,
@@ -321,7 +322,8 @@ def test_paths_give_the_derivative_of_the_distribution_function(law: Any) -> Non
     torch.testing.assert_close(slopes, exact, rtol=1e-5, atol=1e-5)
 
 
-def test_several_traces_have_noise_of_their_own(back_end: Any) -> None:
+@pytest.mark.parametrize("strategy", quick(1, [enum, mvd]))
+def test_several_traces_have_noise_of_their_own(back_end: Any, strategy: Any) -> None:
     """The bound of two particles along paths, and a flip that forks before them."""
 
     def model() -> None:
@@ -357,11 +359,10 @@ def test_several_traces_have_noise_of_their_own(back_end: Any) -> None:
         return of
 
     at = f([0.4, 0.7])
-    for strategy in (enum, mvd):
-        check.unbiased(
-            back_end(build(strategy), at),
-            lambda t: (1 + t[0]) * bound(t),
-            at,
-            quadrature=24,  # of a smooth function: good to 1e-4
-            tolerance=2e-4,
-        ).require()
+    check.unbiased(
+        back_end(build(strategy), at),
+        lambda t: (1 + t[0]) * bound(t),
+        at,
+        quadrature=24,  # of a smooth function: good to 1e-4
+        tolerance=2e-4,
+    ).require()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from support.equations import run_on
 from support.mistakes import MISTAKES, Mistake
+from support.sizes import quick
 from support.terms import terms
 
 from pushforward.ppl.calculus import syntax as s
@@ -133,13 +134,14 @@ def test_a_module_reads_back() -> None:
     assert check(module).type == Measure("P", BOOL)
 
 
-def test_well_typed_terms_keep_their_type_in_print() -> None:
+@pytest.mark.parametrize("examples", quick(1, [300, 1_000]))
+def test_well_typed_terms_keep_their_type_in_print(examples: int) -> None:
     def test(term: s.Term) -> None:
         again = parse(pretty(term))
         assert again == term
         assert check(again).type == check(term).type
 
-    run_on(terms(), test, 1_000)
+    run_on(terms(), test, examples)
 
 
 # ------------------------------------------------------------------------------------------ order
