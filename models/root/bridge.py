@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ...ppl import Program, program, sample, scan
 
+Time = int | Tensor  # an index of a schedule, or indices
+
 
 class Schedule(NamedTuple):
     """x_t ~ normal((1 - m_t) x0 + m_t x_low, variance delta_t): m [T] and delta [T]."""
@@ -47,19 +49,19 @@ def levels(T: int, steps: int) -> list[int]:
     return [*(int(T - 1 - gap * i + 1e-9) for i in range(steps - 2)), 1, 0]
 
 
-def q_sample(of: Schedule, x0: Tensor, x_low: Tensor, t: int, noise: Tensor) -> Tensor:
-    """x_t of the bridge from x0 to x_low, for standard normal noise."""
+def q_sample(of: Schedule, x0: Tensor, x_low: Tensor, t: Time, noise: Tensor) -> Tensor:
+    """x_t of the bridge from x0 to x_low, for standard normal noise; rows have times t [n, 1]."""
     return (1 - of.m[t]) * x0 + of.m[t] * x_low + of.delta[t].sqrt() * noise
 
 
-def variance(of: Schedule, t: int, n: int) -> Tensor:
+def variance(of: Schedule, t: Time, n: Time) -> Tensor:
     """That of x_n given x_t, x0 and x_low, for n < t."""
     ratio = (1 - of.m[t]) ** 2 / (1 - of.m[n]) ** 2
     return (of.delta[t] - of.delta[n] * ratio) * of.delta[n] / of.delta[t]
 
 
 def p_step(
-    of: Schedule, x_t: Tensor, x0: Tensor, x_low: Tensor, t: int, n: int
+    of: Schedule, x_t: Tensor, x0: Tensor, x_low: Tensor, t: Time, n: Time
 ) -> tuple[Tensor, Tensor]:
     """Mean and variance of x_n given x_t, x0 and x_low, for n < t."""
     s2 = variance(of, t, n)
