@@ -12,7 +12,7 @@ import torch
 from support.sizes import quick
 from torch import Tensor, nn
 
-from pushforward import Program, assess, dist, program, sample, untraced, weighted
+from pushforward import Program, assess, dist, program, sample, simulate, untraced, weighted
 from pushforward.models import stable_normal as sn
 from pushforward.models.stable_normal import normals, render
 from pushforward.models.stable_normal.schedule import ddim
@@ -192,7 +192,7 @@ def test_law_of_a_refinement(n: int, quirk: bool) -> None:
     """It is the closed form; with noise a hundredth too large, or the other level, it is not."""
     law = normal_law(*closed(n, quirk))
     steps = sn.heuristic_steps(SCHEDULE, n, quirk)
-    nodes = 24 if n < 6 else 64
+    nodes = 24 if n < 6 else 32
     check.valid(drawn(steps), law, quadrature=nodes, tolerance=1e-6).require()
     louder = steps._replace(noisy=steps.noisy * f([1, 1, 1, 1.01]))
     for wrong in (louder, sn.heuristic_steps(SCHEDULE, n, not quirk)):
@@ -245,6 +245,28 @@ def test_types() -> None:
     assert str(still.type(images, s)) == f"{{noise: {shape}}} -> P {shape}"
     assert str(still.type(images, s, e)) == f"{{}} -> P {shape}"
     assert torch.equal(still(images, s, e), still(images, s, e))
+
+
+@pytest.mark.usefixtures("double")
+def test_a_run_and_its_density() -> None:
+    """Of the whole estimate: standard noise, then states about the refiner's estimates."""
+    torch.manual_seed(0)
+    yoso, refiner = (make(sn.DilatedNet(1, width=4)) for make in (sn.YOSO, sn.SGRefiner))
+    images = torch.rand(1, 1, 3, 4)
+    of = sn.StableNormal(yoso, refiner, n_steps=6).normals
+    with torch.no_grad():
+        trace = simulate(of, images, seed=0)
+        found, value = assess(of, trace.choices, images)
+        assert sorted(trace.choices) == ["noise", "x[0]", "x[1]"]
+        assert torch.equal(value, trace.value)
+        e, *path = (trace.choices[name] for name in ("noise", "x[0]", "x[1]"))
+        t = sn.heuristic_timesteps(6)[0]
+        ab, x, wanted = SCHEDULE.ab[t], yoso(images, e), -e.square().sum() / 2
+        for ahead in path:
+            away = ahead - ab.sqrt() * refiner(x, torch.tensor(t), images, None)
+            wanted = wanted - away.square().sum() / (2 * (1 - ab)) - e.numel() * (1 - ab).log() / 2
+            x = ahead
+    close(found, wanted - 1.5 * e.numel() * math.log(2 * math.pi), 1e-9)
 
 
 def test_any_step_keeps_the_levels() -> None:
