@@ -54,11 +54,6 @@ SYSTEMS = (
         "surface normals from images, by a guess and a refinement that scatter little",
         "stable_normal.md",
     ),
-    System(
-        ("functional_priors",),
-        "priors of networks that are fitted to Gaussian processes, and measured against them",
-        "functional_priors.md",
-    ),
     System(("distillation",), "sparse students of teachers that are known by their probabilities"),
     System(
         ("decoding", "uscd_processor"),
