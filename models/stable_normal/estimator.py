@@ -137,7 +137,8 @@ class StableNormal:
             ValueError: images are not [B, C, H, W] as in training, or not finite, or
                 descriptors are missing that the refiner was trained with.
         """
-        seed = int(torch.randint(2**62, (), generator=generator, device=_of(generator)))
+        device = None if generator is None else generator.device
+        seed = int(torch.randint(2**62, (), generator=generator, device=device))
         with seeded(seed, images.device):
             found: Tensor = self.normals(images, semantics)
         return found
@@ -183,7 +184,3 @@ class StableNormal:
         elif self._trained is not None and not self._trained[1]:
             raise ValueError("the refiner was trained without semantics")
         return known
-
-
-def _of(generator: torch.Generator | None) -> torch.device:
-    return torch.device("cpu") if generator is None else generator.device

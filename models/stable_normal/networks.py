@@ -15,7 +15,8 @@ WAVES = 8  # of the time
 class DilatedNet(nn.Module):
     """x_0 [B, 3, H, W] of x_t [B, 3, H, W], times t [B], images [B, C, H, W] and descriptors.
 
-    Five residual blocks of one dilated convolution each; the time shifts their channels.
+    Five residual blocks of one dilated convolution each; the time shifts their channels.  Ours: the
+    source has a pretrained network on latents.
 
     Args:
         channels: C, of images.

@@ -95,7 +95,9 @@ def report(pred: Tensor, gt: Tensor) -> Report:
 
 
 def variance(means: Tensor) -> float:
-    """The variance over seeds of means [images, seeds], averaged over images.
+    """The variance over seeds of means [images, seeds], averaged over images; n, not n - 1.
+
+    It is the public code's; the paper's own definition could not be read.
 
     Errors:
         ValueError: there are fewer than two seeds.
@@ -123,6 +125,8 @@ def seed_variance(preds: Tensor, gt: Tensor) -> float:
 
 def dispersion(preds: Tensor) -> float:
     """The mean angle (degrees) of predictions [seeds, ...] to their mean, which is normalised.
+
+    Ours: it sees scatter that leaves the mean angle of an image as it is.
 
     Errors:
         ValueError: there are fewer than two seeds, or opposite vectors have no mean.

@@ -107,7 +107,8 @@ def descend(
 ) -> list[float]:
     """Steps of Adam on losses of random rows [batch] out of n; the rate falls to zero.
 
-    Parameters end as a moving average over steps, of decay 0.98.  Returns the losses.
+    Parameters end as a moving average over steps, of decay 0.98.  Returns the losses.  The source
+    does not say how it trains.
     """
     free = [p for p in module.parameters() if p.requires_grad]
     mean = [p.detach().clone() for p in free]
