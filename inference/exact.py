@@ -28,6 +28,7 @@ from ..ppl.tensors.polynomials import NotQuadratic, require_quadratic
 from ..ppl.tensors.seeds import seeded
 from ..ppl.types import Site
 from .results.fit import Fit, fit_from_vectors
+from .results.predict import with_log_likelihood
 
 ASSIGNMENTS = 256
 STEPS = 2  # to the mean
@@ -88,13 +89,14 @@ class Exact:
         log_evidence = _possible(float(solved.log_mass))
         draws = solved.draw(self.draws)
         derived = torch.func.vmap(lambda choices: _derived(p, args, choices))(draws)
-        return Fit(
+        fit = Fit(
             method="Exact (elimination)",
             draws={name: x[None] for name, x in {**draws, **derived}.items()},
             latents=tuple(draws),
             log_evidence=log_evidence,
             marginals=solved.probabilities(),
         )
+        return with_log_likelihood(fit, p, args)
 
     def _gaussian(
         self, p: Callback, args: tuple[Any, ...], assignments: list[dict[str, Tensor]]

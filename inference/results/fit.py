@@ -156,18 +156,21 @@ class Fit:
     def loo(self, sites: Sequence[str] | None = None) -> Loo:
         """How well each observation is predicted by the others; entries of factors count as such.
 
+        Draws of an approximation count by their weights, ``stats["log_weight"]``.
+
         Args:
             sites: those whose entries are left out; all of the log likelihood unless given.
 
         Errors:
-            DataError: the fit holds no log likelihood, or none of such a site.
+            DataError: the fit holds no log likelihood, or none of such a site; or a single draw.
         """
+        weights = self.stats.get("log_weight")
         if sites is None:
-            return leave_one_out(self.log_likelihood, self.factors)
+            return leave_one_out(self.log_likelihood, self.factors, weights)
         if unknown := [name for name in sites if name not in self.log_likelihood]:
             what = f"the fit holds no log likelihood of {unknown}"
             raise DataError(located(what, hint=f"it has that of {list(self.log_likelihood)}"))
-        return leave_one_out({name: self.log_likelihood[name] for name in sites})
+        return leave_one_out({n: self.log_likelihood[n] for n in sites}, log_weights=weights)
 
     def warnings(self) -> list[str]:
         """What a reader should know before believing these draws; empty if nothing."""

@@ -71,34 +71,52 @@ class Loo:
         return "\n".join([*lines, *(f"  {line}" for line in self.warnings())])
 
 
-def leave_one_out(log_likelihood: Mapping[str, Tensor], factors: tuple[str, ...] = ()) -> Loo:
+def leave_one_out(
+    log_likelihood: Mapping[str, Tensor],
+    factors: tuple[str, ...] = (),
+    log_weights: Tensor | None = None,
+) -> Loo:
     """By Pareto smoothed importance sampling from the posterior of all, [chains, draws, *shape].
 
     A constant observation is what it is, and one that takes few values has no tail.
 
-    Source: Vehtari, Gelman and Gabry (arXiv 1507.04544).
+    Args:
+        log_weights: of draws that are of another law, log p - log q, [chains, draws].
+
+    Source: Vehtari, Gelman and Gabry (arXiv 1507.04544); with weights Magnusson, Andersen, Jonasson
+    and Vehtari (arXiv 1904.10679).
 
     Errors:
-        DataError: there is no log likelihood.
+        DataError: there is no log likelihood, or that of a single draw.
     """
     if not log_likelihood:
         what = "the fit holds no log likelihood to leave observations out of"
-        raise DataError(located(what, hint="observe data at named sites, within the model"))
+        hint = "if the model observes data at named sites, give it to the fit by fit.log_likelihood"
+        raise DataError(located(what, hint=f"{hint} = log_likelihood(fit, model, *args)"))
+    draws = next(iter(log_likelihood.values())).flatten(0, 1).shape[0]
+    if draws < 2:
+        what = f"a fit of {draws} draw{'s' * (draws != 1)} is no posterior to leave data out of"
+        raise DataError(located(what, hint="fit by MCMC, SMC, Exact or Laplace"))
+    own = torch.zeros(draws) if log_weights is None else log_weights.flatten().cpu()
+    own = own.double()
     pointwise: dict[str, Tensor] = {}
     k_hat: dict[str, Tensor] = {}
     fitted: dict[str, Tensor] = {}
     for name, logs in log_likelihood.items():
-        rows = logs.detach().double().flatten(0, 1)
-        entries = [_left_out(row) for row in rows.reshape(len(rows), -1).T]
+        rows = logs.detach().cpu().double().flatten(0, 1)
+        entries = [_left_out(row, own) for row in rows.reshape(draws, -1).T]
         found = torch.tensor(entries, dtype=torch.float64).reshape(*rows.shape[1:], 3)
         pointwise[name], k_hat[name], fitted[name] = found.unbind(-1)
     return Loo(pointwise, k_hat, fitted, factors)
 
 
-def _left_out(logs: Tensor) -> tuple[float, float, float]:
-    """Of one observation, by its log densities at the draws: left out, k-hat, and fitted."""
-    fitted = float(torch.logsumexp(logs, 0)) - math.log(len(logs))
+def _left_out(logs: Tensor, own: Tensor) -> tuple[float, float, float]:
+    """Of one observation, by its log densities at the draws: left out, k-hat, and fitted.
+
+    ``own``: the log weights of the draws [n], which smooth ones stand for in what is fitted.
+    """
+    fitted = float(torch.logsumexp(logs + smoothed(own).log_weights, 0))
     if not bool(logs.isfinite().all()):
         return (math.nan if bool(logs.isnan().any()) else -math.inf), math.inf, fitted
-    weights = smoothed(-logs)
+    weights = smoothed(own - logs)
     return float(torch.logsumexp(logs + weights.log_weights, 0)), weights.k_hat, fitted

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,6 +19,7 @@ from ...ppl.errors import (
     BranchError,
     DataError,
     ProgramError,
+    PushforwardError,
     UnsupportedDistributionError,
     implemented,
     located,
@@ -28,7 +31,7 @@ from ...ppl.language.effects import Message, is_deterministic, is_draw
 from ...ppl.language.handlers import Sealed, Untracing
 from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.seeds import seeded
-from .fit import CHUNK, Fit
+from .fit import CHUNK, POINTWISE_LIMIT, TOO_LARGE, Fit, plates_of
 from .not_held import integrated_out, not_held
 from .prediction import Prediction
 
@@ -222,14 +225,8 @@ def log_likelihood(fit: Fit, p: Callback, *args: Any) -> dict[str, Tensor]:
     take the result, as do held-out scores.
     """
 
-    def one(values: dict[str, Tensor]) -> dict[str, Tensor]:
-        with no_validation(), Sealed(), Recorder(values, density=True, validate=False) as recorder:
-            p(*as_arguments(args))
-        found: dict[str, Tensor] = recorder.pointwise
-        return found
-
-    draws = {name: fit[name] for name in fit.latents}
-    flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in draws.items()}
+    args = as_arguments(args)
+    one, flat = partial(_pointwise, p, args), _flat(fit)
     with torch.no_grad():
         try:
             scores = torch.func.vmap(one, chunk_size=CHUNK)(flat)
@@ -237,4 +234,51 @@ def log_likelihood(fit: Fit, p: Callback, *args: Any) -> dict[str, Tensor]:
             (scores,) = _one_by_one(one, flat, fit.chains * fit.size, error)
     if not scores:
         raise DataError(located(f"{program_name(p)} observes nothing", hint="condition it on data"))
-    return {name: x.reshape(fit.chains, fit.size, *x.shape[1:]) for name, x in scores.items()}
+    return _by_chain(fit, scores)
+
+
+def _pointwise(p: Callback, args: tuple[Any, ...], values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The log density of each observed entry of ``p(*args)`` at one draw."""
+    with no_validation(), Sealed(), Recorder(values, density=True, validate=False) as recorder:
+        p(*args)
+    found: dict[str, Tensor] = recorder.pointwise
+    return found
+
+
+def _flat(fit: Fit) -> dict[str, Tensor]:
+    """The latents, [chains * draws, *shape]."""
+    return {name: fit[name].flatten(0, 1) for name in fit.latents}
+
+
+def _by_chain(fit: Fit, flat: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: x.reshape(fit.chains, fit.size, *x.shape[1:]) for name, x in flat.items()}
+
+
+def with_log_likelihood(fit: Fit, p: Callback, args: tuple[Any, ...]) -> Fit:
+    """A fit that holds the log likelihood of ``p(*args)`` too, its data, and their plates.
+
+    It is left as it is where lanes refuse the program, where the density is random, as of a plate
+    that draws its subsample, or where the fit lacks a latent; and told of where it is too large.
+    """
+    held = _flat(fit)
+    try:
+        run, _ = abstract_run(p, *args)
+        latents = {name for name, site in run.sites.items() if not site.observed}
+        if run.draws or run.subsampled or not latents <= held.keys():
+            return fit
+        first = {name: x[0] for name, x in held.items()}
+        recording = Recorder(first, density=True, validate=False)
+        with torch.no_grad(), no_validation(), Sealed(), recording as record:
+            p(*args)
+        entries = sum(x.numel() for x in record.pointwise.values())
+        if entries * fit.chains * fit.size > POINTWISE_LIMIT:
+            return replace(fit, notes=(*fit.notes, TOO_LARGE))
+        one = partial(_pointwise, p, args)
+        with torch.no_grad():
+            found = torch.func.vmap(one, chunk_size=CHUNK)(held) if entries else {}
+    except (PushforwardError, RuntimeError, ValueError):
+        return fit
+    about: dict[str, Any] = {"observed": record.of("observed"), "factors": record.factors}
+    return replace(
+        fit, log_likelihood=_by_chain(fit, found), dims={**plates_of(record), **fit.dims}, **about
+    )

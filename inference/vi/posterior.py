@@ -18,6 +18,7 @@ from ...ppl.language.batching import run_batched
 from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.seeds import seeded
 from ..results.fit import Fit
+from ..results.predict import with_log_likelihood
 from .gradients.replay import Notes, Run, Settings
 from .guides import typed
 from .language.traces import log_density, sample_trace
@@ -30,7 +31,8 @@ def posterior(model: Callback, guide: Any, *args: Any, draws: int = 1000, seed: 
     ``stats["log_weight"]`` are log p - log q, and the fit's log evidence is the log of their mean.
     ``stats["k_hat"]`` is the shape of their tail, the same for all draws: above 0.7 the guide
     misses parts of the posterior.  It is NaN, and there is no evidence, where the guide has no
-    density, since it proposes single points for a continuous latent.
+    density, since it proposes single points for a continuous latent.  The log likelihood is that of
+    the draws, which ``fit.loo()`` weighs.
 
     Source: Yao, Vehtari, Simpson, Gelman, Yes, but did it work? (arXiv 1802.02538).
     """
@@ -61,7 +63,7 @@ def posterior(model: Callback, guide: Any, *args: Any, draws: int = 1000, seed: 
         what = f"the guide has no density: it proposes one point for {', '.join(points)}"
         note = f"{what}; how good it is, and the evidence, are unknown"
         trust = trust._replace(k_hat=math.nan, notes=[note])
-    return Fit(
+    fit = Fit(
         f"SVI ({program_name(guide)})",
         {name: x[None] for name, x in {**choices, **derived}.items()},
         stats={
@@ -75,6 +77,7 @@ def posterior(model: Callback, guide: Any, *args: Any, draws: int = 1000, seed: 
         seconds=time.perf_counter() - start,
         notes=tuple(trust.notes),
     )
+    return with_log_likelihood(fit, model, args)
 
 
 def _points(model: Callback, args: tuple[Any, ...], choices: dict[str, Tensor]) -> list[str]:

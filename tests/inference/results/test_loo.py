@@ -14,11 +14,12 @@ import torch
 from support.normals import numbers
 from torch import Tensor
 
-from pushforward import condition, dist, plate, program, sample
+from pushforward import condition, dist, observe, plate, program, sample
 from pushforward.errors import DataError
-from pushforward.inference import MCMC, Fit, nuts
+from pushforward.inference import MAP, MCMC, SMC, Exact, Fit, Laplace, log_likelihood, nuts, smc
 from pushforward.inference.results.arviz import generation, import_arviz
 from pushforward.inference.results.loo import leave_one_out
+from pushforward.inference.vi import FullRank, posterior
 
 
 def fit_of(**logs: Tensor) -> Fit:
@@ -123,3 +124,85 @@ def test_of_a_model() -> None:
 def test_without_data_there_is_nothing_to_leave_out() -> None:
     with pytest.raises(DataError, match="no log likelihood"):
         Fit("by hand", {"x": torch.zeros(2, 3)}).loo()
+
+
+# ----------------------------------------------------------- of methods whose draws are not chains
+
+Y = torch.tensor([-1.0, 0.3, 2.5], dtype=torch.float64)
+
+
+def left_out(i: int) -> float:
+    """log p(y_i | the others) of y ~ Normal(mu, 1), mu ~ Normal(0, 10), by hand."""
+    others = torch.cat([Y[:i], Y[i + 1 :]])
+    precision = 0.01 + 2.0
+    law = torch.distributions.Normal(others.sum() / precision, (1 + 1 / precision) ** 0.5)
+    return float(law.log_prob(Y[i]))
+
+
+def test_draws_of_an_approximation_count_by_their_weights() -> None:
+    """Quantiles of a law half as wide again as the posterior; without weights it is rejected."""
+    precision = 3.01
+    mean, sd = Y.sum() / precision, precision**-0.5
+    proposal, right = (torch.distributions.Normal(mean, s) for s in (1.5 * sd, sd))
+    mu = proposal.icdf((torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000)[None]
+    pointwise = torch.distributions.Normal(mu[..., None], 1.0).log_prob(Y)
+    weights = right.log_prob(mu) - proposal.log_prob(mu)
+    expected = torch.tensor([left_out(i) for i in range(3)], dtype=torch.float64)
+    stats = {"log_weight": weights + 3.0}
+    fit = Fit("by hand", {"mu": mu}, stats=stats, log_likelihood={"y": pointwise})
+    found = fit.loo()
+    assert (found.pointwise["y"] - expected).abs().max() < 0.01
+    whole = torch.distributions.Normal(mean, (1 + sd**2) ** 0.5).log_prob(Y)
+    assert (found.fitted["y"] - whole).abs().max() < 0.01
+    assert torch.equal(fit.loo(["y"]).pointwise["y"], found.pointwise["y"])
+    without = leave_one_out({"y": pointwise}).pointwise["y"]
+    assert (without - expected).abs().max() > 0.05
+
+
+@program
+def line(y: Tensor) -> None:
+    mu = sample("mu", dist.Normal(0.0, 10.0))
+    with plate("rows", len(y)):
+        observe("y", dist.Normal(mu, 1.0), y)
+
+
+@pytest.mark.usefixtures("double")
+def test_a_fit_by_svi_and_one_by_laplace_have_one() -> None:
+    guide = FullRank(line, Y)
+    svi = posterior(line, guide, Y, draws=20_000)
+    assert svi.log_likelihood["y"].shape == (1, 20_000, 3) and svi.dims["y"] == ["rows"]
+    assert torch.equal(svi.observed["y"], Y)
+    for fit in (Laplace(draws=20_000).run(line, Y), Exact(draws=20_000).run(line, Y)):
+        found = fit.loo()  # of the one that is not far out: 0.02 are five standard errors
+        assert float(found.pointwise["y"][1]) == pytest.approx(left_out(1), abs=0.02)
+        assert abs(float(found.fitted["y"][1]) - left_out(1)) > 0.05  # the negative control
+
+
+@pytest.mark.usefixtures("double")
+def test_a_fit_by_elimination_has_one() -> None:
+    """By hand: p(y_i | the others) of two values of z."""
+
+    def model() -> None:
+        z = sample("z", dist.Bernoulli(0.4))
+        with plate("rows", 3):
+            observe("y", dist.Normal(z, 1.0), Y)
+
+    found = Exact(draws=20_000).run(model).loo().pointwise["y"]
+    squares = -0.5 * torch.stack([Y**2, (Y - 1) ** 2])  # [z, 3]
+    prior = torch.tensor([0.6, 0.4]).double().log()
+    for i in range(3):
+        rest = prior + squares.sum(1) - squares[:, i]
+        expected = torch.logsumexp(rest + squares[:, i], 0) - torch.logsumexp(rest, 0)
+        expected = expected - 0.5 * math.log(2 * math.pi)
+        assert float(found[i]) == pytest.approx(float(expected), abs=0.03)
+
+
+@pytest.mark.usefixtures("double")
+def test_those_that_hold_none_say_what_to_do() -> None:
+    fit = SMC(50, 2, smc, progress=False).run(line, Y)
+    with pytest.raises(DataError, match=r"fit.log_likelihood = log_likelihood\(fit, model"):
+        fit.loo()
+    fit.log_likelihood = log_likelihood(fit, line, Y)
+    assert fit.loo().pointwise["y"].shape == (3,)
+    with pytest.raises(DataError, match="a fit of 1 draw is no posterior"):
+        MAP().run(line, Y).loo()
