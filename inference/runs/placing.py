@@ -54,4 +54,4 @@ def with_data_there(p: Callback, device: Device, dtype: torch.dtype | None) -> C
     """A program with the data that it is conditioned on moved; what it closes over stays."""
     if not isinstance(p, Conditioned) or (device is None and dtype is None):
         return p
-    return condition(p.base, moved(p.data, device, dtype))
+    return condition(p.base, moved(p.data, device, dtype), p.missing)

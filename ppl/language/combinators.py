@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -236,26 +236,42 @@ def untraced(p: Callback) -> Program:
     return derived(running, f"untraced({program_name(p)})")
 
 
-class Conditioned(Derived):
-    """A program with data for some of its sites."""
+Missing = Literal["refuse", "ignore"]
 
-    def __init__(self, p: Callback, data: dict[str, Any]) -> None:
-        self.base = p
+
+class Conditioned(Derived):
+    """A program with data for some of its sites; ``missing`` says what NaN among them are."""
+
+    def __init__(self, p: Callback, data: dict[str, Any], missing: Missing = "refuse") -> None:
+        if missing not in get_args(Missing):
+            raise ValueError(f"missing is one of {get_args(Missing)}, not {missing!r}")
+        self.base, self.missing = p, missing
         self.data = {name: as_data(name, value) for name, value in data.items()}
         tensors, name = self.data, program_name(p)
         exact = {name for name, value in data.items() if has_dtype(value)}
+        gaps = {name for name, x in tensors.items() if missing == "ignore" and _has_nan(x)}
 
         def conditioned(*args: Any, **kwargs: Any) -> Any:
-            with Conditioning(tensors, exact, name):
+            with Conditioning(tensors, exact, name, gaps):
                 return p(*args, **kwargs)
 
         super().__init__(conditioned)
         conditioned.__qualname__ = self.__qualname__ = f"condition({name}, {sorted(data)})"
 
 
-def condition(p: Callback, data: dict[str, Any]) -> Conditioned:
-    """The program p with the sites named in ``data`` observed."""
-    return Conditioned(p, data)
+def _has_nan(x: Tensor) -> bool:
+    return x.is_floating_point() and bool(x.isnan().any())
+
+
+def condition(p: Callback, data: dict[str, Any], missing: Missing = "refuse") -> Conditioned:
+    """The program p with the sites named in ``data`` observed.
+
+    Args:
+        missing: what NaN and the masked entries of numpy's arrays are.  "refuse": an error, which
+            names site and rows.  "ignore": entries that were not seen, and count nothing; an event
+            that lacks one of its numbers, such as of a vector, counts nothing as a whole.
+    """
+    return Conditioned(p, data, missing)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ plates of every enclosing handler still reach it.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import pyro.poutine as poutine
@@ -390,13 +391,18 @@ class Intervening(Handler):
 
 
 class Conditioning(Handler):
-    """Turns the latents that data name into observations, and tells what it met of the data."""
+    """Turns the latents that data name into observations, and tells what it met of the data.
+
+    gaps: the data whose NaN were not seen.
+    """
 
     spans_scans = True
 
-    def __init__(self, data: dict[str, Tensor], exact: set[str], program: str) -> None:
+    def __init__(
+        self, data: dict[str, Tensor], exact: set[str], program: str, gaps: Collection[str] = ()
+    ) -> None:
         super().__init__()
-        self.data, self.exact, self.program = data, exact, program
+        self.data, self.exact, self.program, self.gaps = data, exact, program, gaps
 
     def __enter__(self) -> Any:
         outside = stack()
@@ -427,6 +433,11 @@ class Conditioning(Handler):
                 )
             )
         value = fitted(value, msg["fn"], exact=name in self.exact)
+        if name in self.gaps:
+            seen = ~value.isnan()
+            for _ in msg["fn"].event_shape:
+                seen = seen.all(-1)
+            msg["mask"] = seen if msg["mask"] is None else msg["mask"] & seen
         check_data(msg["name"], msg["fn"], value, msg["mask"])
         msg["value"], msg["is_observed"] = value, True
 
