@@ -65,6 +65,20 @@ class Interval(ABC):
         return (self.low + self.high) / 2
 
 
+class Known(Interval):
+    """That of a number which is known already."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.zeros(()), torch.zeros(()))
+        self.settled = True
+
+    def pick(self, log_shares: Tensor) -> int:
+        return int(log_shares.argmax())
+
+    def node(self) -> Tensor:
+        return self.low
+
+
 class Compared(Pending):
     """A monotone function of a uniform number, in place of a tensor.
 
@@ -83,6 +97,11 @@ class Compared(Pending):
     def of(interval: Interval, dtype: torch.dtype) -> Compared:
         """The uniform number itself."""
         return Compared(interval, dtype, lambda u: u, lambda t: t, True)
+
+    @staticmethod
+    def known(value: Tensor) -> Compared:
+        """A number, or many, that is decided."""
+        return Compared(Known(), value.dtype, lambda u: value, lambda t: t, None)
 
     def number(self) -> Tensor:
         """Its value, after the uniform number has become one."""
@@ -151,6 +170,23 @@ class Compared(Pending):
         cuts = torch.arange(math.floor(ends[0]) + 1, math.ceil(ends[1]), dtype=torch.float64)
         self.interval.split(self.back(cuts))
         return part(float(self.forth(self.interval.middle).detach()))
+
+    def wholes(self, name: str) -> Tensor:
+        """The whole numbers [...] that rounding gives for many functions of it: one choice.
+
+        Errors:
+            Undecided: they may be too many, or lanes differ.
+        """
+        ends = torch.stack([self.forth(x) for x in (self.interval.low, self.interval.high)])
+        if _is_batched(ends) or self.interval.settled:
+            raise Undecided
+        low, high = math.floor(float(ends.min())) + 1, math.ceil(float(ends.max()))
+        if not (high - low) * ends[0].numel() < MOST:
+            raise Undecided
+        bounds = torch.arange(low, high, dtype=torch.float64).reshape(-1, *(1,) * (ends.ndim - 1))
+        self.interval.split(self.back(bounds.expand(-1, *ends.shape[1:])).flatten())
+        found: Tensor = getattr(torch, name)(self.forth(self.interval.middle))
+        return found
 
     @classmethod
     def __torch_function__(
@@ -243,8 +279,12 @@ def apply(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 def _in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A function that changes its first argument: that stands for another function from now on."""
-    first = args[0]
-    found = apply(getattr(torch, name), name, args, kwargs) if name in MONOTONE else None
+    first, found = args[0], None
+    certain = name in ROUNDED or first.interval.settled
+    if name in MONOTONE or (certain and hasattr(torch, name)):
+        found = apply(getattr(torch, name), name, args, kwargs)
+    if certain and isinstance(found, Tensor):
+        found = Compared.known(found)
     if not issubclass(type(found), Compared):
         what = f"a uniform number is changed in place, by {name}_"
         raise ProgramError(located(what, hint=f"use {name}, without the underscore"))
@@ -257,6 +297,9 @@ def _of_one(u: Compared, name: str) -> Any:
         return u
     if name in SHAPES:
         return SHAPES[name](u)
+    if (name in ROUNDED or name == "long") and math.prod(u.shape) > 1:
+        found = u.wholes("trunc" if name == "long" else name)
+        return found.long() if name == "long" else found.to(u.dtype)
     if name in ROUNDED:
         return torch.tensor(float(u.whole(ROUNDED[name])), dtype=u.dtype)
     if name == "long":
@@ -425,7 +468,9 @@ DOMAINS = {
     "logit": (0.0, 1.0),
 }
 ASPECTS = {"shape", "ndim", "dtype", "device", "requires_grad", "size", "dim", "numel"}
-IN_PLACE = {f"{name}_": name for name in (*MONOTONE, "clamp", "round", "abs", "pow", "copy")}
+IN_PLACE = {
+    f"{name}_": name for name in (*MONOTONE, *ROUNDED, "clamp", "round", "abs", "pow", "copy")
+}
 IN_PLACE |= {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div"}
 OPERATORS = (
     "eq ne iadd isub imul itruediv abs floordiv rfloordiv rmod "

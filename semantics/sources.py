@@ -163,7 +163,9 @@ def _parts(name: str, value: Any) -> Iterator[Named]:
 
 def _attributes(value: Any) -> Iterator[Named]:
     """Of an instance, whether they lie in a dictionary or in slots."""
-    yield from getattr(value, "__dict__", {}).items()
+    held = getattr(value, "__dict__", None)
+    if isinstance(held, Mapping):  # what answers to any name has something else
+        yield from held.items()
     for kind in type(value).__mro__:
         for name, slot in vars(kind).items():
             if isinstance(slot, types.MemberDescriptorType) and not _is_library(kind):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -12,6 +11,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ...ppl.language.effects import Message, draw, stack
+from .outside import outside
 
 NAME = "parameters"
 Estimator = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -51,17 +51,5 @@ class _Choosing(Messenger):  # type: ignore[misc]
             return
         msg["stop"] = True
         if msg["value"] is None and not msg["is_observed"]:
-            with _without(self):
+            with outside(stack().index(self)):
                 msg["value"], msg["done"] = draw(msg["fn"], label=msg["name"]), True
-
-
-@contextmanager
-def _without(handler: Messenger) -> Iterator[None]:
-    """Outside a handler and all that are inside it: Pyro's own have no part in the choice."""
-    handlers = stack()
-    inner = handlers[handlers.index(handler) :]
-    del handlers[-len(inner) :]
-    try:
-        yield
-    finally:
-        handlers.extend(inner)

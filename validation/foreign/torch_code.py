@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from pyro import distributions as dist
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from ...ppl import draw
 from ...ppl.errors import UnsupportedDistributionError, located
+from ...ppl.language.effects import stack
 from ...ppl.language.program import program_name
 from ...semantics.compared import Compared
+from .outside import outside
 
 ANY = "check.stationary takes any code"
 
@@ -34,19 +38,34 @@ def with_effects(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def run(*args: Any) -> Any:
-        with _Effects():
+        with Effects():
             return function(*args)
 
     run.__name__ = run.__qualname__ = program_name(function)
     return run
 
 
-class _Effects(TorchFunctionMode):
+class Effects(TorchFunctionMode):
+    """Random functions draw; what changes in place into something undecided stands for that.
+
+    ``beyond``: whether they draw outside of handlers that were put up since this was made.
+    """
+
+    def __init__(self, beyond: bool = False) -> None:
+        super().__init__()
+        self._depth = len(stack()) if beyond else None
+        self._standing: dict[int, tuple[Tensor, Any]] = {}  # with the tensors, which keeps ids
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        args = tree_map(self._now, args) if self._standing else args
+        if name in CHANGING and len(args) == 2 and _is_undecided(args[1]):
+            return self._changed(name, *args)
+        if self._standing and any(issubclass(type(x), Compared) for x in args):
+            return Compared.__torch_function__(func, types, args, kwargs)
         if name in REFUSED:
             what = f"torch.{name.strip('_')} has no rule as an effect"
             raise UnsupportedDistributionError(located(what, hint=ANY))
@@ -55,8 +74,22 @@ class _Effects(TorchFunctionMode):
         if kwargs.get("out") is not None:
             raise UnsupportedDistributionError(located(f"torch.{name} with out=", hint=ANY))
         kwargs.pop("generator", None)
-        with torch._C.DisableTorchFunction():
+        place = nullcontext() if self._depth is None else outside(self._depth)
+        with torch._C.DisableTorchFunction(), place:
             return RULES[name](*args, **kwargs)
+
+    def _now(self, value: Any) -> Any:
+        return self._standing.get(id(value), (None, value))[1]
+
+    def _changed(self, name: str, first: Any, other: Any) -> Any:
+        """A function in place, done out of place."""
+        found = getattr(torch, name.rstrip("_"))(first.clone(), other)
+        self._standing[id(first)] = first, found
+        return found
+
+
+def _is_undecided(value: Any) -> bool:
+    return issubclass(type(value), Compared) and not value.interval.settled
 
 
 def _shape(size: tuple[Any, ...]) -> tuple[int, ...]:
@@ -179,5 +212,6 @@ RULES: dict[str, Callable[..., Any]] = {
     "bernoulli_": _bernoulli_,
     "exponential_": _exponential_,
 }
+CHANGING = {"add_", "sub_", "mul_", "div_"}  # a tensor, by an undecided number
 REFUSED = {"poisson", "binomial", "_standard_gamma", "_sample_dirichlet", "geometric_", "cauchy_"}
 REFUSED |= {"log_normal_", "random_", "randint_like", "dropout", "rrelu"}
