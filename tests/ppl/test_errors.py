@@ -15,6 +15,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pushforward import errors
 from pushforward.inference import MCMC
 from pushforward.inference.runs.start import starting_points
 from pushforward.ppl import (
@@ -506,3 +507,20 @@ def test_a_law_of_torch_is_named(effect: str) -> None:
     for run in (p, p.type):
         with pytest.raises(ProgramError, match=r"torch's Normal .* pushforward\.dist"):
             run()
+
+
+# ---------------------------------------------------------------------------------------- the page
+
+
+def unlisted(page: str) -> list[str]:
+    """The public errors that a page does not name, but for those that only stand for others."""
+    found = (x for x in vars(errors).values() if isinstance(x, type) and issubclass(x, Exception))
+    public = [x for x in found if issubclass(x, errors.PushforwardError)]
+    kinds = [x for x in public if not x.__subclasses__()]
+    return [x.__name__ for x in kinds if f"`{x.__name__}`" not in page]
+
+
+def test_every_error_is_on_its_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
+    assert unlisted(page) == []
+    assert unlisted(page.replace("`NumericalError`", "")) == ["NumericalError"]  # the control
