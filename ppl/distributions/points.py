@@ -13,6 +13,7 @@ from ..tensors.abstract_tensor import concrete, dependence
 from ..tensors.hidden import is_hidden
 from ..types import space_of
 from ..types.bijections import bijection
+from ..types.points_of_mass import WithPoints
 from ..types.supports import interval_of
 from .data import value_dtype
 from .masks import is_image, is_of_batch, over_events
@@ -30,6 +31,8 @@ def inner_point(distribution: Any) -> Tensor:
     if not isinstance(support, type(constraints.dependent)) and support.is_discrete:
         low = concrete(getattr(support, "lower_bound", 0))
         return torch.as_tensor(low, dtype=dtype).expand(shape)
+    if isinstance(support, WithPoints):
+        return _between(concrete(support.low), concrete(support.high)).expand(shape)
     return _at_zero(bijection(support), shape, dtype)
 
 

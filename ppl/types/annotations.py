@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     CorrMatrix: TypeAlias = Tensor
     LowerCholesky: TypeAlias = Tensor
     PositiveDefinite: TypeAlias = Tensor
+    ZeroSum: TypeAlias = Tensor
     Dim: TypeAlias = int
 else:
     P, M = _P, _M
@@ -65,7 +66,7 @@ else:
     Sphere, OneHot, Multinomial = Kind("Sphere"), Kind("OneHot"), Kind("Multinomial")
     CorrCholesky, CorrMatrix = Kind("CorrCholesky"), Kind("CorrMatrix")
     LowerCholesky, PositiveDefinite = Kind("LowerCholesky"), Kind("PositiveDefinite")
-    Dim = Kind("Dim")
+    ZeroSum, Dim = Kind("ZeroSum"), Kind("Dim")
 
 __all__ = [
     "Bool",
@@ -93,6 +94,7 @@ __all__ = [
     "Simplex",
     "Sphere",
     "UnitInterval",
+    "ZeroSum",
 ]
 
 ANYTHING = Pattern("Anything")

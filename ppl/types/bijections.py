@@ -17,6 +17,8 @@ from torch.distributions.transforms import Transform
 from torch.distributions.utils import tril_matrix_to_vec, vec_to_tril_matrix
 
 from ..errors import BranchError, UnsupportedDistributionError, located
+from .half_open import PartlyBounded
+from .zero_sum import ZeroSumVector, zero_sum
 
 
 class LowerCholeskyVector(Transform):
@@ -139,6 +141,7 @@ _OWN: dict[type[Constraint], Callable[[], Transform]] = {
     type(constraints.unit_lower_cholesky): UnitLowerCholeskyVector,
     type(constraints.positive_definite): _positive_definite,
     type(constraints.positive_semidefinite): _positive_definite,
+    type(zero_sum): ZeroSumVector,
 }
 
 
@@ -178,6 +181,9 @@ def bijection(
         raise unsupported("the bounds of the support depend on a random value", site, hint)
     if dtype is not None and any(isinstance(b, Tensor) for b in bounds):
         constraint = type(constraint)(*(torch.as_tensor(b).to(dtype) for b in bounds))
+    ends = [torch.as_tensor(b).isinf() for b in bounds]
+    if isinstance(constraint, constraints.interval) and any(bool(end.any()) for end in ends):
+        return PartlyBounded(*map(torch.as_tensor, bounds))
     if type(constraint) in _OWN:
         return _OWN[type(constraint)]()
     try:

@@ -11,6 +11,7 @@ from torch.distributions.constraints import Constraint
 
 from ..errors import ProgramError, located
 from .spaces import EVENT_DIMS, TURN, Space, space_of_support
+from .zero_sum import zero_sum
 
 Number = int | float
 Size = int | str
@@ -39,6 +40,7 @@ _KINDS: dict[str, tuple[int, Callable[..., Constraint]]] = {
     "CorrMatrix": (1, lambda k: constraints.corr_matrix),
     "LowerCholesky": (1, lambda k: constraints.lower_cholesky),
     "PositiveDefinite": (1, lambda k: constraints.positive_definite),
+    "ZeroSum": (1, lambda k: zero_sum),
     "Dim": (1, lambda n: constraints.nonnegative_integer),
     "Anything": (0, lambda: constraints.dependent),
 }

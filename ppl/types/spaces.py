@@ -16,7 +16,9 @@ from torch.distributions.transforms import Transform
 
 from ..errors import BranchError, InfiniteSupportError, UnsupportedDistributionError, located
 from .bijections import bijection, bound_values
+from .points_of_mass import WithPoints
 from .supports import support_of
+from .zero_sum import zero_sum
 
 # A number, one number per element, or None where it depends on a random value (printed `?`).
 Parameter = int | float | tuple[float, ...] | None
@@ -27,6 +29,7 @@ _SIZED: dict[type[Constraint], tuple[str, int]] = {
     type(constraints.ordered_vector): ("Ordered", 1),
     type(constraints.positive_ordered_vector): ("PositiveOrdered", 1),
     type(constraints.sphere): ("Sphere", 1),
+    type(zero_sum): ("ZeroSum", 1),
     type(constraints.one_hot): ("OneHot", 1),
     constraints.multinomial: ("Multinomial", 1),
     type(constraints.corr_cholesky): ("CorrCholesky", 2),
@@ -51,6 +54,7 @@ _SCALAR: dict[type[Constraint], str] = {
     type(constraints.integer): "Int",
     constraints.integer_interval: "IntInterval",
     type(constraints.nonnegative_integer): "IntAtLeast",
+    WithPoints: "Mixed",
 }
 _SPECIAL: dict[tuple[str, tuple[Parameter, ...]], str] = {
     ("GreaterThan", (0,)): "Positive",

@@ -70,6 +70,7 @@ def gaussian(n: int, s: Tensor) -> Any:
     return dist.Normal(torch.zeros(n, dtype=torch.float64), s).to_event(1)
 
 
+AREAS = laws.Neighbours.of_pairs([(0, 1), (0, 2), (1, 2)])  # a triangle
 LAWS: dict[str, Law] = {
     # continuous, univariate
     "AffineBeta": lambda s: dist.AffineBeta(2.0 * s, f(3.0), f(-1.0), f(2.0)),
@@ -244,7 +245,11 @@ LAWS: dict[str, Law] = {
     "plate of Bernoullis": lambda s: dist.Bernoulli(0.3 * s).expand([3]),
     "truncated Normal": truncated_normal,
     # of this library
+    "AR": lambda s: laws.AR(f([0.5, 0.2]), s, 2, f(0.3)),
+    "CAR": lambda s: laws.CAR(f(0.0), f(0.6), s, AREAS),
     "Censored": lambda s: laws.Censored(dist.Normal(f(0.3), s), -1.0, 2.0),
+    "GaussianRandomWalk": lambda s: laws.GaussianRandomWalk(s, 2, f(0.1)),
+    "GeneralizedExtremeValue": lambda s: laws.GeneralizedExtremeValue(f(0.3), s, f(0.2)),
     "Hurdle": lambda s: laws.Hurdle(dist.Binomial(4, 0.3 * s), f(0.2)),
     "HurdleGamma": lambda s: laws.HurdleGamma(2.0 * s, f(1.5), gate=f(0.2)),
     "HurdleLogNormal": lambda s: laws.HurdleLogNormal(f(0.5), s, gate=f(0.2)),
@@ -252,9 +257,13 @@ LAWS: dict[str, Law] = {
         f(4.0), probs=0.3 * s, gate=f(0.2)
     ),
     "HurdlePoisson": lambda s: laws.HurdlePoisson(2.0 * s, gate=f(0.2)),
+    "ICAR": lambda s: laws.ICAR(s, AREAS),
+    "SkewNormal": lambda s: laws.SkewNormal(f(0.3), s, f(2.0)),
     "Truncated": lambda s: laws.Truncated(dist.Normal(f(0.3), s), -1.0, 2.0),
     "ZeroInflatedBinomial": lambda s: laws.ZeroInflatedBinomial(4, probs=0.3 * s, gate=f(0.2)),
+    "ZeroSumNormal": lambda s: laws.ZeroSumNormal(s, 3),
     "censored Poisson": lambda s: laws.Censored(dist.Poisson(2.0 * s), high=4),
+    "ordered logistic": lambda s: laws.OrderedLogistic(s, f([-1.0, 0.5])),
     "truncated Poisson": lambda s: laws.Truncated(dist.Poisson(2.0 * s), 1),
 }
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ...types.points_of_mass import WithPoints
 from ..densities import log_density
 from ..points import point_or_half
-from .points_of_mass import WithPoints
 from .tails import log_above, log_below, quantile
 from .truncated import End, Truncated
 

@@ -15,10 +15,10 @@ from torch.nn.functional import logsigmoid
 from ...errors import ProgramError, UnsupportedDistributionError, located
 from ...tensors.hidden import is_known
 from ...tensors.logs import log_of, log_rest
+from ...types.points_of_mass import WithPoints
 from ...types.supports import support_of
 from ..densities import log_density
 from ..points import point_or_half
-from .points_of_mass import WithPoints
 from .tails import ends_of
 from .truncated import Truncated
 

@@ -19,6 +19,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from support.every_distribution import LAWS, NO_LAWS, Law, f
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward.errors import PushforwardError
@@ -328,7 +329,7 @@ def page(rows: dict[str, list[str]]) -> str:
     return INTRODUCTION + "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", quick(list(LAWS).index("AR") + 4, LAWS))
 def test_a_law_does_what_the_table_says(name: str) -> None:
     line = f"| {name} | {' | '.join(row(name))} |"
     assert line in PAGE.read_text().splitlines(), f"the page says otherwise: {line}"

@@ -15,11 +15,11 @@ class WithPoints(Constraint):
     """
 
     def __init__(self, low: Any, high: Any, where: str) -> None:
-        self._low, self._high, self._where = low, high, where
+        self.low, self.high, self._where = low, high, where
 
     def check(self, value: Tensor) -> Tensor:
-        x = value.to(self._low.dtype)  # data of more digits than an end may lie on it
-        inside: Tensor = (x >= self._low) & (x <= self._high)
+        x = value.to(self.low.dtype)  # data of more digits than an end may lie on it
+        inside: Tensor = (x >= self.low) & (x <= self.high)
         return inside
 
     def __repr__(self) -> str:
