@@ -131,7 +131,10 @@ def infer(
         fit.save(save)
         say(f"saved to {save}")
     if out is not None and fit.size:
-        say(f"draws written to {', '.join(map(str, write_draws(fit, out, form)))}")
+        name = target.rpartition(":")[2]
+        how = given.get("warmup", 1000), given.get("max-depth", 10)
+        written = write_draws(fit, out, form, name, *how)
+        say(f"draws written to {', '.join(map(str, written))}")
     if fit.interrupted:
         say(_going_on(fit, save, checkpoint), "yellow")
         raise SystemExit(INTERRUPTED)

@@ -33,11 +33,16 @@ STATISTICS = {
 
 
 def write(
-    path: Path, draws: Mapping[str, Tensor], stats: Mapping[str, Tensor], about: Mapping[str, Any]
+    path: Path,
+    draws: Mapping[str, Tensor],
+    stats: Mapping[str, Tensor],
+    about: Mapping[str, Any],
+    state: Mapping[str, Tensor] | None = None,
 ) -> list[Path]:
     """Write draws [chains, draws, *shape] and statistics [chains, draws]; the paths of the files.
 
-    One chain goes to ``path``; of several, chain i to ``path`` with ``_i`` before its extension.
+    ``state``: step sizes and metric, as a fit by NUTS has them.  One chain goes to ``path``; of
+    several, chain i to ``path`` with ``_i`` before its extension.
 
     Errors:
         UsageError: two sites have one name for Stan, which allows letters, digits and underscores.
@@ -49,9 +54,11 @@ def write(
     paths = [path]
     if chains > 1:
         paths = [path.with_name(f"{path.stem}_{i + 1}{path.suffix}") for i in range(chains)]
+    adapted = state if state and set(STATISTICS) <= stats.keys() else {}
     for i, each in enumerate(paths):
         rows = np.stack([texts(x[i]) for x in columns.values()], 1)
-        lines = [*_comments(about, size, i + 1), ",".join(columns), *map(",".join, rows.tolist())]
+        lines = [*_comments(about, size, i + 1, bool(adapted)), ",".join(columns)]
+        lines += [*_adaptation(adapted, i), *map(",".join, rows.tolist()), *_times(about)]
         each.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return paths
 
@@ -103,10 +110,49 @@ def texts(x: Any) -> Any:
     return (x.astype(np.int64) if x.dtype == bool else x).astype(str)
 
 
-def _comments(about: Mapping[str, Any], size: int, chain: int) -> Iterator[str]:
+def _comments(about: Mapping[str, Any], size: int, chain: int, adapted: bool) -> Iterator[str]:
     yield from ("# stan_version_major = 2", "# stan_version_minor = 36", "# stan_version_patch = 0")
     yield f"# model = {about['model']}"
     yield from ("# method = sample (Default)", "#   sample", f"#     num_samples = {size}")
-    yield from ("#     num_warmup = 0", "#     save_warmup = 0", "#     thin = 1 (Default)")
+    yield f"#     num_warmup = {about.get('warmup', 0)}"
+    yield from ("#     save_warmup = 0", "#     thin = 1 (Default)")
+    if adapted:
+        yield from ("#     algorithm = hmc (Default)", "#       hmc", "#         engine = nuts")
+        yield from ("#           nuts", f"#             max_depth = {about['max_depth']}")
+        yield "#         metric = diag_e (Default)"
+    else:
+        yield "#     algorithm = fixed_param"
     yield from (f"# id = {chain}", "# random", f"#   seed = {about['seed']}")
     yield f"# written by pushforward; method: {about['method']}"
+
+
+def _adaptation(state: Mapping[str, Tensor], chain: int) -> Iterator[str]:
+    """Step size and metric as CmdStan tells them, in the coordinates of the run."""
+    if not state:
+        return
+    step = state["step_size"].flatten()
+    yield "# Adaptation terminated"
+    yield f"# Step size = {float(step[chain if len(step) > 1 else 0])!r}"
+    yield "# Diagonal elements of inverse mass matrix:"
+    yield f"# {', '.join(map(repr, variances(state).tolist()))}"
+
+
+def _times(about: Mapping[str, Any]) -> Iterator[str]:
+    """The seconds that the run took, warm-up and all."""
+    seconds = f"{about.get('seconds', 0.0):.3f}"
+    yield from ("# ", "#  Elapsed Time: 0 seconds (Warm-up)")
+    yield f"#                {seconds} seconds (Sampling)"
+    yield from (f"#                {seconds} seconds (Total)", "# ")
+
+
+def variances(state: Mapping[str, Tensor]) -> Tensor:
+    """The diagonal [d] of the inverse mass matrix, which may be stretched along some directions.
+
+    Stretches s [k] along orthonormal v [k, d] in the coordinates of the diagonal multiply the
+    entry i by 1 + sum_k ((1 + s_k)^2 - 1) v_ki^2.
+    """
+    found = state["inverse_mass"]
+    if "directions" in state:
+        more = (1.0 + state["stretch"]).square() - 1.0
+        found = found * (1.0 + (more[:, None] * state["directions"].square()).sum(0))
+    return found

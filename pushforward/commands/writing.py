@@ -45,8 +45,18 @@ def _has_netcdf() -> bool:
     return any(find_spec(name) is not None for name in ("h5netcdf", "netCDF4"))
 
 
-def write_draws(fit: Fit | Prediction, out: Path, form: str, model: str = "model") -> list[Path]:
-    """Write the draws of a fit, or what was predicted; the paths of the files."""
+def write_draws(
+    fit: Fit | Prediction,
+    out: Path,
+    form: str,
+    model: str = "model",
+    warmup: int = 1000,
+    max_depth: int = 10,
+) -> list[Path]:
+    """Write the draws of a fit, or what was predicted; the paths of the files.
+
+    ``model``, ``warmup`` and ``max_depth`` are what CSV says of the program and of NUTS.
+    """
     form = require_writable(out, form)
     if form == "netcdf":
         fit.to_arviz().to_netcdf(str(out))
@@ -54,11 +64,11 @@ def write_draws(fit: Fit | Prediction, out: Path, form: str, model: str = "model
     if form == "json":
         out.write_text(json.dumps(_groups(fit)), encoding="utf-8")
         return [out]
-    about: dict[str, Any] = {"model": model, "method": "prediction", "seed": 0}
+    about: dict[str, Any] = {"model": model, "warmup": warmup, "max_depth": max_depth}
     if isinstance(fit, Prediction):
-        return stan_csv.write(out, fit.sites, {}, about)
-    about |= {"method": fit.method, "seed": fit.seed}
-    return stan_csv.write(out, fit.draws, fit.stats, about)
+        return stan_csv.write(out, fit.sites, {}, about | {"method": "prediction", "seed": 0})
+    about |= {"method": fit.method, "seed": fit.seed, "seconds": fit.seconds}
+    return stan_csv.write(out, fit.draws, fit.stats, about, fit.state)
 
 
 def _groups(fit: Fit | Prediction) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pushforward.commands.saying import UsageError
-from pushforward.commands.stan_csv import numbered, stacked, write
+from pushforward.commands.stan_csv import numbered, stacked, variances, write
 from pushforward.commands.writing import require_writable, write_draws
 from pushforward.inference import Fit, Prediction
 from pushforward.inference.results.arviz import generation, import_arviz
@@ -46,6 +46,8 @@ def a_fit(chains: int = 2, dtype: torch.dtype = torch.float32) -> Fit:
     }
     log_likelihood = {"y": of(*lead, 4, seed=22)}
     about: dict[str, Any] = {"log_likelihood": log_likelihood, "observed": {"y": torch.ones(4)}}
+    steps = torch.tensor([0.25, 0.5, 0.75])[:chains]
+    about["state"] = {"step_size": steps, "inverse_mass": torch.tensor([1.5, 4.0])}
     return Fit("MCMC (NUTS)", draws, stats, latents=tuple(draws), seed=3, **about)
 
 
@@ -68,7 +70,7 @@ def test_a_file_by_hand(tmp_path: Path) -> None:
     assert write(tmp_path / "o.csv", draws, stats, ABOUT) == [tmp_path / "o.csv"]
     lines = (tmp_path / "o.csv").read_text().splitlines()
     comments = [line for line in lines if line.startswith("#")]
-    assert lines[len(comments) :] == [
+    assert [line for line in lines if not line.startswith("#")] == [
         "lp__,divergent__,a_b,n,t",
         "-1.5,1,0.1,3,1e-30",
         "-2.0,0,nan,-4,-inf",
@@ -95,6 +97,8 @@ def test_arviz_reads_the_draws_of_the_fit(tmp_path: Path, dtype: torch.dtype, ch
         assert np.array_equal(read.astype(x.numpy().dtype), x.numpy()), name
     assert set(found.posterior.data_vars) == {"mu", "theta", "k", "on", "x"}
     assert found.posterior.attrs["seed"] == ["3"] * chains
+    assert found.posterior.attrs["step_size"] == ["0.25", "0.5", "0.75"][:chains]
+    assert found.posterior.attrs["inverse_mass_matrix"] == ["[1.5, 4.0]"] * chains
     transposed = fit["theta"].transpose(2, 3).reshape(fit["theta"].shape)
     assert not np.array_equal(found.posterior["theta"].values.astype(kind), transposed.numpy())
 
@@ -108,6 +112,20 @@ def test_steps_that_are_not_all_there_stay_apart() -> None:
     assert stacked(nested)["x"].shape == (1, 2, 2, 3)
     assert float(stacked(nested)["x"][0, 0, 1, 2]) == 12.0
     assert [name for name, _ in numbered({"x[0]": x, "x[2]": x})] == ["x_0_", "x_2_"]
+
+
+def test_the_diagonal_of_a_stretched_metric() -> None:
+    """That of D (1 + V' S V) D written out, with V of two orthonormal directions."""
+    angle = torch.tensor(0.3, dtype=torch.float64)
+    v = torch.stack(
+        [torch.stack([angle.cos(), angle.sin()]), torch.stack([-angle.sin(), angle.cos()])]
+    )
+    v = torch.cat([v, torch.zeros(2, 1)], 1)
+    root, stretch = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([0.5, -0.2]).double()
+    move = root.diag() @ (torch.eye(3) + v.T @ stretch.diag() @ v)
+    state = {"inverse_mass": root**2, "directions": v, "stretch": stretch}
+    assert torch.allclose(variances(state), (move @ move.T).diagonal(), rtol=1e-12)
+    assert torch.equal(variances({"inverse_mass": root}), root)
 
 
 def test_names_for_stan() -> None:
