@@ -180,7 +180,7 @@ def p_values(x: Array, mean: Array, covariance: Array) -> list[float]:
     ]
 
 
-MODELS = quick(3, range(100))
+MODELS = quick(2, range(100))
 
 
 @pytest.mark.parametrize("seed", MODELS)
@@ -214,7 +214,7 @@ def off_by(model: Model, monkeypatch: pytest.MonkeyPatch) -> float:
     return max(np.abs(centre - mean).max(), np.abs(root @ root.T - covariance).max())
 
 
-@pytest.mark.parametrize("seed", quick(2, range(40)))
+@pytest.mark.parametrize("seed", quick(1, range(40)))
 def test_mean_and_covariance_are_those_by_hand(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert off_by(Model(seed), monkeypatch) < 1e-9
 

@@ -107,7 +107,7 @@ class Model:
         return max(worst, abs(lp - float(fit.stats["lp"])))
 
 
-@pytest.mark.parametrize("seed", quick(4, range(60)))
+@pytest.mark.parametrize("seed", quick(2, range(60)))
 @pytest.mark.parametrize("jacobian", [False, True])
 def test_modes_are_those_in_closed_form(jacobian: bool, seed: int) -> None:
     assert Model(seed).off_by(jacobian) < 1e-6
