@@ -65,6 +65,11 @@ SYSTEMS = (
         ("elliptic",),
         "elliptic equations of a variational kind, with an account of their Barron norm",
     ),
+    System(
+        ("shrinkage",),
+        "regression coefficients of which few are large: the horseshoe, and R2D2",
+        "../distributions.md",
+    ),
     System(("energy",), "unnormalised models, by maximum likelihood without a Markov chain"),
     System(("multiplicative",), "a diffusion model of positive data, whose noise multiplies"),
     System(
