@@ -255,6 +255,7 @@ class MCMC:
                     *_cut_off(samples, kernel.max_depth),
                     *_moved(samples.rescued),
                     *_ended_early(samples, shown, warmup),
+                    *samples.notes,
                 ),
             )
         return joined(resume, fit) if resume else fit

@@ -114,7 +114,7 @@ class SGMCMC:
                 seconds=time.perf_counter() - start,
                 interrupted=samples.interrupted,
                 report=samples.report,
-                notes=samples.report,
+                notes=samples.notes,
             )
 
     def potential(self, p: Callback, args: tuple[Any, ...], size: int, u: Tensor) -> Potential:

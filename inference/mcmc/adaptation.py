@@ -226,7 +226,7 @@ class Samples:
 
     ``state`` and ``parameters`` let a run be continued.  ``interrupted``: it was stopped early, and
     holds the draws made until then.  ``rescued``: chains that warm-up moved to where others were.
-    ``report``: what warm-up did.
+    ``report``: what warm-up did.  ``notes``: what a reader should know before believing the draws.
     """
 
     draws: Tensor
@@ -236,6 +236,7 @@ class Samples:
     interrupted: bool
     rescued: tuple[int, ...] = ()
     report: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def sample(

@@ -279,4 +279,5 @@ def _gathered(
     stats = {name: torch.stack([row[name] for row in rows], 1) for name in rows[0]}
     positions = stats.pop("position")
     stats["step_size"] = learnt.step_size.expand(positions.shape[:2])
-    return Samples(positions, stats, state, learnt, interrupted, report=(at.virial.said(),))
+    said = (at.virial.said(),)
+    return Samples(positions, stats, state, learnt, interrupted, report=said, notes=said)

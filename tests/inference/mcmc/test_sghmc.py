@@ -121,7 +121,7 @@ def test_the_driver_runs_it_and_says_how_far_off_it_is() -> None:
     assert fit["x"].shape == (16, 60)
     assert float(fit["x"].mean()) == pytest.approx(1.0, abs=0.15)
     (said,) = fit.report
-    assert said.startswith("SGHMC has a bias")
+    assert said.startswith("SGHMC has a bias") and said in fit.warnings()
     again = small().run(line, seed=1)
     assert torch.equal(fit["x"], again["x"])
 

@@ -80,7 +80,7 @@ def test_derivatives_of_the_density_are_those_of_differences() -> None:
 
 
 def test_the_sampler_has_the_density() -> None:
-    check.density(law(1, 2), draws=2_000, quadrature=48).require()
+    check.density(law(1, 2), draws=1_000, quadrature=32).require()
 
 
 class Inverted(PlanarFlow):
@@ -97,7 +97,7 @@ class Inverted(PlanarFlow):
 def test_a_density_of_the_inverse_flow_is_found() -> None:
     one = law(1, 2)
     wrong = Inverted(one.loc, one.scale, one.w, one.u, one.c)
-    report = check.density(wrong, draws=2_000, quadrature=48)
+    report = check.density(wrong, draws=1_000, quadrature=32)
     assert report.verdict == "fail"
 
 
@@ -128,6 +128,7 @@ def test_lanes_are_those_of_a_loop() -> None:
     assert expanded.log_prob(torch.zeros(2)).shape == (4, 5)
 
 
+@pytest.mark.slow
 def test_derivatives_along_paths_are_unbiased() -> None:
     """Of E x^2 in the shift of a flow of one number: quadrature of the flow itself."""
     w, u, c = flows(1, 2, 3)
