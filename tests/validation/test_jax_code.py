@@ -228,22 +228,3 @@ def test_schemes_of_blackjax(name: str) -> None:
         return scheme(key, weights**0.5 / (weights**0.5).sum(), taken)
 
     assert check.valid(blackjax_scheme(tempered), index, weights).verdict == "fail"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["hmc", "mala"])
-def test_a_mutant_of_a_gradient_kernel_is_found_by_few_nodes(name: str) -> None:
-    """It is told another density; the right one is left open by as few nodes."""
-    blackjax = pytest.importorskip("blackjax", reason=WHY)
-
-    def log_density(power: float) -> Any:
-        return lambda x: -power * (x**2).sum() / 2
-
-    def made(power: float) -> Any:
-        if name == "mala":
-            return blackjax_kernel(lambda: blackjax.mala(log_density(power), 0.6))
-        return blackjax_kernel(lambda: blackjax.hmc(log_density(power), 0.9, np.ones(1), 1))
-
-    standard = program(lambda: sample("x", dist.Normal(torch.zeros(1), torch.ones(1)).to_event(1)))
-    assert check.invariant(made(0.3), standard, quadrature=12).verdict == "fail"
-    assert check.invariant(made(1.0), standard, quadrature=12).verdict == "unknown"

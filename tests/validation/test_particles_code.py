@@ -21,7 +21,7 @@ from pushforward.validation.foreign.particles_code import ordered
 
 pytestmark = pytest.mark.usefixtures("double")
 WEIGHTS = torch.tensor([0.4, 0.1, 0.3, 0.2], dtype=torch.float64)
-FEW = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
+FEW = torch.tensor([0.625, 0.375], dtype=torch.float64)
 WHY = "particles is an optional extra, which is not installed here"
 
 
