@@ -18,6 +18,7 @@ from torch.distributions.utils import tril_matrix_to_vec, vec_to_tril_matrix
 
 from ..errors import BranchError, UnsupportedDistributionError, located
 from .half_open import PartlyBounded
+from .points_of_mass import WithPoints
 from .zero_sum import ZeroSumVector, zero_sum
 
 
@@ -172,6 +173,9 @@ def bijection(
     if isinstance(constraint, type(constraints.dependent)):
         hint = "give its distribution a `support`"
         raise unsupported("an unknown support has no unconstrained coordinates", site, hint)
+    if isinstance(constraint, WithPoints):
+        hint = "observe it, or sample the law that it is made of"
+        raise unsupported(f"{constraint} has no unconstrained coordinates", site, hint)
     if constraint.is_discrete:
         hint = "enumerate or marginalise it, or use a kernel for discrete sites"
         raise unsupported(f"discrete values ({constraint}) cannot be unconstrained", site, hint)

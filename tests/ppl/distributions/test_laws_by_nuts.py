@@ -11,6 +11,7 @@ from support.sizes import quick
 from torch import Tensor
 
 from pushforward import assess, dist, laws, observe, plate, predict, program, sample, simulate
+from pushforward.errors import UnsupportedDistributionError
 from pushforward.inference import MCMC, nuts
 from pushforward.semantics import denote
 
@@ -101,6 +102,13 @@ def test_a_latent_has_the_moments_of_its_law(name: str) -> None:
     assert float(spread.max()) < 0.6
     run = simulate(p, seed=0)
     torch.testing.assert_close(assess(p, run.choices)[0], law.log_prob(run.choices["x"]))
+
+
+def test_points_of_mass_are_no_unknowns_of_nuts() -> None:
+    for law in (laws.Censored(dist.Normal(0.0, 1.0), 0.0), laws.HurdleGamma(2.0, 1.0, gate=0.3)):
+        p = program(lambda law=law: sample("x", law))
+        with pytest.raises(UnsupportedDistributionError, match="observe it"):
+            MCMC(nuts(), draws=10, progress=False).run(p)
 
 
 def test_predictions_are_drawn_from_the_law() -> None:
