@@ -71,18 +71,25 @@ class _Estimator:
             raise ValueError(located(what))
         if not bool(x.isfinite().all()):
             raise ValueError(located("X must be finite: leave out rows with NaN"))
+        moving = [each for each in self.prior.parameters() if each.requires_grad]
         self.prior.requires_grad_(False)  # it is data here
-        if self.sampler == "sghmc":
-            self.fit_ = self.driver.run(self.model, x, y, size=len(y), seed=self.seed)
-        else:
-            with seeded(self.seed):
-                guide = MeanField(self.model, x, y)
-                optimizer = torch.optim.Adam(guide.parameters(), lr=0.01)
-            bound = elbo(self.model, guide)
-            svi: Any = SVI(bound, optimizer, progress=False)
-            found = svi.run(x, y, steps=self.steps, seed=self.seed)
-            self.fit_ = found.posterior(draws=self.driver.chains * self.driver.draws)
+        try:
+            self.fit_ = self._posterior(x, y)
+        finally:
+            for each in moving:
+                each.requires_grad_()
         self._at = x
+
+    def _posterior(self, x: Tensor, y: Tensor) -> Fit:
+        if self.sampler == "sghmc":
+            return self.driver.run(self.model, x, y, size=len(y), seed=self.seed)
+        with seeded(self.seed):
+            guide = MeanField(self.model, x, y)
+            optimizer = torch.optim.Adam(guide.parameters(), lr=0.01)
+        svi: Any = SVI(elbo(self.model, guide), optimizer, progress=False)
+        found = svi.run(x, y, steps=self.steps, seed=self.seed)
+        fit: Fit = found.posterior(draws=self.driver.chains * self.driver.draws)
+        return fit
 
     @property
     def fitted(self) -> Fit:

@@ -321,6 +321,7 @@ def test_regression_finds_a_sine(family: str) -> None:
     assert next(iter(model.samples_.values())).shape[:2] == (4, 12)
     assert model.rhat_.shape == (40, 1)
     assert "has a bias" in model.fitted.warnings()[0]
+    assert all(each.requires_grad for each in model.prior.parameters())
 
 
 @pytest.mark.slow
