@@ -9,11 +9,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from ..ppl.errors import ProgramError, located
+from ..ppl.errors import BudgetError, ProgramError, located
 from ..ppl.language.program import program_name
 from .at_once import steps
 from .candidate import Broken, measure_of, verdict
-from .clouds import Cloud, Refined, Words, compare
+from .clouds import Cloud, Refined, Words, compare, other_numbers
 from .comparing import TOLERANCE, allowance, masses, unseen
 from .denote import BUDGET, denote, however_rough
 from .fronts import advanced
@@ -187,7 +187,16 @@ def _by_quadrature(
     fine, coarse, odd = moved(nodes), moved(max(2, nodes // 2)), moved(max(3, nodes // 2 + 1))
     before = Refined(fine.before, (coarse.before, odd.before))
     after = Refined(fine.after, (coarse.after, odd.after))
-    report = compare(subject, before, after, words, tolerance, start)
+
+    def clouds_by(number: int) -> tuple[Cloud, Cloud] | None:
+        try:
+            found = moved(number)
+        except BudgetError:
+            return None
+        return found.before, found.after
+
+    again = [partial(clouds_by, number) for number in other_numbers(nodes)]
+    report = compare(subject, before, after, words, tolerance, start, again)
     return replace(report, notes=(*report.notes, fine.note))
 
 

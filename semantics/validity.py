@@ -6,15 +6,16 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..ppl.errors import ProgramError, located
+from ..ppl.errors import BudgetError, ProgramError, located
 from ..ppl.language.program import program_name
 from .candidate import held, measure_of, verdict
-from .clouds import Refined, Words, compare
+from .clouds import Cloud, Refined, Words, compare, other_numbers
 from .comparing import TOLERANCE, allowance, masses, unseen
 from .denote import BUDGET, denote, however_rough
 from .measure import Measure, readable, share
@@ -80,6 +81,14 @@ def valid(
             units = [_unit(output) for output, _ in outputs.atoms]
             return replace(outputs.bind(meaning), resolution=max(outputs.resolution, *units, 0.0))
 
+    def clouds_by(nodes: int) -> tuple[Cloud, Cloud] | None:
+        try:
+            truth, outputs = (however_rough(by, nodes) for by in (model_by, outputs_by))
+        except BudgetError:
+            return None
+        one, other = Cloud.of(truth), Cloud.of(expectation(outputs))
+        return None if one is None or other is None else (one, other)
+
     truth, outputs = model_by(quadrature), outputs_by(quadrature)
     expected = expectation(outputs)
     if quadrature is not None and not truth.alike(expected):
@@ -87,7 +96,8 @@ def valid(
         coarse, coarser = (however_rough(measure, half) for measure in (model_by, outputs_by))
         wanted, found = Refined.of(truth, coarse), Refined.of(expected, expectation(coarser))
         if wanted is not None and found is not None and wanted.width == found.width:
-            return compare(subject, wanted, found, WORDS, tolerance, start)
+            again = [partial(clouds_by, nodes) for nodes in other_numbers(quadrature)]
+            return compare(subject, wanted, found, WORDS, tolerance, start, again)
     deviation, where = expected.deviation(truth)
     counterexample = ""
     if where is not None:

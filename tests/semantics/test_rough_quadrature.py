@@ -6,17 +6,19 @@ was an error, or left the verdict open.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from support.sizes import quick
 from torch import Tensor
 
 from pushforward import dist, draw, observe, program, sample
 from pushforward.errors import ConvergenceError
 from pushforward.inference import importance
-from pushforward.semantics import check, denote
+from pushforward.semantics import check, denote, validity
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -152,3 +154,41 @@ def test_right_estimators_do_not_fail(name: str, nodes: int) -> None:
     doubled = rough(lambda t, z: 3 * function(t, z), law)
     wrong = check.unbiased(doubled, objective, at, quadrature=128)
     assert wrong.verdict == "fail"
+
+
+def turned(angle: float, slope: float, shift: float, slip: float = 1.0) -> tuple[Any, Any]:
+    """A normal law of two numbers, and the same law by noise that is turned by an angle."""
+    root = torch.tensor([[1.0, 0.0], [slope, 0.6]], dtype=torch.float64)
+    c, s = math.cos(angle), math.sin(angle)
+    turn = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
+
+    def value(root: Tensor) -> Tensor:
+        return root @ draw(dist.Normal(torch.zeros(2), 1.0).to_event(1)) + shift
+
+    return program(lambda: value(root)), program(lambda: (value(slip * root @ turn), one(0.0)))
+
+
+TURNS = [
+    ((0.665, -0.186, -0.017), (8,)),
+    ((2.395, 0.891, 1.266), (10, 14)),
+    *(((0.7 * i, 1.0 - 0.4 * i, 0.5 * i - 1.0), range(4, 17)) for i in range(1, 5)),
+]
+
+
+@pytest.mark.parametrize(("turn", "numbers"), quick(2, TURNS))
+def test_a_right_algorithm_fails_by_no_number_of_nodes(turn: Any, numbers: Any) -> None:
+    model, algorithm = turned(*turn)
+    for nodes in numbers:
+        assert check.valid(algorithm, model, quadrature=nodes).verdict != "fail"
+
+
+def test_half_the_nodes_may_meet_a_gap_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So they do here, and only other numbers of nodes tell."""
+    model, algorithm = turned(*TURNS[0][0])
+    monkeypatch.setattr(validity, "other_numbers", lambda nodes: ())
+    assert check.valid(algorithm, model, quadrature=8).verdict == "fail"
+
+
+def test_a_wrong_algorithm_still_fails() -> None:
+    model, algorithm = turned(0.3, 0.2, 0.0, slip=1.02)
+    assert check.valid(algorithm, model, quadrature=32).verdict == "fail"
