@@ -16,7 +16,8 @@ PAGE = ROOT / "docs" / "underneath.md"
 WRONG: dict[str, tuple[str, ...]] = {
     "logcumsumexp": ("inference/mcmc/within_gibbs.py",),  # of finite weights, without a slope
     "kl_divergence": (),
-    "icdf": ("validation/laws.py",),  # which asks whether it is right
+    # asks whether it is right; and asks laws without a table of their own, and Gamma
+    "icdf": ("validation/laws.py", "ppl/distributions/laws/tails.py"),
     "SobolEngine": ("ppl/distributions/nets.py",),  # whose direction numbers alone are read
     "_standard_gamma_grad": (),
     "_dirichlet_grad": (),

@@ -1,4 +1,4 @@
-"""Autoregressive series."""
+"""Autoregressive series: numbers in turn, each a weighted sum of those before it and noise."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from ...types.points_of_mass import WithPoints
 from ...types.supports import support_of
 from ..densities import log_density
 from ..points import point_or_half
-from .tails import ends_of
+from .tails import ends_of, quantile
 from .truncated import Truncated
 
 
@@ -132,7 +132,8 @@ class Hurdle(dist.TorchDistribution):  # type: ignore[misc]
         gate, rest = (x.exp() for x in self._log_gate)
         above = value > gate
         share = torch.where(above, (value - gate) / rest, 0.5)
-        return torch.where(above, self._inner.icdf(share), 0.0)
+        inside = quantile(self._inner, log_of(share), log_rest(share))
+        return torch.where(above, inside, 0.0)
 
     @property
     def mean(self) -> Tensor:
@@ -211,6 +212,8 @@ class ZeroInflatedBinomial(dist.ZeroInflatedDistribution):  # type: ignore[misc]
         validate_args: bool | None = None,
     ) -> None:
         base = dist.Binomial(total_count, probs, logits)
+        gate = None if gate is None else torch.as_tensor(gate)
+        gate_logits = None if gate_logits is None else torch.as_tensor(gate_logits)
         super().__init__(base, gate=gate, gate_logits=gate_logits, validate_args=validate_args)
 
     has_enumerate_support = True
