@@ -141,7 +141,7 @@ class ICAR(dist.TorchDistribution):  # type: ignore[misc]
         if (parts := self.neighbours.parts) > 1:
             what = f"the areas of an ICAR law hang together; these are {parts} groups"
             raise ProgramError(located(what, hint="give each group an ICAR law of its own"))
-        self.tau = torch.as_tensor(tau)
+        (self.tau,) = together(tau)
         n = self.neighbours.count
         super().__init__(self.tau.shape, torch.Size([n]), validate_args=validate_args)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ...errors import ProgramError, located
 from ...types.points_of_mass import WithPoints
 from ..densities import log_density
 from ..points import point_or_half
@@ -29,7 +30,8 @@ class Censored(dist.TorchDistribution):  # type: ignore[misc]
         low, high: [*batch] or numbers; None for no end.
 
     Errors:
-        ProgramError: low is not below high, or nothing of the support is between them.
+        ProgramError: low is not below high, or nothing of the support is between them; or an end of
+            a law of whole numbers is none.
         UnsupportedDistributionError: the law has no distribution function of single numbers.
     """
 
@@ -46,6 +48,8 @@ class Censored(dist.TorchDistribution):  # type: ignore[misc]
         self._inner = Truncated(base_dist, low, high, validate_args=False)
         self.low, self.high = self._inner.low, self._inner.high
         self.base_dist = self._inner.base_dist
+        if self._discrete:
+            _require_whole(self.low, self.high)
         super().__init__(self._inner.batch_shape, torch.Size(), validate_args=validate_args)
 
     @property
@@ -87,10 +91,18 @@ class Censored(dist.TorchDistribution):  # type: ignore[misc]
         """log P(X <= low) and log P(X >= high) [*batch]."""
         if not self._discrete:
             return log_below(self.base_dist, self.low), log_above(self.base_dist, self.high)
-        none = torch.full_like(self.low, -math.inf)
-        low, high = (bool(end.isinf().all()) for end in (self.low, self.high))
-        under = none if low else Truncated(self.base_dist, None, self.low).log_mass
-        return under, none if high else Truncated(self.base_dist, self.high).log_mass
+        assert self._inner._whole is not None
+        own, last = self._inner._whole.own, self._inner._whole.last
+        under = over = torch.full_like(self.low, -math.inf)
+        end = torch.finfo(self.high.dtype).max if last is None else last
+        low, high = self.low >= own, self.high <= end  # where there is mass beyond
+        if low.any():
+            law = Truncated(self.base_dist, None, torch.where(low, self.low, own))
+            under = torch.where(low, law.log_mass, under)
+        if high.any():
+            law = Truncated(self.base_dist, torch.where(high, self.high, own))
+            over = torch.where(high, law.log_mass, over)
+        return under, over
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         drawn: Tensor = self.base_dist.sample(torch.Size(sample_shape))
@@ -131,3 +143,12 @@ class Censored(dist.TorchDistribution):  # type: ignore[misc]
     def _require_continuous(self, what: str) -> None:
         if self._discrete:
             raise NotImplementedError(f"{what} of whole numbers")
+
+
+def _require_whole(*ends: Tensor) -> None:
+    """Raise unless ends, whose values such a law takes, are whole numbers or infinite."""
+    for end in ends:
+        if not bool((end.isinf() | (end == end.round())).all()):
+            shown = end.flatten()[:3].tolist()
+            what = f"a censored law of whole numbers takes the values of its ends: {shown}"
+            raise ProgramError(located(what, hint="give whole numbers"))

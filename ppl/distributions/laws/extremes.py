@@ -7,12 +7,15 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from scipy.special import zeta
 from torch import Tensor
 from torch.distributions import constraints
 
 from .parameters import together
 
 EULER = 0.5772156649015329
+NEAR = 0.1  # below, moments are by power series: differences of log gammas lose all digits
+TERMS = 24
 SMALL = 1e-3  # below, quotients that are 0 / 0 at zero are series
 
 
@@ -96,16 +99,45 @@ class GeneralizedExtremeValue(dist.TorchDistribution):  # type: ignore[misc]
     def mean(self) -> Tensor:
         """Infinite unless concentration < 1."""
         c = self.concentration
-        near, safe = c.abs() < 1e-6, torch.where((c.abs() < 1e-6) | (c >= 1), 0.5, c)
-        some = torch.where(near, EULER, torch.expm1(torch.lgamma(1 - safe)) / safe)
+        near, safe = _near(c, 1.0)
+        a = _power_series(_FIRST, c)
+        series = a * _expm1_over(c * a)
+        some = torch.where(near, series, torch.expm1(torch.lgamma(1 - safe)) / safe)
         return torch.where(c < 1, self.loc + self.scale * some, math.inf)
 
     @property
     def variance(self) -> Tensor:
         """Infinite unless concentration < 1 / 2."""
         c = self.concentration
-        near, safe = c.abs() < 1e-6, torch.where((c.abs() < 1e-6) | (c >= 0.5), 0.25, c)
+        near, safe = _near(c, 0.5)
+        a, b = _power_series(_FIRST, c), _power_series(_SECOND, c)
+        series = (2 * c * a).exp() * b * _expm1_over(c.square() * b)
         first = torch.lgamma(1 - safe)
         ratio = torch.expm1(torch.lgamma(1 - 2 * safe) - 2 * first)
-        some = torch.where(near, math.pi**2 / 6, (2 * first).exp() * ratio / safe.square())
+        some = torch.where(near, series, (2 * first).exp() * ratio / safe.square())
         return torch.where(c < 0.5, self.scale.square() * some, math.inf)
+
+
+# log G(1 - c) / c and (log G(1 - 2 c) - 2 log G(1 - c)) / c^2, G the gamma function, in powers of c
+_FIRST = (EULER, *(float(zeta(k)) / k for k in range(2, TERMS)))
+_SECOND = tuple(float(zeta(k)) * (2.0**k - 2) / k for k in range(2, TERMS))
+
+
+def _near(c: Tensor, end: float) -> tuple[Tensor, Tensor]:
+    """Whether the series converge fast, and c or, there and beyond an end, a number between."""
+    near = c.abs() < NEAR
+    return near, torch.where(near | (c >= end), end / 2, c)
+
+
+def _power_series(coefficients: tuple[float, ...], c: Tensor) -> Tensor:
+    found = torch.zeros_like(c)
+    for each in reversed(coefficients):
+        found = found * c + each
+    return found
+
+
+def _expm1_over(x: Tensor) -> Tensor:
+    """(exp(x) - 1) / x, of small x."""
+    zero = x == 0
+    safe = torch.where(zero, 1.0, x)
+    return torch.where(zero, 1.0, torch.expm1(safe) / safe)

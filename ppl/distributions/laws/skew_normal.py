@@ -72,13 +72,18 @@ class SkewNormal(dist.TorchDistribution):  # type: ignore[misc]
         return found
 
     def cdf(self, value: Tensor) -> Tensor:
-        """Phi(z) - 2 T(z, skew), T of Owen by Gauss's rule over the angle; to 1e-10."""
-        z = (value - self.loc) / self.scale
-        nodes, weights = (x.to(z) for x in _rule())
-        angle = torch.atan(self.skew)[..., None] * nodes
-        inside = (-(z[..., None].square()) / (2 * angle.cos().square())).exp()
-        owen = torch.atan(self.skew) / (2 * math.pi) * (weights * inside).sum(-1)
-        return log_ndtr(z).exp() - 2 * owen
+        """Phi(z) - 2 T(z, skew), T of Owen; to 1e-10.
+
+        Where |skew| > 1 it is by T(|skew| z, 1 / |skew|), since the other has a steep edge.
+        """
+        z, skew = (value - self.loc) / self.scale, self.skew.abs()
+        steep = skew > 1
+        other = skew * z
+        p, q = log_ndtr(z).exp(), log_ndtr(other).exp()
+        inner = _owen(torch.where(steep, other, z), torch.where(steep, 1 / skew, skew))
+        turned = (p + q) / 2 - p * q - inner
+        owen = torch.where(steep, turned, inner) * self.skew.sign()
+        return (p - 2 * owen).clamp(0.0, 1.0)
 
     @property
     def mean(self) -> Tensor:
@@ -87,6 +92,15 @@ class SkewNormal(dist.TorchDistribution):  # type: ignore[misc]
     @property
     def variance(self) -> Tensor:
         return self.scale.square() * (1 - self._share.square() * (2 / math.pi))
+
+
+def _owen(h: Tensor, a: Tensor) -> Tensor:
+    """Owen's T(h, a), 0 <= a <= 1, by Gauss's rule over the angle."""
+    nodes, weights = (x.to(h) for x in _rule())
+    angle = torch.atan(a)[..., None] * nodes
+    inside = (-(h[..., None].square()) / (2 * angle.cos().square())).exp()
+    found: Tensor = torch.atan(a) / (2 * math.pi) * (weights * inside).sum(-1)
+    return found
 
 
 @cache

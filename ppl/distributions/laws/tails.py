@@ -16,6 +16,7 @@ from torch import Tensor
 from ...errors import UnsupportedDistributionError, located
 from ...tensors.logs import log_of
 from ...types.supports import interval_of, support_of
+from ..densities import has_own_density
 from ..masks import core
 from ..points import point_or_half
 
@@ -35,17 +36,19 @@ class Tails(NamedTuple):
 def tails_of(law: Any) -> Tails:
     """The tails of a continuous law of single numbers.
 
-    For laws that are not in the table here they come from ``cdf`` and ``icdf``, and the upper one
-    has as many digits as 1 - cdf.
+    For laws without ``tails`` that are not in the table here they come from ``cdf`` and ``icdf``,
+    and the upper one has as many digits as 1 - cdf.
 
     Errors:
         UnsupportedDistributionError: the law has no distribution function.
     """
     own = core(law)
+    if isinstance(given := getattr(own, "tails", None), Tails):
+        return given
     for kind, found in _TABLE.items():
-        if isinstance(own, kind):
+        if isinstance(own, kind) and not _differs(type(own), kind):
             return found
-    if type(own).cdf is torch.distributions.Distribution.cdf:
+    if type(own).cdf is torch.distributions.Distribution.cdf or _is_stale(type(own)):
         raise UnsupportedDistributionError(
             located(
                 f"{type(own).__name__} has no distribution function of single numbers",
@@ -58,6 +61,19 @@ def tails_of(law: Any) -> Tails:
         lambda d, log_p: d.icdf(log_p.exp()),
         lambda d, log_p: d.icdf(-torch.expm1(log_p)),
     )
+
+
+def _differs(kind: type, known: type) -> bool:
+    """Whether a law that derives from a known one has another distribution function or density."""
+    return has_own_density(kind) or kind.cdf is not known.cdf  # type: ignore[attr-defined]
+
+
+def _is_stale(kind: type) -> bool:
+    """Whether the density is a law's own, and the distribution function of one it derives from."""
+    owners = [
+        next(i for i, k in enumerate(kind.__mro__) if n in vars(k)) for n in ("log_prob", "cdf")
+    ]
+    return has_own_density(kind) and owners[0] < owners[1]
 
 
 def log_below(law: Any, x: Tensor) -> Tensor:
@@ -262,5 +278,11 @@ _TABLE: dict[type, Tails] = {
         lambda d, x: log_of((d.high - x) / (d.high - d.low)),
         lambda d, log_p: d.low + (d.high - d.low) * log_p.exp(),
         lambda d, log_p: d.high - (d.high - d.low) * log_p.exp(),
+    ),
+    torch.distributions.Gamma: Tails(
+        lambda d, x: log_of(torch.special.gammainc(d.concentration, d.rate * x)),
+        lambda d, x: log_of(torch.special.gammaincc(d.concentration, d.rate * x)),
+        lambda d, log_p: d.icdf(log_p.exp()),
+        lambda d, log_p: d.icdf(-torch.expm1(log_p)),
     ),
 }

@@ -14,9 +14,18 @@ from ...errors import ProgramError, located
 from ...tensors.hidden import is_known
 from ...types.supports import support_of
 from ..data import value_dtype
-from ..densities import log_density
+from ..densities import has_own_density, log_density
 from ..masks import core
-from .tails import ends_of, log_above, log_below, log_difference, quantile, tails_of
+from .tails import (
+    Tails,
+    ends_of,
+    log_above,
+    log_below,
+    log_difference,
+    log_rest_of,
+    quantile,
+    tails_of,
+)
 from .whole import WholeNumbers
 
 End = Tensor | float | None
@@ -26,6 +35,7 @@ class Truncated(dist.TorchDistribution):  # type: ignore[misc]
     """X given low <= X <= high: its density is that of X over P(low <= X <= high).
 
     Tails are taken by themselves: a normal law beyond 30 standard deviations has all its digits.
+    Where what is known of a law's tail has none, the density is NaN.
 
     Args:
         base_dist: a law of single numbers [*batch], continuous with a distribution function, or of
@@ -86,7 +96,9 @@ class Truncated(dist.TorchDistribution):  # type: ignore[misc]
         if self._validate_args:
             self._validate_sample(value)
         inside = (value >= self.low) & (value <= self.high)
-        score = log_density(self.base_dist, value) - self.log_mass
+        log_mass = self.log_mass
+        score = log_density(self.base_dist, value) - log_mass
+        score = torch.where(torch.isneginf(log_mass), math.nan, score)  # no digits are left of it
         return torch.where(inside, score, -math.inf)
 
     @property
@@ -108,9 +120,11 @@ class Truncated(dist.TorchDistribution):  # type: ignore[misc]
         return below[0] <= above[0], (below[0], below[1]), (above[0], above[1])
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        self._require_continuous("rsample")
         shape = self._extended_shape(sample_shape)
         u = torch.rand(shape, dtype=self.low.dtype, device=self.low.device)
-        return self.icdf(u.clamp(min=torch.finfo(u.dtype).tiny))
+        u = u.clamp(min=torch.finfo(u.dtype).tiny)
+        return self._quantile(u.log(), torch.log1p(-u))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         with torch.no_grad():
@@ -122,18 +136,41 @@ class Truncated(dist.TorchDistribution):  # type: ignore[misc]
     def cdf(self, value: Tensor) -> Tensor:
         """P(X <= value | low <= X <= high), of continuous laws."""
         self._require_continuous("cdf")
-        value = value.clamp(self.low, self.high)
-        lower, (_, under), (most, _) = self._sides
-        up = log_difference(log_below(self.base_dist, value), under)
-        down = log_difference(most, log_above(self.base_dist, value))
-        return (torch.where(lower, up, down) - self.log_mass).exp()
+        return self._log_below(value.clamp(self.low, self.high)).exp()
 
     def icdf(self, value: Tensor) -> Tensor:
         """The quantile of continuous laws."""
         self._require_continuous("icdf")
+        return self._quantile(value.log(), torch.log1p(-value))
+
+    @property
+    def tails(self) -> Tails:
+        """Both, by those of the law within, so that laws of this law have their digits too."""
+        return Tails(
+            lambda d, x: d._log_below(x),
+            lambda d, x: d._log_above(x),
+            lambda d, log_p: d._quantile(log_p, log_rest_of(log_p)),
+            lambda d, log_p: d._quantile(log_rest_of(log_p), log_p),
+        )
+
+    def _log_below(self, x: Tensor) -> Tensor:
+        """log P(X <= x | low <= X <= high), of x between the ends."""
+        lower, (_, under), (most, _) = self._sides
+        up = log_difference(log_below(self.base_dist, x), under)
+        down = log_difference(most, log_above(self.base_dist, x))
+        return torch.where(lower, up, down) - self.log_mass
+
+    def _log_above(self, x: Tensor) -> Tensor:
+        """log P(X > x | low <= X <= high), of x between the ends."""
+        lower, (most, _), (_, over) = self._sides
+        up = log_difference(most, log_below(self.base_dist, x))
+        down = log_difference(log_above(self.base_dist, x), over)
+        return torch.where(lower, up, down) - self.log_mass
+
+    def _quantile(self, log_p: Tensor, log_rest: Tensor) -> Tensor:
         (_, under), (_, over) = self._sides[1:]
-        log_p = torch.logaddexp(under, self.log_mass + value.log())
-        log_q = torch.logaddexp(over, self.log_mass + torch.log1p(-value))
+        log_p = torch.logaddexp(under, self.log_mass + log_p)
+        log_q = torch.logaddexp(over, self.log_mass + log_rest)
         return quantile(self.base_dist, log_p, log_q).clamp(self.low, self.high)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
@@ -157,6 +194,9 @@ class Truncated(dist.TorchDistribution):  # type: ignore[misc]
         if self._whole is not None:
             return self._whole.moments(self.base_dist, self.low, self.high)
         law = core(self.base_dist)
+        kind: Any = type(law)
+        if has_own_density(kind):
+            raise NotImplementedError(f"the moments of a truncated {type(law).__name__}")
         if isinstance(law, torch.distributions.Uniform):
             low = torch.maximum(self.low, law.low)
             width = torch.minimum(self.high, law.high) - low

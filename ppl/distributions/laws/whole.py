@@ -19,7 +19,9 @@ from ..densities import log_density
 from .tails import log_rest_of
 
 LIMIT = 100_000  # numbers that are listed
-SPREAD = 40  # standard deviations, beyond which no law with a geometric tail has mass
+SPREAD = 40  # standard deviations, beyond which most laws have no mass
+BEYOND = 1e-12  # share of the mass that the last number may have, times that number
+ROUNDING = 1e4  # of a sum of all masses: units in the last place of one
 CERTAIN = math.log(0.999)  # of what is below: beyond, the rest is summed by itself
 
 
@@ -54,7 +56,8 @@ class WholeNumbers:
         lows, highs = (x.flatten().tolist() for x in (low.ceil(), high.floor()))
         first, start = (max(own, x) for x in (min(lows), max(lows)))
         last = min(max(highs), math.inf if end is None else end)
-        if not max(lows) <= last or not start <= min(highs) or math.isinf(start):
+        ends = low.ceil().clamp(min=own), high.floor().clamp(max=last)
+        if math.isinf(start) or not bool((ends[0] <= ends[1]).all()):
             shown = f"low is {lows[:3]} and high is {highs[:3]}"
             raise ProgramError(located(f"a {name} has no numbers between its ends: {shown}"))
         many = (start if math.isinf(last) else last) - min(first, own)
@@ -86,12 +89,22 @@ class WholeNumbers:
     def log_mass(self, law: Any, low: Tensor, high: Tensor) -> Tensor:
         """log P(low <= X <= high) [*batch].
 
-        Where there is no last number it is the rest of what is below, and where that rest is small
-        a sum of so many numbers that no law with a geometric tail has mass beyond.
+        Where there is no last one it is the rest of what is below, and where that rest is small
+        a sum of so many numbers that few laws have mass beyond, unless the rest shows some.
         """
         if self.last is not None:
             values, logs = _listed(law, self.first, self.last)
             return _summed(logs, (values >= low) & (values <= high))
+        bounded = high.isfinite()
+        if bool(bounded.any()):
+            last = int(high[bounded].max())
+            values, logs = _listed(law, min(self.first, last), last)
+            inside = _summed(logs, (values >= low) & (values <= high))
+            return torch.where(bounded, inside, self._log_above(law, low))
+        return self._log_above(law, low)
+
+    def _log_above(self, law: Any, low: Tensor) -> Tensor:
+        """log P(low <= X) [*batch]."""
         if self.start == self.own:
             return torch.zeros_like(low)
         values, logs = _listed(law, self.own, self.start - 1)
@@ -99,7 +112,9 @@ class WholeNumbers:
         if self.start == self.own + 1:  # one number, whose mass has all digits
             return log_rest_of(before)
         values, logs = _listed(law, self.first, 7 * self.start + 64)
-        return torch.where(before > CERTAIN, _summed(logs, values >= low), log_rest_of(before))
+        far, rest = _summed(logs, values >= low), log_rest_of(before)
+        cut = rest.exp() - far.exp() > ROUNDING * torch.finfo(low.dtype).eps
+        return torch.where((before > CERTAIN) & ~cut, far, rest)
 
     def sample(self, law: Any, low: Tensor, high: Tensor, shape: torch.Size) -> Tensor:
         """Draws [*shape], by the inverse of the distribution function."""
@@ -124,9 +139,14 @@ class WholeNumbers:
         if last is None:
             far = (law.mean + SPREAD * (1 + law.variance.sqrt())).max()
             last = max(7 * self.start + 64, int(far))
-        values, logs = _listed(law, self.first, last)
-        logs = torch.where((values >= low) & (values <= high), logs, -math.inf)
-        return values, (logs - logs.max(0).values).exp()
+        while True:
+            values, logs = _listed(law, self.first, last)
+            logs = torch.where((values >= low) & (values <= high), logs, -math.inf)
+            masses = (logs - logs.max(0).values).exp()
+            beyond = masses[-1] * last > BEYOND * masses.sum(0)
+            if self.last is not None or not bool(beyond.any()):
+                return values, masses
+            last *= 2
 
 
 def _listed(law: Any, first: int, last: int) -> tuple[Tensor, Tensor]:

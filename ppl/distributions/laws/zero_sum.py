@@ -12,6 +12,7 @@ from torch.distributions import constraints
 
 from ...errors import ProgramError, located
 from ...types.zero_sum import zero_sum
+from .parameters import together
 
 
 class ZeroSumNormal(dist.TorchDistribution):  # type: ignore[misc]
@@ -34,7 +35,7 @@ class ZeroSumNormal(dist.TorchDistribution):  # type: ignore[misc]
     def __init__(self, scale: Tensor | float, size: int, validate_args: bool | None = None) -> None:
         if size < 2:
             raise ProgramError(located(f"a vector of sum zero has at least 2 entries, not {size}"))
-        self.scale = torch.as_tensor(scale)
+        (self.scale,) = together(scale)
         super().__init__(self.scale.shape, torch.Size([size]), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ZeroSumNormal:
