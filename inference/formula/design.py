@@ -125,8 +125,8 @@ def designed(text: str, frame: pandas.DataFrame, depth: int) -> Design:
         raise DataError(located(f"formula '{text}' has no response", hint="write y ~ terms"))
     common = list(found.common.terms.values()) if found.common else []
     groups = dict(found.group.terms) if found.group else {}
-    offsets = [_term(term) for term in common if term.kind == "offset"]
-    terms = [_term(term) for term in common if term.kind not in ("offset", "intercept")]
+    offsets = [_term(term, frame) for term in common if term.kind == "offset"]
+    terms = [_term(term, frame) for term in common if term.kind not in ("offset", "intercept")]
     blocks = [
         _block(owned, frame, piece.correlated)
         for piece in pieces
@@ -177,16 +177,22 @@ def require_no_gaps(frame: pandas.DataFrame, columns: Sequence[str], hint: str) 
         raise DataError(located(f"the data have missing values: {where}", hint=hint))
 
 
-def _term(term: Any) -> Term:
-    """A term of formulae; one with levels is a matrix, even of one column."""
+def _term(term: Any, frame: pandas.DataFrame) -> Term:
+    """A term of formulae for its data; one with levels is a matrix, even of one column."""
     columns = np.asarray(term.data, dtype=np.float64)
     several = columns.ndim == 2 and (columns.shape[1] > 1 or getattr(term, "levels", None))
     labels = getattr(term, "levels", None) or _short(term.name, term.labels)
 
-    def again(frame: pandas.DataFrame) -> Array:
+    def at(some: pandas.DataFrame) -> Array:
         with said(term.name), np.errstate(all="ignore"):
-            found = np.asarray(term.eval_new_data(frame), dtype=np.float64)
-        found = found.reshape(len(frame), -1) if several else found.reshape(len(frame))
+            found = np.asarray(term.eval_new_data(some), dtype=np.float64)
+        return found.reshape(len(some), -1) if several else found.reshape(len(some))
+
+    def again(other: pandas.DataFrame) -> Array:
+        half = frame.iloc[::2]
+        if not np.allclose(at(half), columns[::2], rtol=1e-6):
+            raise _by_other_rows(f"the term '{term.name}'")
+        found = at(other)
         if len(rows := _not_finite(found)):
             what = f"the term '{term.name}' is not finite in {named_rows(rows)}"
             raise DataError(located(what, hint="leave these rows out"))
@@ -195,6 +201,12 @@ def _term(term: Any) -> Term:
     rows = len(columns)
     columns = columns.reshape(rows, -1) if several else columns.reshape(rows)
     return Term(str(term.name), columns, tuple(map(str, labels)), again)
+
+
+def _by_other_rows(what: str) -> DataError:
+    """What is said where half of the data have other values than the same rows of all data."""
+    hint = "use center(x), scale(x), poly(x, 2) or bs(x), which remember the data, or make a column"
+    return DataError(located(f"{what} of a row depends on other rows", hint=hint))
 
 
 def _short(name: str, labels: Sequence[str]) -> list[str]:
@@ -231,6 +243,8 @@ def _block(owned: list[Any], frame: pandas.DataFrame, correlated: bool) -> Block
 
     def find(other: pandas.DataFrame) -> tuple[Array, tuple[str, ...]]:
         with said(first.name):
+            if _levels(first, frame.iloc[::2]) != rows[::2]:
+                raise _by_other_rows(f"the level of '{first.factor.name}'")
             found = _levels(first, other)
         new = [level for level in dict.fromkeys(found) if level not in place]
         known = place | {level: len(kept) + i for i, level in enumerate(new)}
@@ -238,7 +252,7 @@ def _block(owned: list[Any], frame: pandas.DataFrame, correlated: bool) -> Block
 
     return Block(
         str(first.factor.name),
-        tuple(_of_expression(term) for term in owned),
+        tuple(_term(term.expr, frame) for term in owned),  # what stands left of |
         tuple(map(_named, kept)),
         np.array([place[level] for level in rows]),
         correlated,
@@ -262,11 +276,6 @@ def _levels(term: Any, frame: pandas.DataFrame) -> list[Level]:
 def _named(level: Level) -> str:
     """The name of a level, as formulae names those of several factors."""
     return ":".join(map(str, level))
-
-
-def _of_expression(term: Any) -> Term:
-    """What stands left of ``|``; its intercept is a column of ones."""
-    return _term(term.expr)
 
 
 def _response(text: str, found: Any, frame: pandas.DataFrame) -> Response:

@@ -139,3 +139,24 @@ def test_what_new_frames_are_refused_for(new: Any, match: str) -> None:
         made.predict(fit_of(made, 3), new)
     with pytest.raises(ValueError, match="new_levels is one of"):
         made.predict(3, NEW, new_levels="guess")  # type: ignore[arg-type]
+
+
+BY_OTHER_ROWS = [
+    "y ~ {x - np.mean(x)}",
+    "y ~ np.cumsum(x) + c",
+    "y ~ offset(np.cumsum(x))",
+    "y ~ (0 + np.cumsum(x) | g)",
+    "y ~ (1 | np.argsort(np.argsort(x)))",
+]
+
+
+@pytest.mark.parametrize("text", BY_OTHER_ROWS)
+def test_what_depends_on_other_rows_is_refused_of_new_ones(text: str) -> None:
+    """The mean of new rows is not that of the data: expected values would be wrong, and silent."""
+    made = formula(text, data())
+    assert made.predict(3).value.isfinite().all()
+    with pytest.raises(DataError, match="of a row depends on other rows"):
+        made.predict(3, data().iloc[[7, 2]], new_levels="draw")
+    remembers = formula("y ~ center(x) + poly(x, 2) + (scale(x) | g)", data())
+    some = remembers.predict(3, data().iloc[[7, 2]]).value
+    torch.testing.assert_close(some, remembers.predict(3).value[:, :, [7, 2]])
