@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 Backend = Literal["auto", "torch", "triton"]
+"""Who computes a pass: torch, Triton, or whichever suits the tensors (``auto``)."""
 
 
 @functools.cache

@@ -20,6 +20,22 @@ from typing import ParamSpec
 
 from .semantics import Report, check
 
+__all__ = [
+    "assert_agreement",
+    "assert_calibrated",
+    "assert_density",
+    "assert_ergodic",
+    "assert_geweke",
+    "assert_invariant",
+    "assert_involution",
+    "assert_orbit",
+    "assert_reversible",
+    "assert_stationary",
+    "assert_stein",
+    "assert_unbiased",
+    "assert_valid",
+]
+
 P = ParamSpec("P")
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ...ppl import draw
 
-# positions [chains, d] -> (log densities [chains], gradients [chains, d])
 Potential = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""positions [chains, d] -> (log densities [chains], gradients [chains, d])"""
 
 # An energy error of this much is a divergence.
 DIVERGENCE = 1000.0

@@ -32,7 +32,6 @@ from .schools import eight_schools_noncentered
 from .survival import gehan_weibull
 from .volatility import garch11
 
-# Each gives a conditioned program, whose sites have the names of the reference, and its arguments.
 POSTERIORS: dict[str, Callable[[], Built]] = {
     "arK-arK": arK,
     "bball_drive_event_0-hmm_drive_0": hmm_drive_0,
@@ -54,5 +53,6 @@ POSTERIORS: dict[str, Callable[[], Built]] = {
     "rats_data-rats_model": rats_model,
     "sblrc-blr": blr,
 }
+"""Each gives a conditioned program, with the reference's names of sites, and its arguments."""
 
 __all__ = ["POSTERIORS", "Built", "Comparison", "compared"]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).parent / "data"
-Built = tuple[Any, tuple[Any, ...]]  # a conditioned program and its arguments
+Built = tuple[Any, tuple[Any, ...]]
+"""A conditioned program and its arguments."""
 
 
 def content(name: str) -> dict[str, Any]:

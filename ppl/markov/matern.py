@@ -23,6 +23,7 @@ from ..tensors.hidden import is_known
 from .law import GaussianMarkov
 
 KERNELS = {"matern12": 1, "matern32": 2, "matern52": 3}
+"""The order of a kernel by its name."""
 
 
 @dataclass(frozen=True)

@@ -31,31 +31,57 @@ from .values import P as _P
 if TYPE_CHECKING:
     T = TypeVar("T")
     P: TypeAlias = Annotated[T, "probability"]
+    """A result by which nothing is scored: a probability measure, ``P[Real]``."""
     M: TypeAlias = Annotated[T, "measure"]
+    """A result of a program that observes or scores: a measure of any mass, ``M[Real]``."""
     Real: TypeAlias = Tensor
+    """Real numbers: ``Real("n")``."""
     Positive: TypeAlias = Tensor
+    """Numbers above zero: ``Positive("n")``."""
     GreaterThan: TypeAlias = Tensor
+    """Numbers above a bound: ``GreaterThan(2.0, "n")``."""
     LessThan: TypeAlias = Tensor
+    """Numbers below a bound: ``LessThan(2.0, "n")``."""
     Interval: TypeAlias = Tensor
+    """Numbers between two bounds: ``Interval(0.0, 2.0, "n")``."""
     UnitInterval: TypeAlias = Tensor
+    """Numbers between zero and one: ``UnitInterval("n")``."""
     Circle: TypeAlias = Tensor
+    """Angles from -π to π, whose ends are one point: ``Circle("n")``."""
     Bool: TypeAlias = Tensor
+    """Zero or one: ``Bool("n")``."""
     Int: TypeAlias = Tensor
+    """Integers: ``Int("n")``."""
     Nat: TypeAlias = Tensor
+    """Integers from zero on: ``Nat("n")``."""
     Fin: TypeAlias = Tensor
+    """The integers 0, ..., k - 1: ``Fin("k", "n")``."""
     IntInterval: TypeAlias = Tensor
+    """The integers from one bound to another, both included: ``IntInterval(1, 6, "n")``."""
     Simplex: TypeAlias = Tensor
+    """Vectors [k] of numbers from zero on whose sum is one: ``Simplex("k", "n")``."""
     Ordered: TypeAlias = Tensor
+    """Vectors [k] of increasing numbers: ``Ordered("k", "n")``."""
     PositiveOrdered: TypeAlias = Tensor
+    """Vectors [k] of increasing numbers above zero: ``PositiveOrdered("k", "n")``."""
     Sphere: TypeAlias = Tensor
+    """Vectors [k] of length one: ``Sphere("k", "n")``."""
     OneHot: TypeAlias = Tensor
+    """Vectors [k] of zeros and a single one: ``OneHot("k", "n")``."""
     Multinomial: TypeAlias = Tensor
+    """Vectors [k] of counts with a given sum, first: ``Multinomial(3, "k", "n")``."""
     CorrCholesky: TypeAlias = Tensor
+    """Lower Cholesky factors [k, k] of correlation matrices: ``CorrCholesky("k", "n")``."""
     CorrMatrix: TypeAlias = Tensor
+    """Correlation matrices [k, k]: ``CorrMatrix("k", "n")``."""
     LowerCholesky: TypeAlias = Tensor
+    """Lower triangular matrices [k, k], positive on the diagonal: ``LowerCholesky("k", "n")``."""
     PositiveDefinite: TypeAlias = Tensor
+    """Positive definite matrices [k, k]: ``PositiveDefinite("k", "n")``."""
     ZeroSum: TypeAlias = Tensor
+    """Vectors [k] whose sum is zero: ``ZeroSum("k", "n")``."""
     Dim: TypeAlias = int
+    """An integer that is the size of something: ``Dim("n")``."""
 else:
     P, M = _P, _M
     Real, Positive, GreaterThan = Kind("Real"), Kind("Positive"), Kind("GreaterThan")
