@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...ppl.errors import DataError, located
 from .fit import Fit
+from .loo import unseen
 from .pareto import TRUSTED
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def compare(fits: Mapping[str, Fit], by: By = "loo") -> pandas.DataFrame:
 def left_out(fit: Fit) -> Scores:
     """By leaving each observation out: see ``Fit.loo``."""
     loo = fit.loo()
-    elpd, fitted, k_hat = (_joint(x) for x in (loo.pointwise, loo.fitted, loo.k_hat))
+    elpd, fitted, k_hat = (_joint(x, fit) for x in (loo.pointwise, loo.fitted, loo.k_hat))
     return Scores(elpd, fitted - elpd, k_hat > TRUSTED, fit.factors)
 
 
@@ -95,14 +96,19 @@ def waic(fit: Fit) -> Scores:
         what = "the fit holds no log likelihood to score observations by"
         raise DataError(located(what, hint="observe data at named sites, within the model"))
     logs = {name: x.detach().double().flatten(0, 1) for name, x in fit.log_likelihood.items()}
-    fitted = _joint({name: x.logsumexp(0) - math.log(len(x)) for name, x in logs.items()})
-    lost = _joint({name: x.var(0) for name, x in logs.items()})
+    fitted = _joint({name: x.logsumexp(0) - math.log(len(x)) for name, x in logs.items()}, fit)
+    lost = _joint({name: x.var(0) for name, x in logs.items()}, fit)
     return Scores(fitted - lost, lost, lost > SPREAD, fit.factors)
 
 
-def _joint(sites: Mapping[str, Tensor]) -> Tensor:
-    """The entries of all sites, in one order whatever that of the fit."""
-    return torch.cat([sites[name].reshape(-1) for name in sorted(sites)])
+def _joint(sites: Mapping[str, Tensor], fit: Fit) -> Tensor:
+    """The entries of all sites that were seen, in one order whatever that of the fit."""
+    parts = []
+    for name in sorted(sites):
+        data, entries = fit.observed.get(name), sites[name]
+        seen = ... if data is None else ~unseen(data, entries.shape)
+        parts.append(entries[seen].reshape(-1))
+    return torch.cat(parts)
 
 
 def _error(pointwise: Tensor) -> float:

@@ -166,11 +166,12 @@ class Fit:
         """
         weights = self.stats.get("log_weight")
         if sites is None:
-            return leave_one_out(self.log_likelihood, self.factors, weights)
+            return leave_one_out(self.log_likelihood, self.factors, weights, self.observed)
         if unknown := [name for name in sites if name not in self.log_likelihood]:
             what = f"the fit holds no log likelihood of {unknown}"
             raise DataError(located(what, hint=f"it has that of {list(self.log_likelihood)}"))
-        return leave_one_out({n: self.log_likelihood[n] for n in sites}, log_weights=weights)
+        logs = {name: self.log_likelihood[name] for name in sites}
+        return leave_one_out(logs, (), weights, self.observed)
 
     def warnings(self) -> list[str]:
         """What a reader should know before believing these draws; empty if nothing."""

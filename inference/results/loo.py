@@ -20,7 +20,8 @@ class Loo:
     """The log density of each observation under the posterior of all others, [*shape] by site.
 
     ``k_hat``: how heavy the tail of its importance weights is; above 0.7 an entry is not believed.
-    ``fitted``: its log density under the posterior of all.
+    ``fitted``: its log density under the posterior of all.  All are NaN for entries that were not
+    seen, which count nothing.
     ``factors``: what the model scores besides, and nothing says of which observation.
     """
 
@@ -56,6 +57,8 @@ class Loo:
         for name, each in self.pointwise.items():
             for index in np.ndindex(*each.shape):
                 entry = f"{name}{list(index)}" if index else name
+                if math.isnan(float(self.k_hat[name][index])):
+                    continue  # it was not seen
                 if not math.isfinite(float(each[index])):
                     found.append(f"{entry} is impossible at some draws: it is left out of the sum")
                 elif float(self.k_hat[name][index]) > TRUSTED:
@@ -75,6 +78,7 @@ def leave_one_out(
     log_likelihood: Mapping[str, Tensor],
     factors: tuple[str, ...] = (),
     log_weights: Tensor | None = None,
+    observed: Mapping[str, Tensor] | None = None,
 ) -> Loo:
     """By Pareto smoothed importance sampling from the posterior of all, [chains, draws, *shape].
 
@@ -82,6 +86,7 @@ def leave_one_out(
 
     Args:
         log_weights: of draws that are of another law, log p - log q, [chains, draws].
+        observed: the data by site, of which entries that are NaN are no observations.
 
     Source: Vehtari, Gelman and Gabry (arXiv 1507.04544); with weights Magnusson, Andersen, Jonasson
     and Vehtari (arXiv 1904.10679).
@@ -106,8 +111,18 @@ def leave_one_out(
         rows = logs.detach().cpu().double().flatten(0, 1)
         entries = [_left_out(row, own) for row in rows.reshape(draws, -1).T]
         found = torch.tensor(entries, dtype=torch.float64).reshape(*rows.shape[1:], 3)
+        if observed is not None and name in observed:
+            found[unseen(observed[name], rows.shape[1:])] = math.nan
         pointwise[name], k_hat[name], fitted[name] = found.unbind(-1)
     return Loo(pointwise, k_hat, fitted, factors)
+
+
+def unseen(data: Tensor, shape: torch.Size) -> Tensor:
+    """Which of the entries [*shape] of a site, events as a whole, were not seen: they are NaN."""
+    missing = data.detach().cpu().isnan()
+    if not bool(missing.any()):
+        return torch.zeros(shape, dtype=torch.bool)
+    return missing.reshape(*shape, -1).any(-1).reshape(shape)
 
 
 def _left_out(logs: Tensor, own: Tensor) -> tuple[float, float, float]:

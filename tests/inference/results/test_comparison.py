@@ -97,3 +97,18 @@ def test_fits_of_other_data_are_refused() -> None:
             compare({"a": none, "b": none}, by)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="by is one of"):
         compare({"a": a, "b": a}, "aic")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("by", ["loo", "waic"])
+def test_entries_that_were_not_seen_are_not_compared(by: Any) -> None:
+    logs = {name: -torch.rand(2, 50, 3, generator=torch.Generator().manual_seed(i))
+            for i, name in enumerate("ab")}  # fmt: skip
+    y = torch.tensor([0.3, math.nan, 1.0])
+
+    def of(x: torch.Tensor, data: torch.Tensor) -> Fit:
+        draws = {"z": torch.zeros(2, 50)}
+        return Fit("MCMC", draws, log_likelihood={"y": x}, observed={"y": data})
+
+    whole = compare({n: of(x, y) for n, x in logs.items()}, by)
+    seen = compare({n: of(x[..., [0, 2]], y[[0, 2]]) for n, x in logs.items()}, by)
+    np.testing.assert_allclose(whole.to_numpy(), seen.to_numpy(), atol=1e-12)

@@ -18,7 +18,7 @@ from pushforward import condition, dist, observe, plate, program, sample
 from pushforward.errors import DataError
 from pushforward.inference import MAP, MCMC, SMC, Exact, Fit, Laplace, log_likelihood, nuts, smc
 from pushforward.inference.results.arviz import generation, import_arviz
-from pushforward.inference.results.loo import leave_one_out
+from pushforward.inference.results.loo import leave_one_out, unseen
 from pushforward.inference.vi import FullRank, posterior
 
 
@@ -206,3 +206,27 @@ def test_those_that_hold_none_say_what_to_do() -> None:
     assert fit.loo().pointwise["y"].shape == (3,)
     with pytest.raises(DataError, match="a fit of 1 draw is no posterior"):
         MAP().run(line, Y).loo()
+
+
+def test_entries_that_were_not_seen_count_nothing() -> None:
+    """With gaps ignored it is that of the seen entries alone, with their number in its error."""
+    draws = torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([[1.0, math.nan], [2.0, 0.3], [math.nan, math.nan]])
+    logs = (-0.5 * (y - draws[..., None, None]) ** 2).nan_to_num(0.0)
+    seen = leave_one_out({"y": logs[..., [0, 1, 1], [0, 0, 1]]})
+    found = leave_one_out({"y": logs}, observed={"y": y})
+    assert (found.elpd, found.error, found.parameters) == pytest.approx(
+        (seen.elpd, seen.error, seen.parameters), abs=1e-12
+    )
+    assert found.warnings() == [
+        w.replace("y[0]", "y[0, 0]").replace("y[1]", "y[1, 0]").replace("y[2]", "y[1, 1]")
+        for w in seen.warnings()
+    ]
+    assert leave_one_out({"y": logs}).error > 1.5 * seen.error  # as if zeros were seen
+
+
+def test_an_event_with_a_gap_was_not_seen() -> None:
+    y = torch.tensor([[0.1, math.nan], [2.0, 0.3]])
+    assert unseen(y, torch.Size([2])).tolist() == [True, False]
+    assert unseen(y.nan_to_num(), torch.Size([2])).tolist() == [False, False]
+    assert unseen(torch.tensor(3), torch.Size([4])).tolist() == [False] * 4
