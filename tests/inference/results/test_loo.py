@@ -210,7 +210,7 @@ def test_those_that_hold_none_say_what_to_do() -> None:
 
 def test_entries_that_were_not_seen_count_nothing() -> None:
     """With gaps ignored it is that of the seen entries alone, with their number in its error."""
-    draws = torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
+    draws = 0.3 * torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
     y = torch.tensor([[1.0, math.nan], [2.0, 0.3], [math.nan, math.nan]])
     logs = (-0.5 * (y - draws[..., None, None]) ** 2).nan_to_num(0.0)
     seen = leave_one_out({"y": logs[..., [0, 1, 1], [0, 0, 1]]})
@@ -222,7 +222,7 @@ def test_entries_that_were_not_seen_count_nothing() -> None:
         w.replace("y[0]", "y[0, 0]").replace("y[1]", "y[1, 0]").replace("y[2]", "y[1, 1]")
         for w in seen.warnings()
     ]
-    assert leave_one_out({"y": logs}).error > 1.5 * seen.error  # as if zeros were seen
+    assert leave_one_out({"y": logs}).error > 1.2 * seen.error  # as if zeros were seen
 
 
 def test_an_event_with_a_gap_was_not_seen() -> None:
