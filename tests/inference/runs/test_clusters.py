@@ -116,7 +116,10 @@ def test_a_run_of_twenty_whose_workers_are_killed_loses_nothing(
     client: Client, run: Any, kills: int
 ) -> None:
     with killing(client, kills, seed=kills) as killed:
-        there = run(client)
+        for _ in range(5):  # a run may be over before enough of them are killed
+            there = run(client)
+            if len(killed) == kills:
+                break
     assert len(killed) == kills, f"only {killed} were killed"
     assert equal(there, run(None))
 
