@@ -20,7 +20,7 @@ from rich.table import Table
 from pushforward.ppl.calculus.elaborate import elaborate
 from pushforward.ppl.calculus.parse import parse
 from pushforward.semantics import denote, reference
-from pushforward.semantics.agreement import collected, plain
+from pushforward.semantics.checks.agreement import collected, plain
 
 UNMERGED = 7  # longer models have too many paths
 

@@ -14,7 +14,7 @@ from .ppl.calculus.parse import parse_module
 from .ppl.calculus.types import Measure as MeasureType
 from .ppl.errors import CalculusError
 from .semantics import denote, reference
-from .semantics.agreement import bounded, is_continuous, leaves, plain
+from .semantics.checks.agreement import bounded, is_continuous, leaves, plain
 from .semantics.reference.values import Left, Listed, Right
 
 ROWS = 20  # of a posterior, that are printed

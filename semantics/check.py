@@ -6,18 +6,18 @@ and ``bound`` are those of ``denote``.  A candidate that raises an error, or tha
 else when it is run again, fails.
 """
 
-from .agreement import agreement
-from .calibration import sbc
-from .density import density
-from .ergodicity import ergodic
-from .geweke import geweke
-from .involution import check_involution as involution
-from .orbit import check_orbit as orbit
-from .stationarity import invariant, reversible
-from .stationary import stationary
-from .stein import stein
-from .unbiased import unbiased
-from .validity import valid
+from .checks.agreement import agreement
+from .checks.calibration import sbc
+from .checks.density import density
+from .checks.ergodicity import ergodic
+from .checks.geweke import geweke
+from .checks.involution import check_involution as involution
+from .checks.orbit import check_orbit as orbit
+from .checks.stationarity import invariant, reversible
+from .checks.stationary import stationary
+from .checks.stein import stein
+from .checks.unbiased import unbiased
+from .checks.validity import valid
 
 __all__ = [
     "agreement",

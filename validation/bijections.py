@@ -12,7 +12,7 @@ from torch.distributions import biject_to
 from ..ppl import seeded
 from ..ppl.tensors.jacobians import volumes
 from ..semantics import Report
-from ..semantics.candidate import held, verdict
+from ..semantics.judging.candidate import held, verdict
 from .comparing import compared
 from .layers import Layer
 

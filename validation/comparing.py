@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..ppl.tensors.jacobians import one_derivative
 from ..semantics import Report
-from ..semantics.candidate import held
-from ..semantics.report import decide
+from ..semantics.judging.candidate import held
+from ..semantics.judging.report import decide
 
 SLOPE = 1e-5  # of a derivative, for the differences
 ODD = 0.05  # of the points may be near a kink

@@ -18,7 +18,7 @@ from ..ppl import seeded
 from ..ppl.errors import PushforwardError
 from ..ppl.types.supports import support_of
 from ..semantics import Report, check
-from ..semantics.candidate import held, verdict
+from ..semantics.judging.candidate import held, verdict
 from .comparing import compared, slopes
 from .layers import Layer
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..ppl.pages import heading, page, paragraph
 from ..semantics import Report
-from ..semantics.calibration import Calibration
+from ..semantics.checks.calibration import Calibration
 from .layers import Validation
 
 

@@ -21,7 +21,7 @@ from ..ppl.interpretations.abstract_run import abstract_run
 from ..ppl.interpretations.log_density import LogDensity
 from ..ppl.language.program import Callback, program_name
 from ..semantics import Report, check
-from ..semantics.candidate import held, verdict
+from ..semantics.judging.candidate import held, verdict
 from .comparing import compared, slopes
 from .layers import Layer
 

@@ -8,7 +8,7 @@ import typer
 
 from .. import calculus
 from ..semantics import Report
-from ..semantics.agreement import DEPTH, NODES, agreement
+from ..semantics.checks.agreement import DEPTH, NODES, agreement
 from .options import Depth, Nodes
 from .saying import UsageError, say
 from .targets import load, paper

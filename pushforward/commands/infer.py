@@ -12,7 +12,7 @@ import typer
 from .. import calculus
 from ..inference import ADVI, MCMC, SMC, Fit, Laplace, Pathfinder, nuts
 from ..inference.runs.placing import placed
-from ..semantics.agreement import DEPTH, NODES
+from ..semantics.checks.agreement import DEPTH, NODES
 from .fits import read_fit
 from .options import Data, Depth, Form, Nodes, Out, Target
 from .saying import INTERRUPTED, UsageError, say

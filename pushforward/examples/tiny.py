@@ -17,7 +17,7 @@ from ..inference.mcmc.nuts import trajectory
 from ..inference.smc.population import Population
 from ..inference.vi.mean_field import elbo
 from ..semantics import Report, check
-from ..semantics.orbit import Orbit
+from ..semantics.checks.orbit import Orbit
 
 
 def f64(x: Any) -> Tensor:

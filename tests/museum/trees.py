@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pushforward import dist, draw
 from pushforward.semantics import check
-from pushforward.semantics.orbit import Orbit, OrbitPoint
+from pushforward.semantics.checks.orbit import Orbit, OrbitPoint
 
 from .exhibit import Exhibit, f
 from .metropolis import accept, grid

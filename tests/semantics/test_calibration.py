@@ -15,7 +15,7 @@ from pushforward import dist, plate, program, sample
 from pushforward.inference import MCMC, Exact, nuts
 from pushforward.ppl.errors import DataError
 from pushforward.semantics import check
-from pushforward.semantics.calibration import _Judged
+from pushforward.semantics.checks.calibration import _Judged
 
 matplotlib.use("Agg")
 pytestmark = pytest.mark.usefixtures("double")

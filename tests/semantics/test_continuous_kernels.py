@@ -27,8 +27,8 @@ from torch import Tensor
 from pushforward import dist, draw, factor, program, sample
 from pushforward.ppl.errors import BudgetError, ProgramError
 from pushforward.semantics import check, denote
-from pushforward.semantics.at_once import steps
-from pushforward.semantics.shifted import nodes
+from pushforward.semantics.evaluation.shifted import nodes
+from pushforward.semantics.judging.at_once import steps
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -31,7 +31,7 @@ from pushforward.ppl.calculus.parse import parse
 from pushforward.ppl.calculus.pretty import pretty
 from pushforward.ppl.calculus.types import BOOL, Fin
 from pushforward.semantics import denote, reference
-from pushforward.semantics.agreement import collected, plain
+from pushforward.semantics.checks.agreement import collected, plain
 
 PRIME = 10_007  # no label with this denominator lies on the edge of a cell
 

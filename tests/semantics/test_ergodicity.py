@@ -128,7 +128,7 @@ def test_a_kernel_that_breaks_fails_with_its_reason() -> None:
 
 
 def test_too_many_states(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("pushforward.semantics.ergodicity")
+    module = importlib.import_module("pushforward.semantics.checks.ergodicity")
     monkeypatch.setattr(module, "STATES", 50)
     with pytest.raises(BudgetError, match="more than 50 states"):
         check.ergodic(Program(lambda state: state + 1), target_of(torch.ones(2, dtype=F64)))

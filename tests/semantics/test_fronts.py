@@ -39,7 +39,8 @@ from pushforward.inference.smc import (
 )
 from pushforward.ppl.errors import ImpureProgramError, PushforwardError
 from pushforward.ppl.tensors.hidden import is_hidden
-from pushforward.semantics import Measure, check, denote, exact, fronts
+from pushforward.semantics import Measure, check, denote
+from pushforward.semantics.evaluation import exact, fronts
 
 pytestmark = pytest.mark.usefixtures("double")
 

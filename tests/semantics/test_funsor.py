@@ -35,7 +35,7 @@ from pushforward.ppl.interpretations.recorder import Recorder
 from pushforward.ppl.language.effects import scaled_log_prob
 from pushforward.ppl.language.handlers import Sealed
 from pushforward.semantics import denote
-from pushforward.semantics.agreement import collected, plain
+from pushforward.semantics.checks.agreement import collected, plain
 
 GRID = 512  # programs with more traces are left out
 

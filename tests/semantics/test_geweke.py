@@ -13,7 +13,7 @@ from support.sizes import quick
 from pushforward import assess, dist, factor, observe, plate, program, sample
 from pushforward.ppl.errors import DataError, ProgramError
 from pushforward.semantics import check
-from pushforward.semantics.geweke import geweke
+from pushforward.semantics.checks.geweke import geweke
 
 pytestmark = pytest.mark.usefixtures("double")
 Choices = dict[str, Any]

@@ -15,7 +15,7 @@ from torch import Tensor
 from pushforward import dist, sample
 from pushforward.ppl.interpretations.log_density import LogDensity
 from pushforward.semantics import check
-from pushforward.semantics.decay import endless
+from pushforward.semantics.judging.decay import endless
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -12,8 +12,9 @@ from support.sizes import quick
 from torch import Tensor
 
 from pushforward import dist, draw, factor, program, sample
-from pushforward.semantics import Measure, check, denote, stationarity
-from pushforward.semantics.fronts import advanced
+from pushforward.semantics import Measure, check, denote
+from pushforward.semantics.checks import stationarity
+from pushforward.semantics.evaluation.fronts import advanced
 
 pytestmark = pytest.mark.usefixtures("double")
 

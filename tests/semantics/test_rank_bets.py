@@ -10,7 +10,7 @@ from support.sizes import quick
 from torch import Tensor
 from torch.distributions import Normal
 
-from pushforward.semantics.rank_bets import RankBets
+from pushforward.semantics.judging.rank_bets import RankBets
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pushforward.ppl import program, sample
 from pushforward.semantics import CheckFailed, Report, check
-from pushforward.semantics.report import decide
+from pushforward.semantics.judging.report import decide
 
 P = torch.tensor(0.25, dtype=torch.float64)
 

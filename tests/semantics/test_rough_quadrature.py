@@ -18,7 +18,8 @@ from torch import Tensor
 from pushforward import dist, draw, observe, program, sample
 from pushforward.errors import ConvergenceError
 from pushforward.inference import importance
-from pushforward.semantics import check, denote, validity
+from pushforward.semantics import check, denote
+from pushforward.semantics.checks import validity
 
 pytestmark = pytest.mark.usefixtures("double")
 

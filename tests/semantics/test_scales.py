@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pushforward import dist, draw, factor, fix, program, sample
 from pushforward.semantics import Measure, check, denote
-from pushforward.semantics.orbit import Orbit
+from pushforward.semantics.checks.orbit import Orbit
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -29,7 +29,7 @@ from pushforward.ppl.calculus.pretty import pretty
 from pushforward.ppl.calculus.types import Measure
 from pushforward.ppl.errors import BudgetError
 from pushforward.semantics import reference
-from pushforward.semantics.agreement import collected
+from pushforward.semantics.checks.agreement import collected
 
 CELLS = 1_000  # terms with more paths are left out
 

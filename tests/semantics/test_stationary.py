@@ -18,7 +18,7 @@ from torch import Tensor
 from pushforward import dist, draw, factor, observe, program, sample
 from pushforward.ppl.errors import ProgramError, ZeroMassError
 from pushforward.semantics import check
-from pushforward.semantics.betting import STAKES, Bets
+from pushforward.semantics.judging.betting import STAKES, Bets
 
 pytestmark = pytest.mark.usefixtures("double")
 

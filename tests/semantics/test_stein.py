@@ -14,7 +14,7 @@ from support.sizes import quick
 from pushforward import dist, factor, observe, plate, program, sample
 from pushforward.ppl.errors import UnsupportedDistributionError
 from pushforward.semantics import check
-from pushforward.semantics.stein import _Moves
+from pushforward.semantics.checks.stein import _Moves
 
 pytestmark = pytest.mark.usefixtures("double")
 Y = torch.tensor([0.3, 1.0, -0.2], dtype=torch.float64)

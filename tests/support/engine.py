@@ -29,7 +29,7 @@ from pushforward.ppl.compile.lanes.function import LaneFunction
 from pushforward.ppl.language.effects import is_draw
 from pushforward.ppl.tensors.capture import capture_vector
 from pushforward.semantics import Report, check
-from pushforward.semantics.orbit import Orbit
+from pushforward.semantics.checks.orbit import Orbit
 
 
 def correlated(z: Tensor) -> Tensor:

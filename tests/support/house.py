@@ -69,10 +69,24 @@ HOUSE: dict[str, Room] = {
         "ppl.tensors ppl.language ppl.interpretations ppl.compile",
     ),
     "semantics.reference": Room("the reference, in exact rationals", "ppl.calculus"),
+    "semantics.evaluation": Room(
+        "measures, and what evaluates programs to them: enumeration, lanes, quadrature",
+        "ppl.errors ppl.pages ppl.tensors ppl.types ppl.distributions ppl.language"
+        " ppl.interpretations",
+    ),
+    "semantics.judging": Room(
+        "what checks are made of: candidates under watch, comparisons, bets, reports",
+        "semantics.evaluation ppl.errors ppl.pages ppl.tensors ppl.types ppl.distributions"
+        " ppl.interpretations",
+    ),
+    "semantics.checks": Room(
+        "the checks, a file each",
+        "semantics.reference semantics.evaluation semantics.judging ppl ppl.errors ppl.tensors"
+        " ppl.types ppl.distributions ppl.language ppl.interpretations ppl.calculus ppl.tasks",
+    ),
     "semantics": Room(
-        "measures, exact and numerical denotation, the checks",
-        "semantics.reference ppl ppl.errors ppl.pages ppl.tensors ppl.types ppl.distributions"
-        " ppl.language ppl.interpretations ppl.calculus ppl.tasks",
+        "the names of semantics that users import",
+        "semantics.reference semantics.evaluation semantics.judging semantics.checks",
     ),
     "inference.runs": Room(
         "what a run on real work needs: progress, devices, starts and paths to them",
@@ -140,7 +154,8 @@ HOUSE: dict[str, Room] = {
     "validation": Room(
         "one front door to the checks: what a thing is, and which of them fit it",
         "ppl ppl.errors ppl.pages ppl.tensors ppl.types ppl.language ppl.interpretations"
-        " ppl.compile semantics inference.kernels inference.smc ppl.tasks",
+        " ppl.compile semantics.evaluation semantics.judging semantics.checks semantics"
+        " inference.kernels inference.smc ppl.tasks",
     ),
     "models": Room(
         "ready models and estimators",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pushforward import dist, draw, factor, program, sample
 from pushforward.semantics import Report, check
-from pushforward.semantics.orbit import Orbit
+from pushforward.semantics.checks.orbit import Orbit
 
 Uniform = Callable[[], float]
 Event = Callable[[], bool]

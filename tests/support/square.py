@@ -26,7 +26,7 @@ from pushforward.ppl.language.handlers import Sealed
 from pushforward.ppl.tensors.capture import DataStayReal, refusing
 from pushforward.semantics import denote as evaluate
 from pushforward.semantics import ideal, reference
-from pushforward.semantics.agreement import collected, plain
+from pushforward.semantics.checks.agreement import collected, plain
 
 Plain = dict[Any, float]
 

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 from ...ppl import draw
 from ...ppl.errors import ProgramError, UnsupportedDistributionError, located
 from ...ppl.language.program import program_name
-from ...semantics.compared import Compared
+from ...semantics.evaluation.compared import Compared
 from .numpy_code import Generator
 from .replacing import Replacement, held_in, replaced
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...ppl import draw
 from ...ppl.errors import UnsupportedDistributionError, located
 from ...ppl.language.program import program_name
-from ...semantics.compared import Compared
+from ...semantics.evaluation.compared import Compared
 from .replacing import Replacement, replaced
 
 STATES = {"seed", "get_state", "set_state"}  # of numpy's global generator, which stay

@@ -20,7 +20,7 @@ from ...ppl import draw
 from ...ppl.errors import UnsupportedDistributionError, located
 from ...ppl.language.effects import stack
 from ...ppl.language.program import program_name
-from ...semantics.compared import Compared
+from ...semantics.evaluation.compared import Compared
 from .outside import outside
 
 ANY = "check.stationary takes any code"

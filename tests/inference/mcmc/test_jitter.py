@@ -31,7 +31,7 @@ from pushforward.inference.mcmc.lanes.engine import Metric
 from pushforward.ppl import seeded
 from pushforward.ppl.language.effects import is_draw
 from pushforward.semantics import Report, check
-from pushforward.semantics.orbit import Orbit
+from pushforward.semantics.checks.orbit import Orbit
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -16,7 +16,7 @@ from pushforward.inference.mcmc import Parameters, State, hamiltonian, nuts
 from pushforward.inference.mcmc.hamiltonian import Phase, leapfrog, with_momentum
 from pushforward.ppl import seeded
 from pushforward.semantics import Report, check
-from pushforward.semantics.orbit import Orbit
+from pushforward.semantics.checks.orbit import Orbit
 
 tree = importlib.import_module("pushforward.inference.mcmc.nuts")
 

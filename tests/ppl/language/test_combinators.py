@@ -46,7 +46,7 @@ from pushforward.ppl.errors import BranchError, DataError, NoDensityError, Pushf
 from pushforward.ppl.interpretations.log_density import LogDensity
 from pushforward.ppl.tensors.capture import capture
 from pushforward.semantics import denote
-from pushforward.semantics.measure import readable
+from pushforward.semantics.evaluation.measure import readable
 
 Choices = dict[str, Any]
 Atom = tuple[Choices, F, float]  # choices, their density, the result

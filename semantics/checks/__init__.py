@@ -1,0 +1,1 @@
+"""The checks, a file each; ``semantics.check`` names them for users."""

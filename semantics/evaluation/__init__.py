@@ -1,0 +1,1 @@
+"""Measures, and what evaluates programs to them: enumeration, lanes, quadrature."""
