@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ..ppl import assess, draw
-from ..ppl.distributions.data import as_arguments
 from ..ppl.distributions.validate import no_validation
 from ..ppl.errors import BudgetError, InfiniteMassError, ProgramError, ZeroMassError, located
 from ..ppl.interpretations.abstract_run import abstract_run
@@ -29,6 +28,7 @@ from ..ppl.tensors.seeds import seeded
 from ..ppl.types import Site
 from .results.fit import Fit, fit_from_vectors
 from .results.predict import with_log_likelihood
+from .runs.placing import placed, settled
 
 ASSIGNMENTS = 256
 STEPS = 2  # to the mean
@@ -46,9 +46,11 @@ class Exact:
 
     Args:
         draws: independent, from the posterior.
+        dtype: the precision of what the program makes, and of the data, as of ``MCMC``.
     """
 
     draws: int = 1000
+    dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         if self.draws < 1:
@@ -63,8 +65,13 @@ class Exact:
             BudgetError: too many finite latents depend on each other.
             ZeroMassError, InfiniteMassError: there is no posterior.
         """
+        place = settled(p, args, dtype=self.dtype)
+        with placed(None, place.dtype):
+            fit = self._run(place.program, place.args, seed)
+        return replace(fit, notes=(*place.notes, *fit.notes))
+
+    def _run(self, p: Callback, args: tuple[Any, ...], seed: int) -> Fit:
         start = time.perf_counter()
-        args = as_arguments(args)
         with Sealed():
             run, _ = abstract_run(p, *args)
         latents = {name: site for name, site in run.sites.items() if not site.observed}

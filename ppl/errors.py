@@ -88,6 +88,10 @@ class DataError(ProgramError):
     """Data do not fit the program: unknown name, wrong shape, value outside the support, NaN."""
 
 
+class PrecisionError(DataError):
+    """Tensors of several floating point types meet where torch does not mix them."""
+
+
 class SupportError(DataError):
     """A value lies outside the support of its distribution."""
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ...ppl.compile.potential import Potential, by_columns
-from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import DataError, ProgramError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.interpretations.mixed_density import MixedDensity
@@ -36,7 +35,7 @@ from ..mcmc.lanes.warmup import Form
 from ..mcmc.within_gibbs import first_parameters, of_sizes
 from ..results.fit import Drawn, Fit, fit_from_vectors
 from ..rewriting import Restored, Rewriting, rewritten
-from ..runs.placing import Device, moved, placed, with_data_there
+from ..runs.placing import Device, Place, moved, placed, settled
 from ..runs.progress import Progress
 from ..runs.start import mixed_starting_points, starting_points
 from .origin import continued_seed, origin_of, require_same
@@ -84,7 +83,9 @@ class MCMC:
         compiled: compile the log density, and NUTS: an engine makes the transitions of the kernel,
             in machine code where the density is lane code (see ``Potential``), or else as tensors.
         device: where to compute, and where the data are moved; torch's default unless given.
-        dtype: the precision of what the program makes, and of the data; likewise.
+        dtype: the precision of what the program makes, and of the data.  Unless given, double on
+            the CPU, and torch's default elsewhere, or where the program holds tensors of its own
+            that keep it from running in double, which the fit then says.
         progress: show a progress bar.
     """
 
@@ -148,26 +149,31 @@ class MCMC:
                 (``with_gibbs``), or it is not finite.
             BranchError: Python control flow depends on a random value.
         """
-        p = with_data_there(p, self.device, self.dtype)
-        args = moved(as_arguments(args), self.device, self.dtype)
-        with placed(self.device, self.dtype):
+        dtype = self.dtype
+        if dtype is None and resume is not None and "position" in resume.state:
+            dtype = resume.state["position"].dtype
+        place = settled(p, args, self.device, dtype, self.kernel)
+        driver = replace(self, dtype=place.dtype)
+        with placed(self.device, place.dtype):
             if isinstance(self.kernel, TraceKernel):
-                return self._run_traces(self.kernel, p, args, seed, resume, checkpoint, executor)
-            if self.kernel.gibbs and (self.rewrite is not None or self.init != "random"):
+                fit = driver._run_traces(self.kernel, place, seed, resume, checkpoint, executor)
+            elif self.kernel.gibbs and (self.rewrite is not None or self.init != "random"):
                 what = f"{self.kernel.name} takes programs as they are, and starts at random"
                 raise ValueError(f"{what}: leave rewrite and init out")
-            return self._run(self.kernel, p, args, seed, resume, checkpoint, executor)
+            else:
+                fit = driver._run(self.kernel, place, seed, resume, checkpoint, executor)
+        return replace(fit, notes=(*place.notes, *fit.notes))
 
     def _run(
         self,
         kernel: Kernel,
-        p: Callback,
-        args: tuple[Any, ...],
+        place: Place,
         seed: int,
         resume: Fit | None,
         checkpoint: Checkpoint | str | Path | None,
         executor: Executor | Client | None,
     ) -> Fit:
+        p, args = place.program, place.args
         start = time.perf_counter()
         warmup = 0 if resume else self.warmup
         about = {
@@ -314,8 +320,7 @@ class MCMC:
     def _run_traces(
         self,
         kernel: TraceKernel,
-        p: Callback,
-        args: tuple[Any, ...],
+        place: Place,
         seed: int,
         resume: Fit | None,
         checkpoint: Checkpoint | str | Path | None,
@@ -332,8 +337,8 @@ class MCMC:
             raise ValueError("chains of kernels on traces start from the prior: leave init out")
         return run_chains(
             kernel,
-            p,
-            args,
+            place.program,
+            place.args,
             chains=self.chains,
             draws=self.draws,
             warmup=self.warmup,

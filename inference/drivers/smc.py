@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import ZeroMassError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.program import Callback, program_name
@@ -24,7 +23,7 @@ from ...ppl.tensors.decompositions import NO_DECOMPOSITION, OF_BATCHES
 from ...ppl.tensors.keys import fingerprint
 from ...ppl.tensors.seeds import seeded
 from ..results.fit import Fit, fit_from_vectors
-from ..runs.placing import Device, moved, placed, with_data_there
+from ..runs.placing import Device, Place, placed, settled
 from ..runs.progress import Progress
 from ..smc import doubts
 from ..smc.archipelago import by_evidence, pooled
@@ -74,7 +73,7 @@ class SMC:
             are particles; of the largest divisor of ``particles`` up to 20 unless moves are given.
         compiled: compile the log density, or the loops and lanes of the algorithm, with Inductor.
         device: where to compute, and where the data are moved; torch's default unless given.
-        dtype: the precision of what the program makes, and of the data; likewise.
+        dtype: the precision of what the program makes, and of the data, as of ``MCMC``.
         progress: show a progress bar.
 
     Errors:
@@ -150,8 +149,19 @@ class SMC:
                 be sampled.
         """
         start = time.perf_counter()
-        p = with_data_there(p, self.device, self.dtype)
-        args = moved(as_arguments(args), self.device, self.dtype)
+        place = settled(p, args, self.device, self.dtype, self.algorithm)
+        fit = replace(self, dtype=place.dtype)._run(place, seed, checkpoint, executor)
+        seconds = time.perf_counter() - start
+        return replace(fit, notes=(*place.notes, *fit.notes), seed=seed, seconds=seconds)
+
+    def _run(
+        self,
+        place: Place,
+        seed: int,
+        checkpoint: Checkpoint | str | Path | None,
+        executor: Executor | Client | None,
+    ) -> Fit:
+        p, args = place.program, place.args
         store = Store(checkpoint, self._about(p, args, seed))
         kept = store.content or {"plan": None, "islands": {}}
         plan = None if kept["plan"] is None else Plan.of(kept["plan"])
@@ -182,8 +192,7 @@ class SMC:
                 interrupted = True
             with placed(self.device, self.dtype), seeded(stream(seed, OF_THE_WHOLE)):
                 fit = self._fit(p, args, plan, [islands[i] for i in sorted(islands)])
-        seconds = time.perf_counter() - start
-        return replace(fit, seed=seed, seconds=seconds, interrupted=interrupted)
+        return replace(fit, interrupted=interrupted)
 
     def __repr__(self) -> str:
         what = "" if self.algorithm else f": {self._what}"

@@ -227,6 +227,8 @@ class Fit:
             f"Fit by {self.method}: {self.chains} x {self.size} draws of {', '.join(shapes)} "
             f"(seed {self.seed}, {self.seconds:.1f} s)"
         ]
+        if single := [name for name, x in self.draws.items() if x.dtype == torch.float32]:
+            lines.append(f"  in single precision: {', '.join(single)}")
         if self.divergences is not None:
             lines.append(f"  divergences: {self.divergences}")
         if self.log_evidence is not None:

@@ -31,6 +31,7 @@ from ...ppl.language.effects import Message, is_deterministic, is_draw
 from ...ppl.language.handlers import Sealed, Untracing
 from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.seeds import seeded
+from ..runs.placing import moved, placed, with_data_there
 from .fit import CHUNK, POINTWISE_LIMIT, TOO_LARGE, Fit, plates_of
 from .not_held import integrated_out, not_held
 from .prediction import Prediction
@@ -93,11 +94,32 @@ def predict(
         ZeroMassError: the data are impossible, whatever they are.
         InfiniteMassError: the real ones have no posterior.
     """
-    names, args = _given(fit, given), as_arguments(args)
-    draws = {name: fit[name] for name in names} if isinstance(fit, Fit) else {}
-    lead = (fit.chains, fit.size) if isinstance(fit, Fit) else (1, fit)
     _require_word(fit, discrete, "discrete", get_args(Discrete))
     _require_word(fit, real, "real", get_args(Real))
+    dtype = _precision(fit)
+    there, args = with_data_there(p, None, dtype), moved(as_arguments(args), None, dtype)
+    with placed(None, dtype):
+        return _predict(fit, there, args, _given(fit, given), discrete, real, seed)
+
+
+def _precision(fit: Fit | int) -> torch.dtype:
+    """That of the draws, in which the program goes on; torch's default where there are none."""
+    found = fit.draws.values() if isinstance(fit, Fit) else ()
+    own = torch.get_default_dtype()
+    return next((x.dtype for x in found if x.is_floating_point()), own)
+
+
+def _predict(
+    fit: Fit | int,
+    p: Callback,
+    args: tuple[Any, ...],
+    names: Collection[str],
+    discrete: Discrete | None,
+    real: Real | None,
+    seed: int,
+) -> Prediction:
+    draws = {name: fit[name] for name in names} if isinstance(fit, Fit) else {}
+    lead = (fit.chains, fit.size) if isinstance(fit, Fit) else (1, fit)
     run: AbstractRun | None = None
     try:
         run = _fitting(p, args, draws)

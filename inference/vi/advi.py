@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro.distributions as dist
@@ -19,6 +19,7 @@ from ...ppl.language.program import Callback
 from ...ppl.tensors.seeds import seeded
 from ..results.fit import Fit, fit_from_vectors
 from ..runs.paths import Target
+from ..runs.placing import placed, settled
 from ..runs.progress import Progress
 from ..runs.start import starting_points
 from .mean_field import elbo
@@ -43,6 +44,7 @@ class ADVI:
         decay: the learning rate falls to this fraction, geometrically, over the run.
         draws: how many draws of the fitted guide the result holds.
         compiled: compile the log density with Inductor.
+        dtype: the precision of what the program makes, and of the data, as of ``MCMC``.
         progress: show a progress bar.
     """
 
@@ -52,6 +54,7 @@ class ADVI:
     decay: float = 0.02
     draws: int = 4000
     compiled: bool = True
+    dtype: torch.dtype | None = None
     progress: bool = True
 
     def run(self, p: Callback, *args: Any, seed: int = 0) -> Fit:
@@ -64,6 +67,12 @@ class ADVI:
         Errors:
             SmoothnessError: the density jumps as a latent moves: it is compared, rounded or cast.
         """
+        place = settled(p, args, dtype=self.dtype)
+        with placed(None, place.dtype):
+            fit = self._run(place.program, place.args, seed)
+        return replace(fit, notes=(*place.notes, *fit.notes))
+
+    def _run(self, p: Callback, args: tuple[Any, ...], seed: int) -> Fit:
         start = time.perf_counter()
         with seeded(seed), Progress(self.steps, "ADVI", self.progress) as progress:
             density = LogDensity(p, *args)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 
 from ...ppl import draw
-from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import ProgramError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.program import Callback, program_name
@@ -19,6 +18,7 @@ from ..results.fit import Fit, fit_from_vectors
 from ..runs.finite import without_finite
 from ..runs.paths import Target
 from ..runs.paths.peak import STEPS, Peak, climbed, with_gradient
+from ..runs.placing import placed, settled
 from ..runs.start import starting_points
 from .trust import judged
 
@@ -44,11 +44,13 @@ class Laplace:
         starts: of climbs.
         draws: of the normal law, that the fit holds.
         steps: of L-BFGS in a climb, at most.
+        dtype: the precision of what the program makes, and of the data, as of ``MCMC``.
     """
 
     starts: int = 4
     draws: int = 1000
     steps: int = STEPS
+    dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         for name in ("starts", "draws", "steps"):
@@ -70,7 +72,13 @@ class Laplace:
             UnsupportedDistributionError: a latent is discrete and not finite.
             BranchError: Python control flow depends on a random value.
         """
-        begin, args = time.perf_counter(), as_arguments(args)
+        place = settled(p, args, dtype=self.dtype)
+        with placed(None, place.dtype):
+            fit = self._run(place.program, place.args, seed)
+        return replace(fit, notes=(*place.notes, *fit.notes))
+
+    def _run(self, p: Callback, args: tuple[Any, ...], seed: int) -> Fit:
+        begin = time.perf_counter()
         smooth, summed = without_finite(p, args)
         density = LogDensity(smooth, *args, turning=True)
         if density.size == 0:

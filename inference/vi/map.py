@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import ProgramError, located
 from ...ppl.interpretations.layout import shown
 from ...ppl.interpretations.log_density import LogDensity
@@ -21,6 +20,7 @@ from ..results.fit import Fit, fit_from_vectors
 from ..runs.finite import without_finite
 from ..runs.paths import Target
 from ..runs.paths.peak import STEPS, Climb, Peak, climbed, with_gradient
+from ..runs.placing import placed, settled
 from ..runs.start import starting_points
 
 APART = 0.1  # distance of two modes, in standard deviations of the one
@@ -50,11 +50,13 @@ class MAP:
         starts: of climbs.
         jacobian: take the density of unconstrained coordinates.
         steps: of L-BFGS in a climb, at most.
+        dtype: the precision of what the program makes, and of the data, as of ``MCMC``.
     """
 
     starts: int = 4
     jacobian: bool = False
     steps: int = STEPS
+    dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         for name in ("starts", "steps"):
@@ -73,7 +75,13 @@ class MAP:
             UnsupportedDistributionError: a latent is discrete and not finite.
             BranchError: Python control flow depends on a random value.
         """
-        begin, args = time.perf_counter(), as_arguments(args)
+        place = settled(p, args, dtype=self.dtype)
+        with placed(None, place.dtype):
+            fit = self._run(place.program, place.args, seed)
+        return replace(fit, notes=(*place.notes, *fit.notes))
+
+    def _run(self, p: Callback, args: tuple[Any, ...], seed: int) -> Fit:
+        begin = time.perf_counter()
         smooth, summed = without_finite(p, args)
         density = LogDensity(smooth, *args, turning=True)
         if density.size == 0:

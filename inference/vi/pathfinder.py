@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro.distributions as dist
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ...ppl import draw
 from ...ppl.compile.potential import Potential
-from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import ProgramError, located
 from ...ppl.interpretations.layout import Layout
 from ...ppl.interpretations.log_density import LogDensity
@@ -26,7 +25,7 @@ from ..runs.finite import without_finite
 from ..runs.paths import Found, Target, pathfinder
 from ..runs.paths.normal import LowRankNormal
 from ..runs.paths.pathfinder import ELBO_DRAWS, HISTORY, STEPS, TOLERANCE
-from ..runs.placing import Device, moved, placed, with_data_there
+from ..runs.placing import Device, placed, settled
 from ..runs.progress import Progress
 from ..runs.start import starting_points
 from .trust import rounding_of
@@ -63,8 +62,8 @@ class Pathfinder:
         resample: False: take as many draws of the law of each path, unweighted.
         compiled: compile the log density (see ``Potential``).
         device: where to compute it, and where the data are moved; torch's default unless given.
-        dtype: the precision of what the program makes, and of the data; likewise.  The laws are in
-            double precision.
+        dtype: the precision of what the program makes, and of the data, as of ``MCMC``.  The laws
+            are in double precision.
         progress: show a progress bar.
     """
 
@@ -102,10 +101,10 @@ class Pathfinder:
             UnsupportedDistributionError: a latent is discrete and not finite.
             BranchError: Python control flow depends on a random value.
         """
-        p = with_data_there(p, self.device, self.dtype)
-        args = moved(as_arguments(args), self.device, self.dtype)
-        with placed(self.device, self.dtype), seeded(seed):
-            return self._run(p, args, seed)
+        place = settled(p, args, self.device, self.dtype)
+        with placed(self.device, place.dtype), seeded(seed):
+            fit = self._run(place.program, place.args, seed)
+        return replace(fit, notes=(*place.notes, *fit.notes))
 
     def _run(self, p: Callback, args: tuple[Any, ...], seed: int) -> Fit:
         start = time.perf_counter()

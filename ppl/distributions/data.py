@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ..errors import DataError, PushforwardError, located, raising_line
+from ..errors import DataError, PrecisionError, PushforwardError, located, raising_line
 from .masks import core
 
 
@@ -57,11 +57,11 @@ def as_numbers(value: Tensor, distribution: Any) -> Tensor:
         return value
     numeric = type(distribution).__module__.startswith(("torch.", "pyro."))
     if value.is_floating_point():
-        own = _own(distribution) if numeric else value.dtype
+        own = own_dtype(distribution) if numeric else value.dtype
         return value.to(torch.promote_types(value.dtype, own))
     if not numeric or isinstance(distribution, _OF_INDICES):
         return value.long()
-    return value.to(_own(distribution))
+    return value.to(own_dtype(distribution))
 
 
 _OF_INDICES = (
@@ -78,10 +78,10 @@ def value_dtype(distribution: Any) -> torch.dtype:
     if getattr(distribution, "has_enumerate_support", False) and not counts:
         dtype: torch.dtype = distribution.enumerate_support(expand=False).dtype
         return dtype
-    return _own(distribution)
+    return own_dtype(distribution)
 
 
-def _own(distribution: Any) -> torch.dtype:
+def own_dtype(distribution: Any) -> torch.dtype:
     """The dtype of the first floating parameter of a distribution."""
     pending = [distribution]
     while pending:
@@ -118,7 +118,7 @@ def one_precision(args: tuple[Any, ...]) -> Iterator[None]:
         what = f"dtypes are mixed: {', '.join([*given, f'new tensors are {_name(own)}'])}"
         wide = any(dtype == torch.float64 for dtype in others.values())
         hint = "give dtype=torch.float64 to the driver, or convert" if wide else "convert"
-        raise DataError(
+        raise PrecisionError(
             located(
                 f"{what} (torch says: {error})",
                 line=raising_line(error),

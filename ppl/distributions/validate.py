@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from ..errors import DataError, ProgramError, SupportError, located, named_rows
+from ..errors import DataError, PrecisionError, ProgramError, SupportError, located, named_rows
 from ..tensors.hidden import is_hidden, is_known
 from ..types import space_of
 from ..types.supports import support_of
@@ -231,20 +231,32 @@ def check_alike(name: str, distribution: Any, data: Any = None) -> None:
     if isinstance(data, Tensor):
         parts["the data"] = data
     _require_one(
-        name, "devices", {part: str(x.device) for part, x in parts.items()}, "x.to(device)"
+        DataError,
+        name,
+        "devices",
+        {part: str(x.device) for part, x in parts.items()},
+        "x.to(device)",
     )
     if isinstance(data, Tensor) and not space_of(distribution).smooth:
         del parts["the data"]
     dtypes = {part: x.dtype for part, x in parts.items() if x.is_floating_point()}
     shown = {part: str(dtype).removeprefix("torch.") for part, dtype in dtypes.items()}
-    _require_one(name, "precisions", shown, "x.to(dtype), or choose by torch.set_default_dtype")
+    _require_one(
+        PrecisionError,
+        name,
+        "precisions",
+        shown,
+        "x.to(dtype), or choose by torch.set_default_dtype",
+    )
 
 
-def _require_one(name: str, what: str, found: dict[str, str], how: str) -> None:
+def _require_one(
+    kind: type[DataError], name: str, what: str, found: dict[str, str], how: str
+) -> None:
     if len(set(found.values())) > 1:
         first, *others = found.items()
         other = next(item for item in others if item[1] != first[1])
-        raise DataError(
+        raise kind(
             located(
                 f"{what} are mixed: {first[0]} is {first[1]}, {other[0]} {other[1]}",
                 site=name,

@@ -21,7 +21,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from ..distributions.data import as_arguments, one_precision
+from ..distributions.data import as_arguments, one_precision, own_dtype
 from ..distributions.masks import is_image, weighs
 from ..distributions.points import inner_point
 from ..distributions.pytrees import flatten, rebuild
@@ -92,6 +92,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         self.derived: dict[str, str] = {}  # deterministic sites, and their lines
         self.plates: dict[str, tuple[str, ...]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
+        self.precisions: dict[str, torch.dtype] = {}  # of the laws of all sites
         self.values: dict[str, Tensor] = {}  # the placeholders of the latents
         self.subsampled: dict[str, tuple[str, str]] = {}
         self.given_parts: dict[str, int] = {}  # plates that are given some of their indices
@@ -143,6 +144,7 @@ class AbstractRun(Messenger):  # type: ignore[misc]
         data = msg["value"] if msg["is_observed"] else None
         check_alike(name, fn, data)
         check_parameters(name, fn)
+        self.precisions[name] = own_dtype(fn)
         context = data, msg["mask"], taken_by(msg)
         marks = marks_on(fn) | _hidden(msg).depends | marks_of(context)
         if is_masked(msg):

@@ -67,7 +67,7 @@ def infer(
         str | None, typer.Option(help="of nuts: auto, diagonal or dense [default: auto]")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32 or float64, of data and all that is computed")
+        str | None, typer.Option(help="float32 or float64 [default], of data and all that is computed")
     ] = None,
     cores: Annotated[int | None, typer.Option(min=1, help="of nuts: threads for chains")] = None,
     compiled: Annotated[
@@ -108,7 +108,7 @@ def infer(
     given = {name: value for name, value in asked.items() if value is not None}
     _require_meant(method, given)
     require_writable(out, form)
-    precision = None if dtype is None else DTYPES[dtype]
+    precision = DTYPES[dtype or "float64"]
     if module is not None and method == "exact":
         say(calculus.posterior(module, depth, quadrature))
         return

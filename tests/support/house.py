@@ -90,11 +90,12 @@ HOUSE: dict[str, Room] = {
     ),
     "inference.runs": Room(
         "what a run on real work needs: progress, devices, starts and paths to them",
-        "ppl ppl.errors ppl.language ppl.interpretations ppl.tasks",
+        "ppl ppl.errors ppl.tensors ppl.distributions ppl.language ppl.interpretations ppl.tasks",
     ),
     "inference.results": Room(
         "fits, summaries, predictions",
-        "ppl ppl.errors ppl.pages ppl.tensors ppl.distributions ppl.language ppl.interpretations",
+        "inference.runs ppl ppl.errors ppl.pages ppl.tensors ppl.distributions ppl.language"
+        " ppl.interpretations",
     ),
     "inference.mcmc": Room(
         "HMC and NUTS on vectors, adaptation; the compiled engine of NUTS",
@@ -117,7 +118,7 @@ HOUSE: dict[str, Room] = {
     ),
     "inference.exact": Room(
         "exact elimination as a method: the driver Exact",
-        "inference.results ppl ppl.errors ppl.tensors ppl.types ppl.distributions"
+        "inference.runs inference.results ppl ppl.errors ppl.tensors ppl.types ppl.distributions"
         " ppl.language ppl.interpretations",
     ),
     "inference.vi.gradients": Room(

@@ -25,7 +25,13 @@ from pushforward.ppl.compile.potential import Potential
 from pushforward.ppl.interpretations.log_density import LogDensity
 from pushforward.ppl.tensors.seeds import seeded
 
-SHORT: dict[str, Any] = {"chains": 3, "draws": 4, "warmup": 3, **QUIET}
+SHORT: dict[str, Any] = {
+    **QUIET,
+    "chains": 3,
+    "draws": 4,
+    "warmup": 3,
+    "dtype": torch.float32,
+}
 DENSITY = LogDensity(OBSERVED, X, turning=True)
 
 
