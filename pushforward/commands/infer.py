@@ -67,7 +67,7 @@ def infer(
         str | None, typer.Option(help="of nuts: auto, diagonal or dense [default: auto]")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32 or float64 [default], of data and all that is computed")
+        str | None, typer.Option(help="float64 [default] or float32, of all that is computed")
     ] = None,
     cores: Annotated[int | None, typer.Option(min=1, help="of nuts: threads for chains")] = None,
     compiled: Annotated[
