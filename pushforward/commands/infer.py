@@ -108,10 +108,11 @@ def infer(
     given = {name: value for name, value in asked.items() if value is not None}
     _require_meant(method, given)
     require_writable(out, form)
-    precision = DTYPES[dtype or "float64"]
     if module is not None and method == "exact":
         say(calculus.posterior(module, depth, quadrature))
         return
+    earlier = None if resume is None else read_fit(resume)
+    precision = _precision(dtype, earlier)
     with placed(None, precision):
         p, args, _ = posed(target, data)
         if method == "exact":
@@ -119,7 +120,6 @@ def infer(
             return
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)  # threads slow small graphs down
-        earlier = None if resume is None else read_fit(resume)
         driver = _driver(method, given, earlier, compiled, precision)
         kept: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint}
         if earlier is not None:
@@ -174,21 +174,28 @@ def _require_meant(method: str, given: dict[str, Any]) -> None:
         raise UsageError(f"--save: there is no folder {given['save'].parent}")
 
 
+def _precision(asked: str | None, earlier: Fit | None) -> torch.dtype:
+    """What is asked for, that of the fit which goes on, or double."""
+    if asked is None and earlier is not None and "position" in earlier.state:
+        dtype: torch.dtype = earlier.state["position"].dtype
+        return dtype
+    return DTYPES[asked or "float64"]
+
+
 def _driver(
     method: str,
     given: dict[str, Any],
     earlier: Fit | None,
     compiled: bool,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype,
 ) -> Any:
     """The driver of a method, with the options that were given."""
     draws, chains = given.get("draws", 1000), given.get("chains", 4)
-    where: dict[str, Any] = {"compiled": compiled}
+    where: dict[str, Any] = {"compiled": compiled, "dtype": dtype}
     if method == "laplace":
-        return Laplace(starts=chains, draws=draws)
+        return Laplace(starts=chains, draws=draws, dtype=dtype)
     if method == "advi":
         return ADVI(draws=draws, **where)
-    where["dtype"] = dtype
     if method == "smc":
         return SMC(draws, chains, **where)
     if method == "pathfinder":
