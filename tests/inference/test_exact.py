@@ -316,9 +316,10 @@ def test_finite_and_real_latents_by_quadrature() -> None:
 
 def test_single_precision() -> None:
     torch.set_default_dtype(torch.float32)
-    fit = Exact(10).run(walk, torch.sin(torch.arange(5.0)))
+    fit = Exact(10, torch.float32).run(walk, torch.sin(torch.arange(5.0)))
     assert fit["x[4]"].dtype == torch.float32
-    assert Exact(10).run(alarm).log_evidence == pytest.approx(math.log(0.00208410), abs=1e-4)
+    found = Exact(10, torch.float32).run(alarm).log_evidence
+    assert found == pytest.approx(math.log(0.00208410), abs=1e-4)
 
 
 # -------------------------------------------------------------------------------------- summed out

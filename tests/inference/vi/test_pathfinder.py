@@ -50,17 +50,17 @@ Y = 1.5 * X + 0.3 * torch.sin(9.0 * X)
 
 
 def test_a_fit_is_in_the_programs_own_names() -> None:
-    fit = Pathfinder(paths=3, draws=200, **PLAIN).run(regression, X, Y, seed=3)
+    fit = Pathfinder(paths=3, draws=1000, **PLAIN).run(regression, X, Y, seed=3)
     assert {name: x.shape for name, x in fit.draws.items()} == {
-        "slope": (1, 200),
-        "noise": (1, 200),
-        "double": (1, 200),
+        "slope": (1, 1000),
+        "noise": (1, 1000),
+        "double": (1, 1000),
     }
     assert fit.latents == ("slope", "noise") and fit.observed["y"].shape == (12,)
     assert bool((fit["noise"] > 0.0).all()) and torch.equal(fit["double"], 2 * fit["slope"])
-    assert fit.log_likelihood["y"].shape == (1, 200, 12)
+    assert fit.log_likelihood["y"].shape == (1, 1000, 12)
     assert {*fit.stats["path"].flatten().tolist()} <= {0, 1, 2}
-    assert fit.stats["k_hat"].unique().numel() == 1 and fit.stats["lp"].shape == (1, 200)
+    assert fit.stats["k_hat"].unique().numel() == 1 and fit.stats["lp"].shape == (1, 1000)
     assert fit.history["elbo"].shape[0] == 3 and len(fit.report) == 3
     assert fit.method == "Pathfinder (3 paths)" and not fit.warnings()
     assert fit.summary(["slope"]).shape[0] == 1
@@ -85,7 +85,7 @@ def test_a_seed_fixes_the_run_and_leaves_the_global_state_alone(compiled: bool) 
 def test_the_precision_may_be_chosen() -> None:
     fit = Pathfinder(paths=2, draws=10, compiled=False, **DOUBLE).run(regression, X, Y)
     assert fit["slope"].dtype == torch.float64 == fit.stats["lp"].dtype
-    single = Pathfinder(paths=2, draws=10, **PLAIN).run(regression, X, Y)
+    single = Pathfinder(paths=2, draws=10, dtype=torch.float32, **PLAIN).run(regression, X, Y)
     assert single["slope"].dtype == torch.float32
 
 
