@@ -13,6 +13,7 @@ from .results.fit import Fit
 from .results.page import write_page
 from .results.predict import log_likelihood, predict
 from .results.prediction import Prediction
+from .results.sensitivity import sensitivity
 from .runs.columns import Columns, columns
 from .runs.recording import Recorded, recorded
 from .smc import (
@@ -92,6 +93,7 @@ __all__ = [
     "rejection",
     "resample",
     "residual",
+    "sensitivity",
     "sghmc",
     "smc",
     "smc_squared",
