@@ -22,6 +22,9 @@ class System(NamedTuple):
 
 SYSTEMS = (
     System(("fairness",), "predictions that do not depend on protected attributes", "fairness.md"),
+    System(
+        ("gp",), "Gaussian processes: kernels, exact, sparse, by waves, on grids; splines", "gp.md"
+    ),
     System(("funbat",), "tensors whose modes are real coordinates, with bands", "funbat.md"),
     System(
         ("niw_meta",),

@@ -18,33 +18,74 @@ def rbf(
 ) -> Tensor:
     """variance exp(-|x_i - y_j|^2 / (2 lengthscale^2)) [..., n, m] of points [n, D] and [m, D].
 
+    ``models.gp`` has it as ``variance * SquaredExponential(lengthscale)``, which can be added and
+    multiplied, beside other kernels.
+
     Args:
+        x, y: [..., n, D] and [..., m, D].
         lengthscale, variance: numbers, or [...] of as many kernels.
     """
-    apart = (x[:, None] - y).square().sum(-1)
+    apart = (x[..., :, None, :] - y[..., None, :, :]).square().sum(-1)
     length, scale = (torch.as_tensor(each, dtype=x.dtype) for each in (lengthscale, variance))
-    return scale[..., None, None] * (-apart / (2 * length[..., None, None].square())).exp()
+    found: Tensor = scale[..., None, None] * (-apart / (2 * length[..., None, None].square())).exp()
+    return found
 
 
-def process_law(covariance: Tensor, jitter: float = 1e-6, dtype: torch.dtype | None = None) -> Any:
-    """The normal law [..., n] of mean zero of a function's values, by their covariance [..., n, n].
+def covariance_factor(
+    covariance: Tensor, jitter: float = 0.0, scale: Tensor | None = None
+) -> Tensor:
+    """The lower triangle L [..., n, n] with L L' = covariance + jitter scale I, in float64.
+
+    Args:
+        covariance: [..., n, n].
+        jitter: what is added to the diagonal, in units of ``scale``.
+        scale: [...]; the mean variance unless given.
+
+    Errors:
+        NumericalError: the covariance is not positive semi-definite; it names the smallest
+            eigenvalue.  Within lanes and densities, values are NaN in its place.
+    """
+    whole = covariance.double()
+    if jitter:
+        scale = whole.diagonal(dim1=-2, dim2=-1).mean(-1) if scale is None else scale.double()
+        whole = whole + jitter * scale[..., None, None] * torch.eye(whole.shape[-1]).to(whole)
+    try:
+        factor: Tensor = torch.linalg.cholesky(whole)  # NaN in place of an error in a density
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        if is_known(whole):
+            raise NumericalError(_not_a_covariance(covariance)) from error
+        factor, failed = torch.linalg.cholesky_ex(whole)
+        factor = torch.where((failed > 0)[..., None, None], math.nan, factor)
+    return factor
+
+
+def _not_a_covariance(covariance: Tensor) -> str:
+    least = float(torch.linalg.eigvalsh(covariance.double().nan_to_num()).min())
+    what = f"a covariance is not positive semi-definite: its smallest eigenvalue is {least:.3g}"
+    return located(what, hint="check the kernel, or take more jitter")
+
+
+def process_law(
+    covariance: Tensor,
+    jitter: float = 1e-6,
+    dtype: torch.dtype | None = None,
+    mean: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> Any:
+    """The normal law [..., n] of a function's values, by their covariance [..., n, n].
 
     Its factor is computed in float64, with ``jitter`` times the mean variance on the diagonal.
 
     Args:
         dtype: of the law; that of the covariance unless given.
+        mean: [..., n]; zero unless given.
+        scale: [...]: of the jitter, in place of the mean variance.
 
     Errors:
         NumericalError: the covariance is not positive semi-definite; it names the smallest
             eigenvalue.  Within lanes, values are NaN in its place.
     """
-    whole = covariance.double()
-    scale = whole.diagonal(dim1=-2, dim2=-1).mean(-1)
-    noise = jitter * scale[..., None, None] * torch.eye(whole.shape[-1]).to(whole)
-    factor, failed = torch.linalg.cholesky_ex(whole + noise)
-    if is_known(factor) and (bool((failed > 0).any()) or math.isnan(float(scale.sum()))):
-        least = float(torch.linalg.eigvalsh(whole.nan_to_num()).min())
-        what = f"a covariance is not positive semi-definite: its smallest eigenvalue is {least:.3g}"
-        raise NumericalError(located(what, hint="check the kernel, or take more jitter"))
+    factor = covariance_factor(covariance, jitter, scale)
     factor = factor.to(covariance.dtype if dtype is None else dtype)
-    return dist.MultivariateNormal(factor.new_zeros(factor.shape[-1]), scale_tril=factor)
+    loc = factor.new_zeros(factor.shape[-1]) if mean is None else mean.to(factor.dtype)
+    return dist.MultivariateNormal(loc, scale_tril=factor)
