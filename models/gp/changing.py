@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...ppl.distributions.gaussian_process import squared_distances
 from ...ppl.distributions.laws.parameters import refuted
 from ...ppl.errors import ProgramError, located
 from .kernel import Kernel, Number, parameter, require_positive, wide
@@ -98,7 +99,7 @@ class Gibbs(Kernel):
     def between(self, x: Tensor, y: Tensor) -> Tensor:
         left, right = self._at(x)[..., :, None], self._at(y)[..., None, :]
         both = left.square() + right.square()
-        apart = (x[..., :, None, :] - y[..., None, :, :]).square().sum(-1)
+        apart = squared_distances(x, y)
         return (2 * left * right / both) ** (x.shape[-1] / 2) * (-apart / both).exp()
 
     def diagonal(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...ppl.distributions.gaussian_process import rbf
+from ...ppl.distributions.gaussian_process import rbf, squared_distances
 from ...ppl.errors import DataError, located
 from .kernel import Kernel, Number, parameter, require_positive, wide
 
@@ -75,7 +75,7 @@ class _Matern(_Stationary):
 
     def between(self, x: Tensor, y: Tensor) -> Tensor:
         x, y = self._units(x, y)
-        squares = (x[..., :, None, :] - y[..., None, :, :]).square().sum(-1)
+        squares = squared_distances(x, y)
         apart = squares > 0  # the root has no derivative at zero, but the kernel does
         distance = torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)
         scaled = math.sqrt(2 * self.order - 1) * distance
@@ -136,7 +136,7 @@ class RationalQuadratic(_Stationary):
     def between(self, x: Tensor, y: Tensor) -> Tensor:
         a = wide(self.mixing, x)
         x, y = self._units(x, y)
-        squares = (x[..., :, None, :] - y[..., None, :, :]).square().sum(-1)
+        squares = squared_distances(x, y)
         return (-a * torch.log1p(squares / (2 * a))).exp()
 
 

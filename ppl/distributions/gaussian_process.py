@@ -12,6 +12,17 @@ from torch import Tensor
 from ..errors import NumericalError, located
 from ..tensors.hidden import is_known
 
+FEW = 16  # coordinates that are taken one by one: a sum over a short last axis is slow
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """|x_i - y_j|^2 [..., n, m] of points [..., n, D] and [..., m, D], by their differences."""
+    if 0 < x.shape[-1] <= FEW:
+        pairs = zip(x.unbind(-1), y.unbind(-1), strict=True)
+        parts = [(a[..., :, None] - b[..., None, :]).square() for a, b in pairs]
+        return sum(parts[1:], parts[0])
+    return (x[..., :, None, :] - y[..., None, :, :]).square().sum(-1)
+
 
 def rbf(
     x: Tensor, y: Tensor, lengthscale: Tensor | float = 1.0, variance: Tensor | float = 1.0
@@ -25,7 +36,7 @@ def rbf(
         x, y: [..., n, D] and [..., m, D].
         lengthscale, variance: numbers, or [...] of as many kernels.
     """
-    apart = (x[..., :, None, :] - y[..., None, :, :]).square().sum(-1)
+    apart = squared_distances(x, y)
     length, scale = (torch.as_tensor(each, dtype=x.dtype) for each in (lengthscale, variance))
     found: Tensor = scale[..., None, None] * (-apart / (2 * length[..., None, None].square())).exp()
     return found

@@ -7,12 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from pushforward import assess, dist, program, sample, vmap
 from pushforward.errors import NumericalError
-from pushforward.ppl.distributions.gaussian_process import process_law, rbf
+from pushforward.ppl.distributions.gaussian_process import (
+    FEW,
+    process_law,
+    rbf,
+    squared_distances,
+)
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -34,10 +40,29 @@ def test_the_kernel_by_hand() -> None:
     torch.testing.assert_close(many[1], rbf(X, X, 1.0, 0.3))
 
 
+@pytest.mark.parametrize("D", [1, 2, FEW, FEW + 1])
+def test_distances_are_those_of_scipy(D: int) -> None:
+    torch.manual_seed(0)
+    x, y = 1e3 + torch.rand(2, 4, D), 1e3 + torch.rand(3, D)
+    found = squared_distances(x, y)
+    for i in range(2):
+        theirs = cdist(x[i].numpy(), y.numpy(), "sqeuclidean")
+        torch.testing.assert_close(found[i], f(theirs), rtol=1e-12, atol=0)
+    norms = [z.square().sum(-1) for z in (x[0], y)]  # of large numbers: digits are lost
+    assert float((norms[0][:, None] + norms[1] - 2 * x[0] @ y.T - found[0]).abs().max()) > 1e-10
+
+
 def test_the_law_is_the_normal_of_its_covariance() -> None:
     covariance, at = rbf(X, X, 0.9), f([0.3, -1.0, 0.2])
     theirs = multivariate_normal(cov=covariance.numpy()).logpdf(at.numpy())
     assert float(process_law(covariance, 0.0).log_prob(at)) == pytest.approx(theirs, rel=1e-10)
+
+
+def test_a_law_has_the_mean_and_the_jitter_that_are_told() -> None:
+    covariance, mean = rbf(X, X, 0.9), f([1.0, 2.0, 3.0])
+    law = process_law(covariance, 0.1, mean=mean, scale=f(2.0))
+    torch.testing.assert_close(law.covariance_matrix, covariance + 0.2 * torch.eye(3))
+    torch.testing.assert_close(law.mean, mean)
 
 
 def test_single_precision_is_factored_in_double() -> None:
