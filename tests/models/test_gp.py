@@ -100,6 +100,29 @@ def test_student_processes_are_student_laws_and_normal_in_the_limit() -> None:
     assert float(nearly.law(X, NOISE).log_prob(Y)) == pytest.approx(float(exact), abs=1e-4)
 
 
+def test_single_precision_stays_single_and_is_near() -> None:
+    every: list[Callable[[], Any]] = [
+        lambda: gp.Process(gp.Matern52(0.8), gp.LinearMean(0.3)),
+        lambda: gp.StudentProcess(gp.Matern32(0.9)),
+        lambda: gp.FITC(gp.Process(gp.Matern32(0.9)), X[:3].to(torch.get_default_dtype())),
+        lambda: gp.Hilbert.around(
+            gp.Process(gp.Matern32(0.9)), torch.cat([X, NEW]).to(torch.get_default_dtype()), 4
+        ),
+    ]
+    for make in every:
+        found = []
+        for dtype in (torch.float64, torch.float32):
+            torch.set_default_dtype(dtype)
+            x, new, y = X.to(dtype), NEW.to(dtype), Y.to(dtype)
+            p = make()
+            given = p.given(x, y, NOISE)
+            found.append([p.law(x, NOISE).log_prob(y), given.mean(new), given.variance(new)])
+            found[-1].append(given.law(new, NOISE).log_prob(new[:, 0]))
+        for double, single in zip(*found, strict=True):
+            assert single.dtype == torch.float32
+            torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-3)
+
+
 def test_latent_values_have_the_covariance_that_is_told() -> None:
     """Values are linear in what is sampled: K with the jitter that was said, and no other."""
 
