@@ -15,9 +15,10 @@ from sklearn.gaussian_process import kernels as theirs
 from support.sizes import quick
 from torch import Tensor
 
-from pushforward import dist, program, sample, vmap
+from pushforward import assess, dist, program, sample, vmap
 from pushforward.errors import DataError, ProgramError
 from pushforward.models import gp
+from pushforward.models.functional_priors import GPTarget
 from pushforward.ppl.distributions.gaussian_process import rbf
 from pushforward.ppl.markov import Matern
 
@@ -109,6 +110,14 @@ def test_the_kernels_of_other_rooms_are_the_same() -> None:
     for order, kernel in enumerate((gp.Matern12, gp.Matern32, gp.Matern52), 1):
         chain = Matern(order, f(0.6), f(1.0)).covariance(x - x.mT)
         torch.testing.assert_close(kernel(0.6)(x), chain)
+
+
+def test_a_kernel_is_a_target_of_priors_of_networks() -> None:
+    kernel = gp.Matern32(0.6)
+    process = GPTarget(kernel, noise=0.0).program
+    values = torch.tensor(RNG.normal(size=5))
+    found, _ = assess(process, {"f": values[None]}, X)
+    torch.testing.assert_close(found, gp.Process(kernel).law(X, jitter=0.0).log_prob(values))
 
 
 # Compositions
