@@ -27,7 +27,7 @@ from pushforward.ppl.compile import inductor
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CHEAPEST = ("README", "survival")  # of the gallery, whose other pages are fits of many seconds
-DEAR = ("good_model",)
+DEAR = ("from_pymc", "from_pyro", "from_stan", "good_model")
 SLOW = [page for page in PAGES if page.parent.name == "gallery" and page.stem not in CHEAPEST]
 SLOW += [page for page in PAGES if page.stem in DEAR]
 RUN = quick(len(PAGES) - len(SLOW), [page for page in PAGES if page not in SLOW] + SLOW)

@@ -1,4 +1,6 @@
-"""docs/peers.md: each line that does here what a peer does is run, and the rows are counted.
+"""docs/peers.md and the pages for users of one peer: each line that does here what it does is run.
+
+The rows of the first are counted.
 
 A line runs after the blocks before the first section and those of its own, in names of its section.
 Where a cell says what the line gives, that is compared.  A cell that begins with "not here:" is a
@@ -24,10 +26,13 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from support.command_line import called
+from support.sizes import quick
 
 from pushforward import program, simulate
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "peers.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = DOCS / "peers.md"
+OF_ONE = [DOCS / name for name in ("from_stan.md",)]
 WITHIN = ("Within a program", "Laws")  # sections whose lines stand in the body of a program
 CELLS = re.compile(r"(?<!\\)\|")
 LINE = re.compile(r"(?:partly: )?`([^`]+)`(?: gives `([^`]+)`)?")
@@ -121,12 +126,13 @@ def quiet_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
 
 
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")  # by chance, from LOO
-def test_each_line_of_the_page_runs_and_gives_what_it_says() -> None:
-    first, *rest = sections(PAGE.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", quick(2, [PAGE, *OF_ONE]), ids=lambda page: page.stem)
+def test_each_line_of_a_page_runs_and_gives_what_it_says(page: Path) -> None:
+    first, *rest = sections(page.read_text(encoding="utf-8"))
     common: dict[str, Any] = {"__name__": "peers"}
     exec(first.code, common)
     faults = []
-    for part in rest:
+    for part in (each for each in rest if each.rows):
         names = dict(common)
         exec(part.code, names)
         within = part.name in WITHIN
