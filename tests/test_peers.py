@@ -32,7 +32,7 @@ from pushforward import program, simulate
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "peers.md"
-OF_ONE = [DOCS / name for name in ("from_stan.md",)]
+OF_ONE = [DOCS / name for name in ("from_stan.md", "from_pymc.md", "from_pyro.md")]
 WITHIN = ("Within a program", "Laws")  # sections whose lines stand in the body of a program
 CELLS = re.compile(r"(?<!\\)\|")
 LINE = re.compile(r"(?:partly: )?`([^`]+)`(?: gives `([^`]+)`)?")
