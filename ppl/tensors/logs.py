@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from .abstract_tensor import concrete
+
 
 def log_of(p: Tensor) -> Tensor:
     """log p."""
@@ -21,7 +23,10 @@ def log_rest(p: Tensor) -> Tensor:
 
 
 def logsumexp(logs: Tensor, dim: int = 0) -> Tensor:
-    """The log of a sum along a dimension; where all is impossible, -inf with derivative zero."""
-    dead = torch.isneginf(logs).all(dim, keepdim=True)
+    """The log of a sum along a dimension; where all is impossible, -inf with derivative zero.
+
+    To see that all is impossible is no jump of its own: the log goes to -inf there.
+    """
+    dead = torch.isneginf(concrete(logs)).all(dim, keepdim=True)
     safe = torch.where(dead, torch.zeros_like(logs), logs)
     return torch.where(dead.squeeze(dim), -math.inf, torch.logsumexp(safe, dim))

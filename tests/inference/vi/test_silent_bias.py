@@ -26,11 +26,13 @@ from pushforward.inference.vi import (
     elbo,
     enum,
     importance,
+    iwelbo,
     leave_one_out,
     mvd,
     objective,
     over,
     reinforce,
+    renyi,
     reparam,
     sample_trace,
 )
@@ -151,6 +153,23 @@ def test_a_detached_path_is_refused(use: str) -> None:
     objective(lambda: cost(False))().check()
     with pytest.raises(SmoothnessError, match=r"detach at .*does not see that"):
         objective(lambda: cost(True))().check()
+
+
+@pytest.mark.parametrize("bound", [iwelbo, lambda p, q, n: renyi(p, q, 0.5, n)])
+def test_a_mean_of_weights_is_no_jump(bound: Any) -> None:
+    """That all particles may be impossible is no cut of the path; a comparison of one's own is."""
+    t = torch.nn.Parameter(f(0.3))
+
+    def model(cut: bool) -> None:
+        x = sample("x", dist.Normal(f(0.0), 1.0))
+        observe("y", dist.Normal(torch.where(x > 0, 1.0, -1.0) if cut else x, 1.0), f(0.5))
+
+    def guide() -> None:
+        sample("x", reparam(dist.Normal(t, 1.0)))
+
+    bound(lambda: model(False), guide, 3).check()
+    with pytest.raises(SmoothnessError, match="jumps as 'x' moves"):
+        bound(lambda: model(True), guide, 3).check()
 
 
 Y = f([1.0, -2.0, 3.0, 0.5, 0.0, 2.0])
