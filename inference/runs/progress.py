@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +30,8 @@ class Progress:
     def __init__(
         self, total: int, title: str, enabled: bool = True, console: Console | None = None
     ) -> None:
+        console = console or Console(stderr=True)
+        self._shown = enabled and is_watched(console)
         self._bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -38,14 +41,15 @@ class Progress:
             TextColumn("<"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
-            console=console or Console(stderr=True),
-            disable=not enabled,
+            console=console,
+            disable=not self._shown,
             transient=True,
         )
         self._task = self._bar.add_task(title, total=total, figures="")
 
     def __enter__(self) -> Progress:
-        self._bar.start()
+        if self._shown:
+            self._bar.start()
         return self
 
     def __exit__(
@@ -54,7 +58,8 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        if self._shown:
+            self._bar.stop()
 
     def advance(self, steps: int = 1, **figures: Any) -> None:
         """Count steps and show figures beside the bar: words, numbers, or a number a chain."""
@@ -68,6 +73,12 @@ class Progress:
     def say(self, message: str) -> None:
         """Show a message beside the bar."""
         self._bar.update(self._task, figures=message)
+
+
+def is_watched(console: Console) -> bool:
+    """Whether a bar can move there: in a terminal, or a notebook whose widgets are installed."""
+    widgets = console.is_jupyter and find_spec("ipywidgets") is not None
+    return console.is_interactive or widgets
 
 
 def shown_figure(value: str | float | Sequence[float]) -> str:

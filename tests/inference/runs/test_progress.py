@@ -11,7 +11,8 @@ from rich.console import Console
 
 from pushforward import dist, sample
 from pushforward.inference import MCMC
-from pushforward.inference.runs.progress import Progress, shown_figure
+from pushforward.inference.runs import progress as progress_module
+from pushforward.inference.runs.progress import Progress, is_watched, shown_figure
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,23 @@ from pushforward.inference.runs.progress import Progress, shown_figure
 )
 def test_figures(value: Any, shown: str) -> None:
     assert shown_figure(value) == shown
+
+
+def test_nothing_is_written_where_no_bar_can_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither into a file, nor in a notebook without widgets, where rich would warn."""
+
+    def written(**about: bool) -> str:
+        text = io.StringIO()
+        with Progress(3, "MCMC", console=Console(file=text, width=80, **about)) as progress:
+            progress.advance()
+        return text.getvalue()
+
+    assert written() == ""
+    assert "MCMC" in written(force_terminal=True)
+    notebook = Console(force_jupyter=True, file=io.StringIO())
+    for spec in (None, object()):
+        monkeypatch.setattr(progress_module, "find_spec", lambda name, spec=spec: spec)
+        assert is_watched(notebook) is (spec is not None)
 
 
 def test_the_bar_shows_share_and_time_left() -> None:
