@@ -1,5 +1,6 @@
 // Decompositions of matrices of V, and solutions by triangles.  Results are written to the last arguments,
 // which share no memory with others.
+#include <array>
 #include <limits>
 
 INLINE void swap(M where, V &x, V &y) {
@@ -7,44 +8,136 @@ INLINE void swap(M where, V &x, V &y) {
     x = pick(where, y, x), y = pick(where, old, y);
 }
 
-// The factor, and the first pivot that is not positive, or 0 where there is none
+// -------------------------------------------------------------------------------------------- tiles
+// Sums of products are taken for a tile of R by S entries at once, which stay in registers: each number that
+// is read serves R or S of them, and no addition waits for the one before.
+
+#ifdef __clang__
+#define UNROLLED _Pragma("unroll")
+#else
+#define UNROLLED _Pragma("GCC unroll 16")
+#endif
+static const long R = 4, S = 3;  // 12 sums, 3 numbers of a row and one of a column: 16 registers
+
+// s -= a b, of r rows of a (row x row of a numbers apart) and s columns of b, over `count` numbers
+template <long r, long c> INLINE void
+subtract(V (&s)[r][c], const V *a, long row, const V *b, long next, long column, long count) {
+    for (long p = 0; p < count; p++)
+        UNROLLED for (long i = 0; i < r; i++)
+            UNROLLED for (long j = 0; j < c; j++) s[i][j] -= a[i * row + p] * b[p * next + j * column];
+}
+
+template <long r, long c> INLINE void loaded(V (&s)[r][c], const V *a, long row) {
+    UNROLLED for (long i = 0; i < r; i++)
+        UNROLLED for (long j = 0; j < c; j++) s[i][j] = a[i * row + j];
+}
+
+template <long r, long c> INLINE void kept(const V (&s)[r][c], V *a, long row) {
+    UNROLLED for (long i = 0; i < r; i++)
+        UNROLLED for (long j = 0; j < c; j++) a[i * row + j] = s[i][j];
+}
+
+// f, told how many entries it has to do (a number known to the compiler) and the first of them: all of n
+template <long size, class F> INLINE void by_tiles(long from, long to, F f) {
+    for (; from + size <= to; from += size) f(std::integral_constant<long, size>(), from);
+    for (; from < to; from++) f(std::integral_constant<long, 1>(), from);
+}
+
+// x = a b.  The columns of b that are read again and again lie together, to stay near
+template <long n, long k, long m> static void product(const V *a, const V *b, V *x) {
+    by_tiles<S>(0, m, [&](auto columns, long j) {
+        constexpr long c = decltype(columns)::value;
+        std::vector<std::array<V, c>> panel(k);
+        for (long p = 0; p < k; p++)
+            for (long e = 0; e < c; e++) panel[p][e] = b[p * m + j + e];
+        by_tiles<R>(0, n, [&](auto rows, long i) {
+            constexpr long r = decltype(rows)::value;
+            V s[r][c] = {};
+            subtract(s, a + i * k, k, &panel[0][0], c, 1, k);
+            for (long e = 0; e < r; e++)
+                for (long f = 0; f < c; f++) x[(i + e) * m + j + f] = -s[e][f];
+        });
+    });
+}
+
+// The factor, and the first pivot that is not positive, or 0 where there is none.  By columns of tiles, each
+// less the products of those before it
 template <long n> static void cholesky(const V *a, V *l, V *failed) {
     *failed = splat(0);
-    for (long j = 0; j < n; j++) {
-        for (long i = 0; i < j; i++) l[i * n + j] = splat(0);
-        V pivot = a[j * n + j];
-        for (long p = 0; p < j; p++) pivot -= l[j * n + p] * l[j * n + p];
-        *failed = pick((*failed == 0) & ~(pivot > 0), splat(j + 1), *failed);
-        V top = root(pivot), inverse = splat(1) / top;
-        l[j * n + j] = top;
-        for (long i = j + 1; i < n; i++) {
-            V s = a[i * n + j];
-            for (long p = 0; p < j; p++) s -= l[i * n + p] * l[j * n + p];
-            l[i * n + j] = s * inverse;
+    by_tiles<S>(0, n, [&](auto columns, long j) {
+        constexpr long c = decltype(columns)::value;
+        V top[c][c], inverse[c];
+        loaded(top, a + j * n + j, n);
+        subtract(top, l + j * n, n, l + j * n, 1, n, j);
+        for (long e = 0; e < c; e++) {
+            for (long p = 0; p < e; p++) top[e][e] -= top[e][p] * top[e][p];
+            *failed = pick((*failed == 0) & ~(top[e][e] > 0), splat(j + e + 1), *failed);
+            top[e][e] = root(top[e][e]), inverse[e] = splat(1) / top[e][e];
+            for (long i = e + 1; i < c; i++) {
+                for (long p = 0; p < e; p++) top[i][e] -= top[i][p] * top[e][p];
+                top[i][e] *= inverse[e], top[e][i] = splat(0);
+            }
         }
-    }
+        kept(top, l + j * n + j, n);
+        for (long i = 0; i < j; i++)
+            for (long e = 0; e < c; e++) l[i * n + j + e] = splat(0);
+        by_tiles<R>(j + c, n, [&](auto rows, long i) {
+            constexpr long r = decltype(rows)::value;
+            V s[r][c];
+            loaded(s, a + i * n + j, n);
+            subtract(s, l + i * n, n, l + j * n, 1, n, j);
+            for (long e = 0; e < c; e++)
+                for (long k = 0; k < r; k++) {
+                    for (long p = 0; p < e; p++) s[k][e] -= s[k][p] * top[e][p];
+                    s[k][e] *= inverse[e];
+                }
+            kept(s, l + i * n + j, n);
+        });
+    });
 }
 
 template <long n, long m, bool unit> static void solve_lower(const V *a, const V *b, V *x) {
-    for (long i = 0; i < n; i++) {
-        V inverse = unit ? splat(1) : splat(1) / a[i * n + i];
-        for (long j = 0; j < m; j++) {
-            V s = b[i * m + j];
-            for (long p = 0; p < i; p++) s -= a[i * n + p] * x[p * m + j];
-            x[i * m + j] = s * inverse;
-        }
-    }
+    by_tiles<S>(0, m, [&](auto columns, long j) {
+        constexpr long c = decltype(columns)::value;
+        std::vector<std::array<V, c>> found(n);
+        by_tiles<R>(0, n, [&](auto rows, long i) {
+            constexpr long r = decltype(rows)::value;
+            V s[r][c];
+            loaded(s, b + i * m + j, m);
+            subtract(s, a + i * n, n, &found[0][0], c, 1, i);
+            for (long k = 0; k < r; k++) {
+                V inverse = unit ? splat(1) : splat(1) / a[(i + k) * n + i + k];
+                for (long e = 0; e < c; e++) {
+                    for (long p = 0; p < k; p++) s[k][e] -= a[(i + k) * n + i + p] * s[p][e];
+                    found[i + k][e] = s[k][e] *= inverse;
+                }
+            }
+            kept(s, x + i * m + j, m);
+        });
+    });
 }
 
+// From the last rows up: the tile that comes after t rows ends n - t rows from the top
 template <long n, long m, bool unit> static void solve_upper(const V *a, const V *b, V *x) {
-    for (long i = n - 1; i >= 0; i--) {
-        V inverse = unit ? splat(1) : splat(1) / a[i * n + i];
-        for (long j = 0; j < m; j++) {
-            V s = b[i * m + j];
-            for (long p = i + 1; p < n; p++) s -= a[i * n + p] * x[p * m + j];
-            x[i * m + j] = s * inverse;
-        }
-    }
+    by_tiles<S>(0, m, [&](auto columns, long j) {
+        constexpr long c = decltype(columns)::value;
+        std::vector<std::array<V, c>> found(n);
+        by_tiles<R>(0, n, [&](auto rows, long t) {
+            constexpr long r = decltype(rows)::value;
+            long i = n - t - r, below = n - t;
+            V s[r][c];
+            loaded(s, b + i * m + j, m);
+            subtract(s, a + i * n + below, n, &found[0][0] + below * c, c, 1, t);
+            for (long k = r - 1; k >= 0; k--) {
+                V inverse = unit ? splat(1) : splat(1) / a[(i + k) * n + i + k];
+                for (long e = 0; e < c; e++) {
+                    for (long p = k + 1; p < r; p++) s[k][e] -= a[(i + k) * n + i + p] * s[p][e];
+                    found[i + k][e] = s[k][e] *= inverse;
+                }
+            }
+            kept(s, x + i * m + j, m);
+        });
+    });
 }
 
 // By Gauss and Jordan, each lane choosing its own pivots

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.fx import Node
 
+from .matrices import for_each
 from .registry import mapped, name_of, on, require_real, shape_of
 from .statements import Apply, Counted, Number
 from .translation import At, Translation, Unsupported, Value, apply, constant
@@ -77,6 +78,9 @@ def _cumulated(t: Translation, node: Node, x: Any, dim: int, **about: Any) -> Va
     return t.accumulated(t.value(x).real, dim, "+" if name_of(node) == "cumsum" else "*")
 
 
+TILED = 8  # rows, columns and terms of a product from which on it is taken by tiles
+
+
 @on("mm", "bmm", "mv", "dot", "vdot", "addmm", "addmv", "baddbmm")
 def _product(t: Translation, node: Node, *args: Any, beta: float = 1, alpha: float = 1) -> Value:
     """Sums of products over the last dimension of one and the next to last of the other."""
@@ -92,7 +96,16 @@ def _product(t: Translation, node: Node, *args: Any, beta: float = 1, alpha: flo
         row, column = i[batch : batch + len(rows)], i[batch + len(rows) : -1]
         return apply("{0} * {1}", x.at((*lead, *row, *k)), y.at((*lead, *k, *column)))
 
-    found = t.reduced(Value(full, entry), [len(full) - 1], False, "+")
+    if columns and min(*rows, *columns, inner) >= TILED:
+        found = for_each(
+            t,
+            f"product<{rows[0]}, {inner}, {columns[0]}>",
+            x.shape[:batch],
+            [x, y],
+            [(*rows, *columns)],
+        )[0]
+    else:
+        found = t.reduced(Value(full, entry), [len(full) - 1], False, "+")
     if added is None:
         return found
     terms = (found, t.value(added), t.value(alpha), t.value(beta))

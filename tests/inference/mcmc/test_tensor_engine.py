@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -135,11 +136,10 @@ def unknown_to_lanes() -> None:
 
 
 def test_densities_that_are_no_lane_code_have_the_same_warm_up() -> None:
-    fit = MCMC(progress=False, draws=200, warmup=150).run(unknown_to_lanes, seed=1)
-    again = MCMC(progress=False, draws=10, warmup=150).run(unknown_to_lanes, seed=1)
-    itself = MCMC(progress=False, draws=200, warmup=150, compiled=False).run(
-        unknown_to_lanes, seed=2
-    )
+    driver = MCMC(progress=False, draws=200, warmup=150, target=0.85)
+    fit = driver.run(unknown_to_lanes, seed=1)
+    again = replace(driver, draws=10).run(unknown_to_lanes, seed=1)
+    itself = replace(driver, compiled=False).run(unknown_to_lanes, seed=2)
     assert fit.report and not itself.report
     assert torch.equal(fit["w"][:, :10], again["w"])
     assert abs(float(fit.stats["acceptance_rate"].mean()) - 0.85) < 0.08
