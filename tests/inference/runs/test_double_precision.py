@@ -41,6 +41,7 @@ DRIVERS: list[Any] = [
     ADVI(steps=5, draws=20, progress=False),
     Exact(draws=20),
 ]
+NAMES = "nuts single_site uncompiled smc pathfinder laplace map advi exact".split()
 X = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
 Y = torch.tensor([0.1, 0.9, 2.2])
 
@@ -92,7 +93,7 @@ def holds_columns() -> None:
     sample("y", dist.Normal((b * X).sum(-1), 0.5).to_event(1))
 
 
-@pytest.mark.parametrize("driver", DRIVERS, ids=repr)
+@pytest.mark.parametrize("driver", DRIVERS, ids=NAMES)
 def test_arguments_and_data_are_taken_to_double_precision(driver: Any) -> None:
     fit = driver.run(condition(line, {"y": Y}), X)
     assert fit["b"].dtype == torch.float64
@@ -103,7 +104,7 @@ def test_arguments_and_data_are_taken_to_double_precision(driver: Any) -> None:
     assert predict(fit, line, X)["y"].dtype == torch.float64
 
 
-@pytest.mark.parametrize("driver", DRIVERS, ids=repr)
+@pytest.mark.parametrize("driver", DRIVERS, ids=NAMES)
 @pytest.mark.parametrize("p", [holds_a_matrix, holds_a_law, holds_a_network], ids=repr)
 def test_a_program_that_holds_single_tensors_is_run_so_and_says_it(driver: Any, p: Any) -> None:
     fit = driver.run(condition(p, {"y": Y}))
@@ -113,7 +114,7 @@ def test_a_program_that_holds_single_tensors_is_run_so_and_says_it(driver: Any, 
     assert predict(fit, p)["y"].dtype == torch.float32
 
 
-@pytest.mark.parametrize("driver", DRIVERS[:1] + DRIVERS[3:], ids=repr)
+@pytest.mark.parametrize("driver", DRIVERS[:1] + DRIVERS[3:], ids=NAMES[:1] + NAMES[3:])
 def test_what_is_asked_for_is_done_without_a_word(driver: Any) -> None:
     fit = replace(driver, dtype=torch.float32).run(condition(line, {"y": Y}), X)
     assert fit["b"].dtype == torch.float32
