@@ -41,7 +41,17 @@ DRIVERS: list[Any] = [
     ADVI(steps=5, draws=20, progress=False),
     Exact(draws=20),
 ]
-NAMES = "nuts single_site uncompiled smc pathfinder laplace map advi exact".split()
+NAMES = [
+    "nuts",
+    "single_site",
+    "uncompiled",
+    "smc",
+    "pathfinder",
+    "laplace",
+    "map",
+    "advi",
+    "exact",
+]
 X = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
 Y = torch.tensor([0.1, 0.9, 2.2])
 
