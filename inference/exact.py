@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -28,7 +29,7 @@ from ..ppl.tensors.seeds import seeded
 from ..ppl.types import Site
 from .results.fit import Fit, fit_from_vectors
 from .results.predict import with_log_likelihood
-from .runs.placing import placed, settled
+from .runs.placing import run_settled
 
 ASSIGNMENTS = 256
 STEPS = 2  # to the mean
@@ -65,10 +66,7 @@ class Exact:
             BudgetError: too many finite latents depend on each other.
             ZeroMassError, InfiniteMassError: there is no posterior.
         """
-        place = settled(p, args, dtype=self.dtype)
-        with placed(None, place.dtype):
-            fit = self._run(place.program, place.args, seed)
-        return replace(fit, notes=(*place.notes, *fit.notes))
+        return run_settled(partial(self._run, seed=seed), p, args, dtype=self.dtype)
 
     def _run(self, p: Callback, args: tuple[Any, ...], seed: int) -> Fit:
         start = time.perf_counter()

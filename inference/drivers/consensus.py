@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ...ppl import draw, factor, sample
-from ...ppl.distributions.data import as_arguments
 from ...ppl.errors import DataError, ProgramError, located
 from ...ppl.interpretations.log_density import LogDensity
 from ...ppl.language.program import Callback, Program, program, program_name
@@ -25,6 +24,7 @@ from ...ppl.tensors.abstract_tensor import Mark, abstract, marks_of
 from ...ppl.tensors.keys import fingerprint
 from ...ppl.tensors.seeds import seeded
 from ..results.fit import Fit
+from ..runs.placing import placed, settled
 from ..runs.progress import Progress
 
 VECTOR = "_coordinates"
@@ -100,20 +100,23 @@ class Consensus:
             UnsupportedDistributionError: a latent is discrete.
         """
         start = time.perf_counter()
+        place = settled(p, rows, dtype=getattr(self.driver, "dtype", None))
+        p, rows = place.program, place.args
         parts = self._parts(rows)
-        whole = _require_shared(p, as_arguments(rows), parts)
+        with placed(None, place.dtype):
+            whole = _require_shared(p, rows, parts)
         store = Store(checkpoint, self._about(p, rows, seed))
         kept = (store.content or {"parts": {}})["parts"]
         fits: dict[int, Fit] = {s: Fit(**part) for s, part in kept.items()}
         left = {s: part for s, part in enumerate(parts) if s not in fits}
         with Progress(self.shards, f"Consensus of {self.shards} parts", self.progress) as progress:
             progress.advance(len(fits))
-            for s, fit in self._fits(p, left, seed, executor):
+            for s, fit in self._fits(p, place.dtype, left, seed, executor):
                 fits[s] = fit
                 store.write({"parts": {number: asdict(each) for number, each in fits.items()}})
                 progress.advance()
         vectors = [fits[s][VECTOR].double() for s in range(self.shards)]
-        with seeded(stream(seed, OF_THE_WHOLE)):
+        with placed(None, place.dtype), seeded(stream(seed, OF_THE_WHOLE)):
             u, skewness = combined(vectors, self.combine)
         values = torch.func.vmap(torch.func.vmap(lambda at: whole.unpack(at)[0]))(u.to(whole.dtype))
         told = [f"part {s}: {note}" for s in range(self.shards) for note in fits[s].warnings()]
@@ -123,7 +126,7 @@ class Consensus:
             latents=tuple(values),
             seed=seed,
             seconds=time.perf_counter() - start,
-            notes=(_bias(self.shards, skewness), *told),
+            notes=(_bias(self.shards, skewness), *place.notes, *told),
         )
 
     def _parts(self, rows: tuple[Any, ...]) -> list[tuple[Tensor, ...]]:
@@ -144,12 +147,13 @@ class Consensus:
     def _fits(
         self,
         p: Callback,
+        dtype: torch.dtype,
         parts: dict[int, tuple[Tensor, ...]],
         seed: int,
         executor: Executor | Client | None,
     ) -> Iterator[tuple[int, Fit]]:
         """By number, the fits of the parts, as they get done."""
-        work = _Part(_quiet(self.driver), p, self.shards)
+        work = _Part(_quiet(self.driver, dtype=dtype), p, self.shards, dtype)
         tasks = {s: (rows, stream(seed, s)) for s, rows in parts.items()}
         if executor is not None:
             yield from Workers(executor, work).results(tasks)
@@ -165,9 +169,11 @@ class _Part:
     driver: Driver
     program: Callback
     shards: int
+    dtype: torch.dtype
 
     def __call__(self, rows: tuple[Tensor, ...], seed: int) -> Fit:
-        fit = self.driver.run(part_of(self.program, self.shards, *rows), seed=seed)
+        with placed(None, self.dtype):
+            fit = self.driver.run(part_of(self.program, self.shards, *rows), seed=seed)
         return replace(fit, log_likelihood={}, observed={}, state={})
 
 
@@ -243,11 +249,12 @@ def _require_shared(p: Callback, rows: tuple[Any, ...], parts: list[tuple[Tensor
     return whole
 
 
-def _quiet(driver: Any) -> Any:
-    """The driver without a bar of its own."""
-    if is_dataclass(driver) and not isinstance(driver, type) and hasattr(driver, "progress"):
-        return replace(driver, progress=False)
-    return driver
+def _quiet(driver: Any, **told: Any) -> Any:
+    """The driver without a bar of its own, and with what it is told, if it has a place for it."""
+    if not is_dataclass(driver) or isinstance(driver, type):
+        return driver
+    told = {"progress": False, **told}
+    return replace(driver, **{name: told[name] for name in told if hasattr(driver, name)})
 
 
 def _bias(shards: int, skewness: float) -> str:

@@ -149,9 +149,7 @@ class MCMC:
                 (``with_gibbs``), or it is not finite.
             BranchError: Python control flow depends on a random value.
         """
-        dtype = self.dtype
-        if dtype is None and resume is not None and "position" in resume.state:
-            dtype = resume.state["position"].dtype
+        dtype = resume.dtype if self.dtype is None and resume else self.dtype
         place = settled(p, args, self.device, dtype, self.kernel)
         driver = replace(self, dtype=place.dtype)
         with placed(self.device, place.dtype):

@@ -87,6 +87,12 @@ class Fit:
         return int(next(iter(self.draws.values())).shape[1]) if self.draws else 0
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the real draws; torch's default where there are none."""
+        real = (x.dtype for x in self.draws.values() if x.is_floating_point())
+        return next(real, torch.get_default_dtype())
+
+    @property
     def divergences(self) -> int | None:
         """How many draws ended in a divergent trajectory; None for methods without trajectories."""
         return int(self.stats["diverging"].sum()) if "diverging" in self.stats else None

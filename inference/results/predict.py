@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ...ppl import vmap
-from ...ppl.distributions.data import as_arguments
 from ...ppl.distributions.masks import is_image
 from ...ppl.distributions.validate import no_validation
 from ...ppl.errors import (
@@ -31,7 +30,7 @@ from ...ppl.language.effects import Message, is_deterministic, is_draw
 from ...ppl.language.handlers import Sealed, Untracing
 from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.seeds import seeded
-from ..runs.placing import moved, placed, with_data_there
+from ..runs.placing import both_there, placed
 from .fit import CHUNK, POINTWISE_LIMIT, TOO_LARGE, Fit, plates_of
 from .not_held import integrated_out, not_held
 from .prediction import Prediction
@@ -96,17 +95,10 @@ def predict(
     """
     _require_word(fit, discrete, "discrete", get_args(Discrete))
     _require_word(fit, real, "real", get_args(Real))
-    dtype = _precision(fit)
-    there, args = with_data_there(p, None, dtype), moved(as_arguments(args), None, dtype)
+    dtype = fit.dtype if isinstance(fit, Fit) else None
+    p, args = both_there(p, args, None, dtype)
     with placed(None, dtype):
-        return _predict(fit, there, args, _given(fit, given), discrete, real, seed)
-
-
-def _precision(fit: Fit | int) -> torch.dtype:
-    """That of the draws, in which the program goes on; torch's default where there are none."""
-    found = fit.draws.values() if isinstance(fit, Fit) else ()
-    own = torch.get_default_dtype()
-    return next((x.dtype for x in found if x.is_floating_point()), own)
+        return _predict(fit, p, args, _given(fit, given), discrete, real, seed)
 
 
 def _predict(
@@ -246,10 +238,9 @@ def log_likelihood(fit: Fit, p: Callback, *args: Any) -> dict[str, Tensor]:
     ``p`` is the program with its data, or with other data of the same names: LOO and WAIC of ArviZ
     take the result, as do held-out scores.
     """
-
-    args = as_arguments(args)
+    p, args = both_there(p, args, None, fit.dtype)
     one, flat = partial(_pointwise, p, args), _flat(fit)
-    with torch.no_grad():
+    with placed(None, fit.dtype), torch.no_grad():
         try:
             scores = torch.func.vmap(one, chunk_size=CHUNK)(flat)
         except RuntimeError as error:  # control flow or laws that lanes refuse

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.special import xlogy
 
-from ...ppl.distributions.data import as_arguments
 from ...ppl.distributions.validate import no_validation
 from ...ppl.errors import DataError, located
 from ...ppl.interpretations.recorder import Recorder
 from ...ppl.language.effects import Message
 from ...ppl.language.handlers import Sealed
 from ...ppl.language.program import Callback, program_name
+from ..runs.placing import both_there, placed
 from .fit import CHUNK, Fit
 from .groups import as_arrays
 from .pareto import TRUSTED, Smoothed, smoothed
@@ -78,8 +78,9 @@ def sensitivity(
     """
     import pandas
 
-    args = as_arguments(args)
-    record = _recorded(p, args, {name: x[0, 0] for name, x in fit.draws.items()})
+    p, args = both_there(p, args, None, fit.dtype)
+    with placed(None, fit.dtype):
+        record = _recorded(p, args, {name: x[0, 0] for name, x in fit.draws.items()})
     parts = _parts(p, record, fit, prior, likelihood)
 
     def one(values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -90,7 +91,7 @@ def sensitivity(
         }
 
     flat = {name: fit[name].flatten(0, 1) for name in record.of("latent")}
-    with torch.no_grad():
+    with placed(None, fit.dtype), torch.no_grad():
         logs = torch.func.vmap(one, chunk_size=CHUNK)(flat)
     own = fit.stats.get("log_weight")
     base = torch.zeros(fit.chains * fit.size) if own is None else own.flatten().cpu()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from ...ppl.language.program import Callback, program_name
 from ...ppl.tensors.keys import Contents
 
 Device = torch.device | str | None
+F = TypeVar("F")  # fits: no result is known here
 
 _ALONE = threading.RLock()
 
@@ -62,6 +64,13 @@ def with_data_there(p: Callback, device: Device, dtype: torch.dtype | None) -> C
     return condition(p.base, moved(p.data, device, dtype), p.missing)
 
 
+def both_there(
+    p: Callback, args: tuple[Any, ...], device: Device, dtype: torch.dtype | None
+) -> tuple[Callback, tuple[Any, ...]]:
+    """A program with its data, and its arguments, as tensors, moved."""
+    return with_data_there(p, device, dtype), moved(as_arguments(args), device, dtype)
+
+
 class Place(NamedTuple):
     """What a driver is to run, and in which precision."""
 
@@ -89,11 +98,10 @@ def settled(
     Args:
         besides: what is run beside the program, such as an algorithm.
     """
-    own, args = torch.get_default_dtype(), as_arguments(args)
+    own = torch.get_default_dtype()
 
     def at(precision: torch.dtype, *notes: str) -> Place:
-        there = with_data_there(p, device, precision)
-        return Place(there, moved(args, device, precision), precision, notes)
+        return Place(*both_there(p, args, device, precision), precision, notes)
 
     if dtype is not None or own == torch.float64 or not _on_cpu(device, args):
         return at(dtype or own)
@@ -104,6 +112,21 @@ def settled(
         return double
     what = f"{program_name(p)} was run in {_name(own)}, as it holds tensors of that precision"
     return at(own, f"{what} ({held}): make them float64, or say dtype={own}")
+
+
+def run_settled(
+    run: Callable[[Callback, tuple[Any, ...]], F],
+    p: Callback,
+    args: tuple[Any, ...],
+    device: Device = None,
+    dtype: torch.dtype | None = None,
+) -> F:
+    """The fit by ``run`` of what is ``settled``, which tells its notes too."""
+    place = settled(p, args, device, dtype)
+    with placed(device, place.dtype):
+        fit: Any = run(place.program, place.args)
+    told: F = replace(fit, notes=(*place.notes, *fit.notes))
+    return told
 
 
 def _on_cpu(device: Device, args: tuple[Any, ...]) -> bool:

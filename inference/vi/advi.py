@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -19,7 +20,7 @@ from ...ppl.language.program import Callback
 from ...ppl.tensors.seeds import seeded
 from ..results.fit import Fit, fit_from_vectors
 from ..runs.paths import Target
-from ..runs.placing import placed, settled
+from ..runs.placing import run_settled
 from ..runs.progress import Progress
 from ..runs.start import starting_points
 from .mean_field import elbo
@@ -67,10 +68,7 @@ class ADVI:
         Errors:
             SmoothnessError: the density jumps as a latent moves: it is compared, rounded or cast.
         """
-        place = settled(p, args, dtype=self.dtype)
-        with placed(None, place.dtype):
-            fit = self._run(place.program, place.args, seed)
-        return replace(fit, notes=(*place.notes, *fit.notes))
+        return run_settled(partial(self._run, seed=seed), p, args, dtype=self.dtype)
 
     def _run(self, p: Callback, args: tuple[Any, ...], seed: int) -> Fit:
         start = time.perf_counter()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -18,7 +19,7 @@ from ..results.fit import Fit, fit_from_vectors
 from ..runs.finite import without_finite
 from ..runs.paths import Target
 from ..runs.paths.peak import STEPS, Peak, climbed, with_gradient
-from ..runs.placing import placed, settled
+from ..runs.placing import run_settled
 from ..runs.start import starting_points
 from .trust import judged
 
@@ -72,10 +73,7 @@ class Laplace:
             UnsupportedDistributionError: a latent is discrete and not finite.
             BranchError: Python control flow depends on a random value.
         """
-        place = settled(p, args, dtype=self.dtype)
-        with placed(None, place.dtype):
-            fit = self._run(place.program, place.args, seed)
-        return replace(fit, notes=(*place.notes, *fit.notes))
+        return run_settled(partial(self._run, seed=seed), p, args, dtype=self.dtype)
 
     def _run(self, p: Callback, args: tuple[Any, ...], seed: int) -> Fit:
         begin = time.perf_counter()

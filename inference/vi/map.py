@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ..results.fit import Fit, fit_from_vectors
 from ..runs.finite import without_finite
 from ..runs.paths import Target
 from ..runs.paths.peak import STEPS, Climb, Peak, climbed, with_gradient
-from ..runs.placing import placed, settled
+from ..runs.placing import run_settled
 from ..runs.start import starting_points
 
 APART = 0.1  # distance of two modes, in standard deviations of the one
@@ -75,10 +76,7 @@ class MAP:
             UnsupportedDistributionError: a latent is discrete and not finite.
             BranchError: Python control flow depends on a random value.
         """
-        place = settled(p, args, dtype=self.dtype)
-        with placed(None, place.dtype):
-            fit = self._run(place.program, place.args, seed)
-        return replace(fit, notes=(*place.notes, *fit.notes))
+        return run_settled(partial(self._run, seed=seed), p, args, dtype=self.dtype)
 
     def _run(self, p: Callback, args: tuple[Any, ...], seed: int) -> Fit:
         begin = time.perf_counter()

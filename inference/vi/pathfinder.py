@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -25,7 +26,7 @@ from ..runs.finite import without_finite
 from ..runs.paths import Found, Target, pathfinder
 from ..runs.paths.normal import LowRankNormal
 from ..runs.paths.pathfinder import ELBO_DRAWS, HISTORY, STEPS, TOLERANCE
-from ..runs.placing import Device, placed, settled
+from ..runs.placing import Device, run_settled
 from ..runs.progress import Progress
 from ..runs.start import starting_points
 from .trust import rounding_of
@@ -101,10 +102,9 @@ class Pathfinder:
             UnsupportedDistributionError: a latent is discrete and not finite.
             BranchError: Python control flow depends on a random value.
         """
-        place = settled(p, args, self.device, self.dtype)
-        with placed(self.device, place.dtype), seeded(seed):
-            fit = self._run(place.program, place.args, seed)
-        return replace(fit, notes=(*place.notes, *fit.notes))
+        run = partial(self._run, seed=seed)
+        with seeded(seed):
+            return run_settled(run, p, args, self.device, self.dtype)
 
     def _run(self, p: Callback, args: tuple[Any, ...], seed: int) -> Fit:
         start = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ JITTER = 1e-6
 """What is added to the diagonal where there is no noise, in units of the mean prior variance."""
 
 
-class Given:
+class Given(ABC):
     """The posterior of a function: a process again.
 
     Means and variances cost less than covariances: ask for no more than is needed where there are
@@ -26,21 +27,21 @@ class Given:
         DataError: points are not [p, D], or noise is neither one number nor one for each point.
     """
 
+    @abstractmethod
     def mean(self, new: Tensor) -> Tensor:
         """[..., p], at points [p, D]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def covariance(self, new: Tensor) -> Tensor:
         """[..., p, p], of the function; add the noise where that of observations is meant."""
-        raise NotImplementedError
 
+    @abstractmethod
     def variance(self, new: Tensor) -> Tensor:
         """[..., p], of the function; nothing is below zero by rounding."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prior(self, new: Tensor) -> Tensor:
         """[..., p]: the variances before the data."""
-        raise NotImplementedError
 
     def law(self, new: Tensor, noise: Number | None = None, jitter: float | None = None) -> Any:
         """The law [..., p] of the function's values at new points, or of observations there.

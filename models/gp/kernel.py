@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ Number = Tensor | float
 """A number, or a tensor [...] of one parameter for each of a batch of kernels."""
 
 
-class Kernel:
+class Kernel(ABC):
     """The covariance k(x, y) of a function's values at points of D coordinates.
 
     ``k(x, y)`` [..., n, m] is between points [n, D] and [m, D], and ``k(x)`` [..., n, n] among the
@@ -42,17 +43,17 @@ class Kernel:
             raise DataError(located(what))
         return self.between(x, y)
 
+    @abstractmethod
     def between(self, x: Tensor, y: Tensor) -> Tensor:
         """[..., n, m]: of values at x [..., n, D] with others at y [..., m, D]."""
-        raise NotImplementedError
 
     def own(self, x: Tensor) -> Tensor:
         """[..., n, n]: of the values at x [..., n, D] among themselves."""
         return self.between(x, x)
 
+    @abstractmethod
     def diagonal(self, x: Tensor) -> Tensor:
         """[..., n]: the variances of the values at x [..., n, D]."""
-        raise NotImplementedError
 
     def spectral_density(self, rates: Tensor) -> Tensor:
         """S(w) [..., m] at angular rates [m, D]: k(r) is the integral of cos(w r) S(w) / (2 pi)^D.

@@ -9,6 +9,7 @@ Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -81,8 +82,9 @@ class _Matern(_Stationary):
         scaled = math.sqrt(2 * self.order - 1) * distance
         return self._polynomial(scaled) * (-scaled).exp()
 
+    @abstractmethod
     def _polynomial(self, r: Tensor) -> Tensor:
-        raise NotImplementedError
+        """By what exp(-r) is multiplied."""
 
     def log_spectral_density(self, rates: Tensor) -> Tensor:
         """That of c prod l (2 nu + |l w|^2)^-(nu + D / 2), nu = order - 1/2."""

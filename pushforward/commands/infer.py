@@ -112,7 +112,8 @@ def infer(
         say(calculus.posterior(module, depth, quadrature))
         return
     earlier = None if resume is None else read_fit(resume)
-    precision = _precision(dtype, earlier)
+    usual = torch.float64 if earlier is None else earlier.dtype
+    precision = usual if dtype is None else DTYPES[dtype]
     with placed(None, precision):
         p, args, _ = posed(target, data)
         if method == "exact":
@@ -172,14 +173,6 @@ def _require_meant(method: str, given: dict[str, Any]) -> None:
         raise UsageError(f"--target is between 0 and 1, not {given['target']}")
     if "save" in given and not given["save"].absolute().parent.is_dir():
         raise UsageError(f"--save: there is no folder {given['save'].parent}")
-
-
-def _precision(asked: str | None, earlier: Fit | None) -> torch.dtype:
-    """What is asked for, that of the fit which goes on, or double."""
-    if asked is None and earlier is not None and "position" in earlier.state:
-        dtype: torch.dtype = earlier.state["position"].dtype
-        return dtype
-    return DTYPES[asked or "float64"]
 
 
 def _driver(

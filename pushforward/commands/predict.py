@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+import torch
 import typer
 
 from ..inference import Prediction, predict
 from ..inference.results.figures import COLUMNS, figures, numbers
 from ..inference.results.predict import Discrete
+from ..inference.runs.placing import placed
 from .fits import chosen, read_fit
 from .options import Data, Form, Out, Seed, Target
 from .saying import UsageError, say
@@ -47,15 +49,18 @@ def predict_sites(
         raise UsageError(f"--discrete is {' or '.join(get_args(Discrete))}, not {discrete!r}")
     if fit is not None and draws is not None:
         raise UsageError("--draws is for the prior predictive; with --fit there is one a draw")
-    p, args, _ = posed(target, data)
     earlier: Any = draws or 1000
+    dtype = torch.float64
     if fit is not None:
         earlier = read_fit(fit)
         chosen(earlier, "")
+        dtype = earlier.dtype
     about: dict[str, Any] = {"discrete": discrete or None}
     if given:
         about["given"] = [name.strip() for name in given.split(",") if name.strip()]
-    found = predict(earlier, p, *args, seed=seed, **about)
+    with placed(None, dtype):
+        p, args, _ = posed(target, data)
+        found = predict(earlier, p, *args, seed=seed, **about)
     say(repr(found))
     say(_table(found))
     if out is not None:

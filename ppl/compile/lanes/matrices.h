@@ -55,7 +55,7 @@ template <long n, long k, long m> static void product(const V *a, const V *b, V 
             V s[r][c] = {};
             subtract(s, a + i * k, k, &panel[0][0], c, 1, k);
             for (long e = 0; e < r; e++)
-                for (long f = 0; f < c; f++) x[(i + e) * m + j + f] = -s[e][f];
+                for (long f = 0; f < c; f++) x[(i + e) * m + j + f] = splat(0) - s[e][f];
         });
     });
 }

@@ -78,7 +78,7 @@ def _cumulated(t: Translation, node: Node, x: Any, dim: int, **about: Any) -> Va
     return t.accumulated(t.value(x).real, dim, "+" if name_of(node) == "cumsum" else "*")
 
 
-TILED = 8  # rows, columns and terms of a product from which on it is taken by tiles
+TILED = 16  # rows and columns of a product from which on tiles are worth a copy of both matrices
 
 
 @on("mm", "bmm", "mv", "dot", "vdot", "addmm", "addmv", "baddbmm")
@@ -96,7 +96,7 @@ def _product(t: Translation, node: Node, *args: Any, beta: float = 1, alpha: flo
         row, column = i[batch : batch + len(rows)], i[batch + len(rows) : -1]
         return apply("{0} * {1}", x.at((*lead, *row, *k)), y.at((*lead, *k, *column)))
 
-    if columns and min(*rows, *columns, inner) >= TILED:
+    if columns and min(*rows, *columns) >= TILED:
         found = for_each(
             t,
             f"product<{rows[0]}, {inner}, {columns[0]}>",

@@ -14,7 +14,7 @@ SIZES = ["1 8 5 12", "2 9 13 4", "3 10 7 8", "6 11 15 14", "16 17 20 24"]
 CHAINS = 3
 
 
-def of_one(u: Tensor, n: int, m: int = 8) -> Tensor:
+def of_one(u: Tensor, n: int, m: int = 17) -> Tensor:
     """Of a factor, of both solutions, and of products with them, for a matrix of n rows."""
     rows = torch.arange(n, dtype=u.dtype)
     a = (-((rows[:, None] - rows) ** 2) / u[0].exp()).exp() + u[1].exp() * torch.eye(n)
@@ -43,6 +43,18 @@ def test_every_remainder_is_what_torch_has(sizes: str) -> None:
         torch.testing.assert_close(value[k], expected.detach(), rtol=1e-11, atol=1e-11)
         (slope,) = torch.autograd.grad(expected, at)
         torch.testing.assert_close(gradient[k], slope, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.usefixtures("double")
+def test_a_product_of_zeros_has_the_sign_that_torch_gives_it() -> None:
+    def angle(u: Tensor) -> Tensor:
+        zeros = (u[0] * torch.zeros(16, 16)) @ torch.ones(16, 16)
+        return torch.atan2(zeros, -u[0].exp()).sum()  # pi for +0, -pi for -0
+
+    potential = Potential(angle, torch.full((CHAINS, 1), 0.5))
+    assert potential.lanes is not None and "product<" in potential.lanes.text
+    value, _ = potential(torch.full((CHAINS, 1), 0.5))
+    torch.testing.assert_close(value, torch.full((CHAINS,), 256 * torch.pi))
 
 
 @pytest.mark.slow
